@@ -1,0 +1,8 @@
+//! Who talks to whom: the flow table, lifecycle, limits and records.
+//!
+//! Keeps one rule: a flow that ends writes exactly one record.
+#![deny(clippy::disallowed_methods)]
+
+mod record;
+
+pub use record::{Direction, Record};

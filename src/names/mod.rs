@@ -1,0 +1,10 @@
+//! Domain names, rule patterns and sightings ("this address was given to this program as this name, until t").
+//!
+//! Keeps one rule: a name exists only in canonical form (lower case, A-labels, no last dot).
+#![deny(clippy::disallowed_methods)]
+
+mod name;
+mod sightings;
+
+pub use name::{Name, NameError};
+pub use sightings::{Asker, Sighting, Sightings};
