@@ -3,6 +3,13 @@
 //! Keeps one rule: nothing outside this room indexes packet bytes. Does not decide anything.
 #![deny(clippy::disallowed_methods)]
 
+mod build;
+mod extension;
+mod reject;
 mod tuple;
+mod view;
 
+pub use build::{echo_reply, udp_datagram};
+pub use reject::{Unreachable, reset, time_exceeded, unreachable};
 pub use tuple::{FiveTuple, Protocol};
+pub use view::{Checksums, Echo, IpPacket, Malformed, Segment, Transport};
