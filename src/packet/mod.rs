@@ -9,7 +9,7 @@ mod reject;
 mod tuple;
 mod view;
 
-pub use build::{echo_reply, udp_datagram};
+pub use build::{echo_reply, echo_request, udp_datagram};
 pub use reject::{Unreachable, reset, time_exceeded, unreachable};
 pub use tuple::{FiveTuple, Protocol};
 pub use view::{Checksums, Echo, IpPacket, Malformed, Segment, Transport};

@@ -40,6 +40,15 @@ pub enum Lane {
     Gate,
 }
 
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Gate => "gate",
+        })
+    }
+}
+
 /// Counts policy changes. A permit of an older epoch is judged again.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Epoch(pub u64);
@@ -127,6 +136,18 @@ impl fmt::Display for Reason {
             write!(f, " ({}:{line})", file.display())?;
         }
         Ok(())
+    }
+}
+
+impl Reason {
+    /// The rule with its file and line, as records show it.
+    #[must_use]
+    pub fn rule_text(&self) -> Option<String> {
+        let rule = self.rule.as_deref()?;
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => Some(format!("{rule} ({}:{line})", file.display())),
+            (_, _) => Some(rule.to_owned()),
+        }
     }
 }
 
