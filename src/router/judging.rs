@@ -18,8 +18,9 @@ impl Router {
             return;
         }
         flow.owners = owners;
+        let dns = flow.service == Service::Dns;
         self.disarm(id);
-        if flow.service == Service::Dns {
+        if dns {
             return self.open_dns(id);
         }
         let (decision, owner) = self.judge(id);

@@ -90,7 +90,8 @@ impl Router {
             self.timers.pop_first();
             let Some(flow) = self.table.flow_mut(id) else { continue };
             flow.deadline = None;
-            match flow.state {
+            let state = flow.state;
+            match state {
                 State::Identifying | State::Asking => self.on_deadline(id, now),
                 State::Opening => {}
                 State::Open | State::Refused if self.idle_deadline(id).is_some_and(|at| at > now) => self.arm_idle(id, now),
