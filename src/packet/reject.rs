@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket,
-    TcpRepr, TcpSeqNumber,
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl,
+    TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 use super::build::start;
@@ -36,11 +36,8 @@ pub fn reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) {
     }
     let Some(tcp) = tcp_of(packet.bytes()) else { return };
     let tuple = packet.tuple();
-    let (seq_number, ack_number) = if segment.has_ack {
-        (tcp.ack_number(), None)
-    } else {
-        (TcpSeqNumber(0), Some(tcp.seq_number() + tcp.segment_len()))
-    };
+    let (seq_number, ack_number) =
+        if segment.has_ack { (tcp.ack_number(), None) } else { (TcpSeqNumber(0), Some(tcp.seq_number() + tcp.segment_len())) };
     let repr = TcpRepr {
         src_port: tuple.remote.port(),
         dst_port: tuple.local.port(),

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl, TcpPacket,
-    UdpPacket,
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl,
+    TcpPacket, UdpPacket,
 };
 
 use super::{FiveTuple, Protocol, extension};
@@ -88,7 +88,9 @@ pub enum Transport<'a> {
     Udp(&'a [u8]),
     Echo(Echo<'a>),
     /// ICMP that is no echo request: neighbour discovery, multicast reports, errors.
-    Icmp { kind: u8 },
+    Icmp {
+        kind: u8,
+    },
     Other,
 }
 

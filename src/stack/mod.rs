@@ -72,14 +72,7 @@ impl Stack {
         });
         interface.routes_mut().add_default_ipv4_route(v4).expect("room for two routes (Cargo.toml)");
         interface.routes_mut().add_default_ipv6_route(v6).expect("room for two routes (Cargo.toml)");
-        Self {
-            interface,
-            connections: Vec::new(),
-            timers: BTreeSet::new(),
-            pool: RingPool::new(RING_LEN),
-            scratch,
-            origin: now,
-        }
+        Self { interface, connections: Vec::new(), timers: BTreeSet::new(), pool: RingPool::new(RING_LEN), scratch, origin: now }
     }
 
     /// Ends `tuple` locally: takes the SYN and answers it.

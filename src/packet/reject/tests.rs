@@ -76,7 +76,9 @@ fn an_error_quotes_the_packet_and_fits_the_smallest_mtu() {
 
 #[test]
 fn packets_to_many_hosts_are_never_answered() {
-    for (from, to) in [("10.9.0.2:9", "224.0.0.251:5353"), ("10.9.0.2:9", "255.255.255.255:9"), ("[fd00::1]:9", "[ff02::fb]:5353")] {
+    for (from, to) in
+        [("10.9.0.2:9", "224.0.0.251:5353"), ("10.9.0.2:9", "255.255.255.255:9"), ("[fd00::1]:9", "[ff02::fb]:5353")]
+    {
         let mut bytes = Vec::new();
         udp_datagram(from.parse().expect("literal"), to.parse().expect("literal"), 64, b"x", &mut bytes);
         let mut out = Vec::new();
