@@ -1,5 +1,6 @@
-//! The verbs. This file is the tree of flags; each verb's work stands in a file of its own and returns an [`Exit`].
-
+//! The verbs.
+mod args;
 mod exit;
 
+pub use args::{ExecArgs, UpArgs};
 pub use exit::Exit;
