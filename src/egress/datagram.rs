@@ -54,7 +54,7 @@ impl Datagrams {
     /// Takes one error off the queue.
     #[must_use]
     pub fn trouble(&self) -> Trouble {
-        message::trouble(&SockRef::from(&self.socket))
+        message::trouble(&SockRef::from(&self.socket), &mut [0; 8])
     }
 }
 

@@ -102,10 +102,12 @@ impl Pings {
         Ok(ours.then_some(Reply { sequence, data, hop_limit }))
     }
 
-    /// Takes one error off the queue.
+    /// Takes one error off the queue, with the sequence number of the request that it is about.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
-        message::trouble(&SockRef::from(&self.socket))
+    pub fn trouble(&self) -> (Trouble, u16) {
+        let mut quoted = [0; 8];
+        let trouble = message::trouble(&SockRef::from(&self.socket), &mut quoted);
+        (trouble, Icmpv4Packet::new_unchecked(&quoted[..]).echo_seq_no())
     }
 }
 

@@ -74,11 +74,10 @@ pub(super) fn receive(socket: &SockRef<'_>, buffer: &mut [u8]) -> io::Result<Rec
     Ok(Received { len, hop_limit })
 }
 
-/// Takes one error off the socket's error queue.
-pub(super) fn trouble(socket: &SockRef<'_>) -> Trouble {
+/// Takes one error off the socket's error queue; the beginning of what was sent goes to `quoted`.
+pub(super) fn trouble(socket: &SockRef<'_>, quoted: &mut [u8]) -> Trouble {
     let mut control = Control([0; CONTROL_LEN]);
-    let mut quoted = [0; 256];
-    let Ok((_, used)) = recvmsg(socket, &mut quoted, &mut control, libc::MSG_ERRQUEUE) else { return Trouble::None };
+    let Ok((_, used)) = recvmsg(socket, quoted, &mut control, libc::MSG_ERRQUEUE) else { return Trouble::None };
     let mut found = Trouble::Other;
     each_message(&control, used, |level, kind, data| {
         let errors = [(libc::IPPROTO_IP, libc::IP_RECVERR), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)];

@@ -41,16 +41,16 @@ pub fn echo_reply(from: IpAddr, to: IpAddr, hop_limit: u8, ident: u16, sequence:
 }
 
 /// Appends an echo request without data, as a quote for an error about it.
-pub fn echo_request(from: IpAddr, to: IpAddr, ident: u16, out: &mut Vec<u8>) {
+pub fn echo_request(from: IpAddr, to: IpAddr, ident: u16, sequence: u16, out: &mut Vec<u8>) {
     let checksums = ChecksumCapabilities::default();
     match (from, to) {
         (IpAddr::V4(_), IpAddr::V4(_)) => {
-            let request = Icmpv4Repr::EchoRequest { ident, seq_no: 0, data: &[] };
+            let request = Icmpv4Repr::EchoRequest { ident, seq_no: sequence, data: &[] };
             let Some(body) = start(from, to, IpProtocol::Icmp, request.buffer_len(), 64, out) else { return };
             request.emit(&mut Icmpv4Packet::new_unchecked(body), &checksums);
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let request = Icmpv6Repr::EchoRequest { ident, seq_no: 0, data: &[] };
+            let request = Icmpv6Repr::EchoRequest { ident, seq_no: sequence, data: &[] };
             let Some(body) = start(from, to, IpProtocol::Icmpv6, request.buffer_len(), 64, out) else { return };
             request.emit(&src, &dst, &mut Icmpv6Packet::new_unchecked(body), &checksums);
         }

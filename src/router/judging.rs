@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::prompts::{MAX_ANSWERS, MAX_OPEN, Open, Target as PromptTarget};
-use super::{Counter, Output, PromptKey, Question, Router, Rules};
+use super::{Counter, Output, PromptEnd, PromptKey, Question, Router, Rules};
 use crate::flow::{Direction, Flow, FlowId, Owner, Service, State};
 use crate::packet::{Checksums, IpPacket, Protocol};
 use crate::process::Identity;
@@ -142,7 +142,7 @@ impl Router {
             self.answers.pop_first();
         }
         self.answers.insert(open.key, answer);
-        self.say(Output::Asked(prompt));
+        self.say(Output::Asked { prompt, how: PromptEnd::Answered(answer) });
         for id in open.flows {
             if self.table.flow(id).is_some_and(|flow| flow.state == State::Asking) {
                 self.disarm(id);
@@ -159,7 +159,7 @@ impl Router {
         let over: Vec<u64> = self.prompts.iter().filter(|(_, open)| open.deadline <= now).map(|(prompt, _)| *prompt).collect();
         for prompt in over {
             self.prompts.remove(&prompt);
-            self.say(Output::Asked(prompt));
+            self.say(Output::Asked { prompt, how: PromptEnd::Expired });
         }
         if let Some(flow) = self.table.flow_mut(id) {
             flow.decision = Some(Decision::refused(Reason::of(check)));
@@ -222,7 +222,7 @@ impl Router {
         }
         for prompt in over {
             self.prompts.remove(&prompt);
-            self.say(Output::Asked(prompt));
+            self.say(Output::Asked { prompt, how: PromptEnd::Gone });
         }
     }
 

@@ -31,7 +31,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use counters::{Counter, Counters};
-pub use prompts::{PromptKey, Question};
+pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
 use crate::flow::{Flow, FlowId, Owner, Record, Table};
@@ -122,8 +122,8 @@ pub enum Output {
     Cut(FlowId),
     /// Ask a person.
     Ask(Question),
-    /// The prompt is over, answered or not.
-    Asked(u64),
+    /// The prompt is over.
+    Asked { prompt: u64, how: PromptEnd },
     /// An accepted flow is open, or a flow waits for an answer.
     Told(FlowId),
     /// A flow has ended, or never was allowed to begin.

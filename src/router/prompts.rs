@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use crate::flow::FlowId;
 use crate::names::{Asker, Name};
+use crate::verdict::Answer;
 
 /// What an answer holds for: this program, this name (or this address, where no name is known).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -26,6 +27,16 @@ pub struct Question {
     pub id: u64,
     pub flow: FlowId,
     pub deadline: Instant,
+}
+
+/// How a prompt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PromptEnd {
+    Answered(Answer),
+    /// Nobody answered in time.
+    Expired,
+    /// The program gave up, or other rules decided.
+    Gone,
 }
 
 /// More open questions than anyone could read are a flood; further flows are refused.
