@@ -176,6 +176,12 @@ impl Decision {
         Self::new(Verdict::Block, Lane::Direct, reason)
     }
 
+    /// A decision that no walk came to.
+    #[cfg(test)]
+    pub(crate) fn for_test(verdict: Verdict, reason: Reason) -> Self {
+        Self::new(verdict, Lane::Direct, reason)
+    }
+
     /// The ticket to egress; None unless the verdict is Accept.
     #[must_use]
     pub fn permit(&self, epoch: Epoch) -> Option<Permit> {
