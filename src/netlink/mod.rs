@@ -1,1 +1,4 @@
 //! (room)
+mod sockdiag;
+
+pub use sockdiag::SocketTable;
