@@ -7,3 +7,7 @@ mod route_socket;
 pub mod setup;
 
 pub use route_socket::{RequestError, RouteSocket};
+//! (room)
+mod sockdiag;
+
+pub use sockdiag::SocketTable;

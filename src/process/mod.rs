@@ -4,5 +4,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod identity;
+mod socket;
 
 pub use identity::{Ancestor, Confidence, Exe, Identity, Tag};
+pub use socket::Socket;
