@@ -1,31 +1,25 @@
-fn main() -> std::process::ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    match arguments.next() {
-        Some(verb) if verb == portreeve::enclosure::INNER_VERB => portreeve::enclosure::inner_main(),
-        Some(verb) if verb == "exec" => exec(arguments.skip_while(|argument| argument != "--").skip(1).collect()),
-        _ => std::process::ExitCode::from(2),
-    }
+//! The binary: hands the command line to `cli`, and to the verbs that start a router the functions of `app` that do it.
+
+use std::process::ExitCode;
+
+use portreeve::cli::{self, ExecArgs, Exit, Json, Starters, UpArgs};
+
+fn main() -> ExitCode {
+    cli::main(Starters { exec, up, level_features })
 }
 
-/// Runs a command in an enclosure whose packets nobody reads.
-fn exec(command: Vec<std::ffi::OsString>) -> std::process::ExitCode {
-    let addresses = vec![("198.18.0.1".parse().expect("a literal"), 32), ("2001:db8::1".parse().expect("a literal"), 128)];
-    let device = portreeve::tun::DEVICE_NAME.to_owned();
-    let request = portreeve::enclosure::Request { command, addresses, mtu: 1500, device, record_env: Vec::new() };
-    let ended = portreeve::enclosure::enclose(request).map_err(|error| error.to_string()).and_then(|mut enclosed| {
-        enclosed.start().map_err(|error| error.to_string())?;
-        enclosed.wait().map_err(|error| error.to_string())
-    });
-    match ended {
-        Ok(status) => {
-            if status.code() == 126 || status.code() == 127 {
-                eprintln!("portreeve: {status}");
-            }
-            std::process::ExitCode::from(status.code())
-        }
-        Err(sentence) => {
-            eprintln!("portreeve: {sentence}");
-            std::process::ExitCode::from(125)
-        }
-    }
+fn exec(_: ExecArgs) -> Exit {
+    no_router()
+}
+
+fn up(_: UpArgs) -> Exit {
+    no_router()
+}
+
+fn no_router() -> Exit {
+    cli::complain("this build has no router yet", Exit::Failed)
+}
+
+fn level_features(_: Json) -> String {
+    "no room has registered what a level switches\n".to_owned()
 }

@@ -24,7 +24,7 @@ pub struct ExecArgs {
     #[arg(long)]
     pub host_loopback: bool,
 
-    /// Print each verdict with its reason; twice and thrice: the router's own log, too
+    /// Print each verdict with its reason; -vv and -vvv print more of the router's own log
     #[arg(short, long, action = clap::ArgAction::Count)]
     pub verbose: u8,
 

@@ -29,7 +29,7 @@ pub struct Client {
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
-    #[error("Portreeve is not active: there is no socket at {}", path.display())]
+    #[error("not active: there is no socket at {}", path.display())]
     NotActive { path: PathBuf },
     #[error("nobody answers at {}: {why}", path.display())]
     Unreachable { path: PathBuf, why: String },

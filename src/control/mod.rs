@@ -12,7 +12,7 @@ pub mod render;
 mod server;
 
 pub use access::{Access, Right};
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Seen, Watch};
 pub use engine::Engine;
 pub use listener::{BindError, Listener};
 pub use protocol::{
