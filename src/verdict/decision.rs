@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::Layer;
+use crate::profile::{Layer, Source};
 
 /// What happens to the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -121,6 +121,26 @@ impl Reason {
     pub fn of(check: Check) -> Self {
         Self { check, layer: None, profile: None, rule: None, file: None, line: None }
     }
+
+    /// A reason that a line of a profile stands behind. Copies no text.
+    #[must_use]
+    pub fn at(check: Check, source: &Source) -> Self {
+        let Source { layer, profile, text, file, line } = source;
+        Self {
+            check,
+            layer: Some(*layer),
+            profile: Some(Arc::clone(profile)),
+            rule: Some(Arc::clone(text)),
+            file: Some(Arc::clone(file)),
+            line: Some(*line),
+        }
+    }
+
+    /// A reason in words, where no line of a profile stands behind it.
+    #[must_use]
+    pub fn because(check: Check, phrase: &str) -> Self {
+        Self { rule: Some(Arc::from(phrase)), ..Self::of(check) }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -160,14 +180,14 @@ pub struct Decision {
     sealed: Sealed,
 }
 
-/// Keeps `Decision` from being built outside this room: an Accept exists only if the walk came to it.
+/// The verdict that the walk came to. Keeps `Decision` from being built, or turned into an Accept, outside this room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sealed;
+struct Sealed(Verdict);
 
 impl Decision {
     /// Only the walk calls this.
     pub(super) fn new(verdict: Verdict, lane: Lane, reason: Reason) -> Self {
-        Self { verdict, lane, reason, sealed: Sealed }
+        Self { verdict, lane, reason, sealed: Sealed(verdict) }
     }
 
     /// A refusal that needs no walk: a limit was reached, a prompt expired, nobody could be asked.
@@ -185,7 +205,7 @@ impl Decision {
     /// The ticket to egress; None unless the verdict is Accept.
     #[must_use]
     pub fn permit(&self, epoch: Epoch) -> Option<Permit> {
-        (self.verdict == Verdict::Accept).then_some(Permit { epoch, lane: self.lane })
+        (self.sealed == Sealed(Verdict::Accept) && self.verdict == Verdict::Accept).then_some(Permit { epoch, lane: self.lane })
     }
 }
 
