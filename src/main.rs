@@ -2,24 +2,14 @@
 
 use std::process::ExitCode;
 
-use portreeve::cli::{self, ExecArgs, Exit, Json, Starters, UpArgs};
+use portreeve::app;
+use portreeve::cli::{self, Starters};
+use portreeve::enclosure::{INNER_VERB, inner_main};
 
 fn main() -> ExitCode {
-    cli::main(Starters { exec, up, level_features })
-}
-
-fn exec(_: ExecArgs) -> Exit {
-    no_router()
-}
-
-fn up(_: UpArgs) -> Exit {
-    no_router()
-}
-
-fn no_router() -> Exit {
-    cli::complain("this build has no router yet", Exit::Failed)
-}
-
-fn level_features(_: Json) -> String {
-    "no room has registered what a level switches\n".to_owned()
+    // The enclosure's keeper must have one thread: nothing may come before this.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == INNER_VERB) {
+        inner_main();
+    }
+    cli::main(Starters { exec: app::exec, up: |_| cli::Exit::Failed, level_features: |_| String::new() })
 }

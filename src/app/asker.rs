@@ -4,7 +4,8 @@ use crate::names::Asker;
 use crate::process::Identity;
 
 /// Programs that ask for others: what they learn, everybody may know.
-const RESOLVER_SERVICES: [&str; 4] = ["/usr/lib/systemd/systemd-resolved", "/lib/systemd/systemd-resolved", "/usr/sbin/nscd", "/usr/sbin/dnsmasq"];
+const RESOLVER_SERVICES: [&str; 4] =
+    ["/usr/lib/systemd/systemd-resolved", "/lib/systemd/systemd-resolved", "/usr/sbin/nscd", "/usr/sbin/dnsmasq"];
 
 /// The key of `identity`. A resolver service counts only under its own path in our mount namespace and as a system user.
 pub(super) fn asker_of(identity: &Identity) -> Asker {

@@ -86,7 +86,8 @@ impl Core {
         };
         let policy = Arc::new(plan.loaded.policy);
         let shared = Arc::new(Shared::new(policy, plan.level, plan.processes.clone(), records));
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()?;
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()?;
         let attributor = Arc::new(Attributor::new(plan.sockets, plan.processes, plan.netns_of));
         let (jobs, job_queue) = sync_channel(JOBS);
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
@@ -149,7 +150,7 @@ impl Core {
     /// Prints each verdict to stderr.
     pub(super) fn print_verdicts(&self) {
         let mut events = self.running.shared.events.subscribe();
-        let colour = render::Colour::for_stderr();
+        let colour = render::Colour::of(&io::stderr());
         self.runtime.spawn(async move {
             loop {
                 match events.recv().await {

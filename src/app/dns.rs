@@ -12,11 +12,11 @@ use super::shard::{Attributor, Found, Handle, Message};
 use super::shared::{Shared, locked};
 use crate::control::Event;
 use crate::flow::{Direction, Flow, FlowId, Record};
-use crate::names::{Asker, Name, Sighting};
+use crate::names::{Asker, Name};
 use crate::packet::{FiveTuple, Protocol};
 use crate::process::Identity;
 use crate::resolver::{Judge, Resolver};
-use crate::verdict::{Case, Check, Decision, Reason, Target, Verdict, answer_allowed, decide};
+use crate::verdict::{Case, Check, Decision, Reason, Target, answer_allowed, decide};
 
 /// DNS streams served at once.
 const STREAMS: usize = 256;
@@ -156,13 +156,12 @@ impl Judge for PolicyJudge {
     }
 }
 
-/// A sighting for a decision about a name that has no address yet.
-pub(super) fn sighting_of(name: &Name, chain: &[Name], now: Instant) -> Sighting {
-    Sighting { name: name.clone(), chain: chain.into(), until: now + Duration::from_secs(1) }
-}
-
 /// Answers captured datagrams until the packet loop is gone.
-pub(super) async fn serve_datagrams(mut datagrams: mpsc::Receiver<Datagram>, resolver: Arc<Resolver<PolicyJudge>>, shard: Handle) {
+pub(super) async fn serve_datagrams(
+    mut datagrams: mpsc::Receiver<Datagram>,
+    resolver: Arc<Resolver<PolicyJudge>>,
+    shard: Handle,
+) {
     while let Some(Datagram { flow, from, asked, payload, asker }) = datagrams.recv().await {
         let (resolver, shard) = (resolver.clone(), shard.clone());
         tokio::spawn(async move {
@@ -178,7 +177,9 @@ pub(super) async fn serve_datagrams(mut datagrams: mpsc::Receiver<Datagram>, res
 pub(super) async fn serve_streams(mut streams: mpsc::Receiver<Stream>, resolver: Arc<Resolver<PolicyJudge>>) {
     let places = Arc::new(Semaphore::new(STREAMS));
     while let Some(Stream { stream, from, asked, asker }) = streams.recv().await {
-        let (Ok(stream), Ok(place)) = (tokio::net::UnixStream::from_std(stream), places.clone().try_acquire_owned()) else { continue };
+        let (Ok(stream), Ok(place)) = (tokio::net::UnixStream::from_std(stream), places.clone().try_acquire_owned()) else {
+            continue;
+        };
         let resolver = resolver.clone();
         tokio::spawn(async move {
             resolver.serve_stream(stream, from, asked, asker).await;
@@ -242,9 +243,4 @@ pub(super) async fn serve_loopback_tcp(listener: TcpListener, resolver: Arc<Reso
             drop(place);
         });
     }
-}
-
-/// A decision that refuses; what the policy's chain check is asked for.
-pub(super) fn refuses(decision: &Decision) -> bool {
-    matches!(decision.verdict, Verdict::Block | Verdict::Drop)
 }

@@ -49,7 +49,12 @@ struct Subjects {
 }
 
 impl Shared {
-    pub(super) fn new(policy: Arc<Policy>, level: Level, processes: Arc<Processes>, recorder: Option<SyncSender<Record>>) -> Self {
+    pub(super) fn new(
+        policy: Arc<Policy>,
+        level: Level,
+        processes: Arc<Processes>,
+        recorder: Option<SyncSender<Record>>,
+    ) -> Self {
         Self {
             rules: ArcSwap::from_pointee(Rules { policy, level, epoch: Epoch(1) }),
             sightings: Mutex::default(),
@@ -110,7 +115,7 @@ impl Shared {
 
     /// The owners of a flow to `remote`, with the names they know it by.
     pub(super) fn owners(&self, identities: &[Arc<Identity>], remote: std::net::IpAddr, now: Instant) -> Vec<Owner> {
-        let owner = |identity| {
+        let owner = |identity: &Arc<Identity>| {
             let asker = super::asker::asker_of(identity);
             let names = locked(&self.sightings).of(&asker, remote, now);
             Owner { subject: self.subject(identity), asker, names }

@@ -2,7 +2,7 @@
 //!
 //! Keeps one rule: a closed stdout or stderr never panics. The macros `println!` and `eprintln!` do, so no verb uses them.
 
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -13,9 +13,7 @@ use crate::control::{ClientError, FaultKind};
 
 /// Colours when stdout is a terminal that has them and nobody said no (<https://no-color.org>).
 pub(super) fn colour() -> Colour {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let plain = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    if io::stdout().is_terminal() && !unwanted && !plain { Colour::Ansi } else { Colour::Never }
+    Colour::of(&io::stdout())
 }
 
 /// Milliseconds since the Unix epoch.

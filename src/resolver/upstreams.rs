@@ -2,6 +2,7 @@
 //!
 //! Keeps one rule: an upstream is an address, never a name, so that nothing has to be resolved before the resolver works.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
@@ -47,6 +48,19 @@ pub(super) enum Transport {
     Quic {
         name: Arc<str>,
     },
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        match &self.transport {
+            Transport::Plain => write!(f, "udp://{address}"),
+            Transport::Tcp => write!(f, "tcp://{address}"),
+            Transport::Tls { name } => write!(f, "tls://{address}#{name}"),
+            Transport::Https { name, path } => write!(f, "https://{address}{path}#{name}"),
+            Transport::Quic { name } => write!(f, "quic://{address}#{name}"),
+        }
+    }
 }
 
 impl Transport {
@@ -124,6 +138,12 @@ impl Upstreams {
             tracing::debug!(file = %file.display(), "no usable resolver is named");
         }
         Self::asked(allow_loopback)
+    }
+
+    /// The upstreams as a person writes them, in their order.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        self.list.iter().map(ToString::to_string).collect()
     }
 
     /// The system's search domains; empty for a configured list.

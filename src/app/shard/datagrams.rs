@@ -108,7 +108,9 @@ impl Shard {
         let (id, len) = match self.lanes.lane(slot) {
             Some(Lane::Udp(lane)) => {
                 let Ok(received) = lane.socket.receive(buffer) else { return false };
-                let Some((tuple, data)) = self.router.flow(lane.id).map(|f| f.tuple).zip(buffer.get(..received.len)) else { return false };
+                let Some((tuple, data)) = self.router.flow(lane.id).map(|f| f.tuple).zip(buffer.get(..received.len)) else {
+                    return false;
+                };
                 udp_datagram(tuple.remote, tuple.local, received.hop_limit.unwrap_or(HOP_LIMIT), data, &mut self.out);
                 (lane.id, data.len())
             }

@@ -38,7 +38,7 @@ use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
 use crate::verdict::Answer;
-pub(super) use identify::{Attributor, Job};
+pub(super) use identify::{Attributor, Found, Job};
 use lanes::{Lane, Lanes};
 
 const TUN: Token = Token(usize::MAX);
@@ -52,10 +52,19 @@ const TURN_BYTES: u64 = 2 << 20;
 
 /// What other threads send to the loop; wake it afterwards.
 pub(super) enum Message {
-    Identified { flow: FlowId, identities: Vec<Arc<Identity>> },
+    Identified {
+        flow: FlowId,
+        identities: Vec<Arc<Identity>>,
+    },
     /// The answer to a DNS datagram of this flow.
-    Answered { flow: FlowId, payload: Vec<u8> },
-    Prompt { id: u64, answer: Answer },
+    Answered {
+        flow: FlowId,
+        payload: Vec<u8>,
+    },
+    Prompt {
+        id: u64,
+        answer: Answer,
+    },
     Snapshot(SyncSender<Snapshot>),
     Addresses(Vec<IpAddr>),
     /// The rules changed.

@@ -123,8 +123,7 @@ impl Shard {
     /// The upstream connection stands: the SYN that waited may be answered.
     pub(super) fn accept_tcp(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         let Transport::Tcp(segment) = packet.transport() else { return };
-        let opening =
-            Opening { syn: packet.bytes(), max_segment: segment.max_segment, has_timestamps: segment.has_timestamps };
+        let opening = Opening { syn: packet.bytes(), max_segment: segment.max_segment, has_timestamps: segment.has_timestamps };
         let accepted = self.stack.accept(id.index(), &packet.tuple(), opening, &mut Sink(&self.tun), now);
         if accepted.is_err() {
             self.cut(id, now);

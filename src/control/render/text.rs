@@ -20,6 +20,14 @@ pub(super) enum Paint {
 }
 
 impl Colour {
+    /// Colours where `output` is a terminal that has them and nobody said no (<https://no-color.org>).
+    #[must_use]
+    pub fn of(output: &impl std::io::IsTerminal) -> Self {
+        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let plain = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if output.is_terminal() && !unwanted && !plain { Self::Ansi } else { Self::Never }
+    }
+
     pub(super) fn paint(self, paint: Paint, text: &str) -> String {
         let code = match paint {
             Paint::Green => "32",
