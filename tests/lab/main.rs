@@ -1,1 +1,14 @@
 mod route;
+//! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/prepare test` installs.
+
+mod harness;
+
+mod enclosed;
+mod errors;
+mod faults;
+mod killed;
+mod live;
+mod names;
+mod programs;
+mod refusal;
+mod whole;

@@ -1,0 +1,139 @@
+//! `portreeve exec` around a program: its exit code, its user, its neighbours on loopback.
+
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+
+use crate::harness::{Finished, Lab, Profiles, Router, Way, binary, executable};
+
+/// The user "nobody", who may do nothing.
+const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+
+/// Runs `portreeve exec` with these words behind it, as the user "nobody".
+fn exec_as_nobody(lab: &Lab, profiles: &Profiles, words: &[&str]) -> Finished {
+    let copy = binary_for_everyone(lab).display().to_string();
+    let set = profiles.path().display().to_string();
+    let all = NOBODY
+        .into_iter()
+        .chain(["env", "-u", "XDG_RUNTIME_DIR", &copy, "exec", "--profiles", &set])
+        .chain(words.iter().copied());
+    lab.laptop().run(all)
+}
+
+/// The folder that cargo builds in may be closed to others.
+fn binary_for_everyone(lab: &Lab) -> PathBuf {
+    let copy = lab.dir().join("bin/portreeve");
+    if !copy.exists() {
+        std::fs::copy(binary(), &copy).expect("the lab's folder is ours");
+        std::fs::set_permissions(&copy, PermissionsExt::from_mode(0o755)).expect("the copy is ours");
+    }
+    copy
+}
+
+#[test]
+fn the_exit_code_is_the_programs() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Exec, &profiles);
+    router.run(["true"]).expect_code(0);
+    router.run(["sh", "-c", "exit 3"]).expect_code(3);
+    router.run(["sh", "-c", "kill -9 $$"]).expect_code(137);
+    router.run(["/no/such/program"]).expect_code(127);
+    router.run(["/etc/passwd"]).expect_code(126);
+    exec_as_nobody(&lab, &profiles, &["--", "sh", "-c", "exit 3"]).expect_code(3);
+}
+
+#[test]
+fn an_ordinary_user_needs_no_root() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let exec = |words: &[&str]| exec_as_nobody(&lab, &profiles, words).expect_success();
+    assert_eq!(exec(&["--", "id", "-u"]), "65534\n");
+    for url in ["http://example.com/hello", "http://203.0.113.10/hello", "http://[2001:db8::10]/hello"] {
+        assert_eq!(exec(&["--", "curl", "-sS", url]), "hello from the lab\n", "{url}");
+    }
+    assert!(exec(&["--", "ping", "-c1", "-W2", Lab::SERVER_4]).contains("1 received"));
+    assert!(exec(&["--", "ping", "-c1", "-W2", Lab::SERVER_6]).contains("1 received"));
+}
+
+#[test]
+fn an_ordinary_user_is_refused_as_root_is() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    profiles.user("curl", &executable("curl"), "endpoints = [\"- *\"]");
+    exec_as_nobody(&lab, &profiles, &["--", "curl", "-sS", "http://203.0.113.10/hello"]).expect_code(7);
+    exec_as_nobody(&lab, &profiles, &["--", "git", "ls-remote", "http://203.0.113.10/repo.git"]).expect_success();
+}
+
+#[test]
+fn the_hosts_network_is_as_before() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Exec, &profiles);
+    let state = || {
+        let commands = "ip link; ip -4 address; ip -6 address; ip rule; ip -6 rule; ip route show table all; ip -6 route show table all; nft list ruleset";
+        lab.laptop().run(["sh", "-c", commands]).expect_success()
+    };
+    let before = state();
+    let during = router.spawn(["sh", "-c", "curl -sS http://example.com/hello; sleep 20"]);
+    let mut during = during;
+    assert_eq!(during.line(), "hello from the lab");
+    assert_eq!(state(), before);
+    drop(during);
+    assert_eq!(state(), before);
+}
+
+#[test]
+fn sigkill_of_the_router_ends_the_program_too() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Exec, &profiles);
+    let marker = lab.dir().join("alive").display().to_string();
+    let script = format!("setsid sh -c 'while :; do date +%s%N >{marker}; sleep 0.05; done' & echo started; sleep 60");
+    let mut exec = router.spawn(["sh", "-c", &script]);
+    assert_eq!(exec.line(), "started");
+    exec.kill();
+    crate::harness::eventually("the daemon that the program left is gone", || {
+        let read = || std::fs::read_to_string(&marker).ok();
+        let first = read();
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        (first == read()).then_some(())
+    });
+}
+
+#[test]
+fn host_loopback_is_reached_only_where_it_is_asked_for() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let set = profiles.path().display().to_string();
+    let portreeve = binary().display().to_string();
+    let mut servers = Vec::new();
+    for address in ["127.0.0.1", "::1"] {
+        let mut server = lab.laptop().spawn(crate::harness::probe(&["serve", address, "7"]));
+        assert_eq!(server.line(), "serving");
+        servers.push(server);
+    }
+    for address in ["169.254.17.1", "fd17::1", "host.portreeve.internal"] {
+        let connect = crate::harness::probe(&["connect", address, "7"]);
+        let exec = |flags: &[&str]| {
+            let words = [portreeve.as_str(), "exec", "--profiles", &set].into_iter().chain(flags.iter().copied()).chain(["--"]);
+            let words: Vec<String> = words.map(str::to_owned).chain(connect.clone()).collect();
+            lab.laptop().run(words).stdout
+        };
+        assert!(exec(&["--host-loopback"]).contains("\"OK\""), "{address}");
+        assert!(!exec(&[]).contains("\"OK\""), "{address} without --host-loopback");
+    }
+}
+
+#[test]
+fn a_closed_tun_device_is_named_with_its_remedy() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let [copy, set] = [binary_for_everyone(&lab), profiles.path().to_owned()].map(|path| path.display().to_string());
+    // A device file of the same numbers but mode 0600, over the real one, seen by this one program.
+    let nobody = NOBODY.join(" ");
+    let script = format!(
+        "mount -t tmpfs -o dev tmpfs /mnt && mknod -m 0600 /mnt/tun c 10 200 && mount --bind /mnt/tun /dev/net/tun && exec {nobody} env -u XDG_RUNTIME_DIR {copy} exec --profiles {set} -- true"
+    );
+    let told = lab.laptop().run(["unshare", "-m", "sh", "-c", &script]).expect_code(125);
+    assert!(told.stderr.contains("/dev/net/tun is mode 0600") && told.stderr.contains("chmod 0666 /dev/net/tun"), "{told:?}");
+}

@@ -1,0 +1,50 @@
+//! Refused, unreachable and silent hosts look through a router as they do without one.
+
+use crate::harness::{Connect, Lab, Profiles, Router, Way, connect, probe, told};
+
+/// What the three ways say of one address and port.
+fn compare(wanted: [(&str, u16, &str); 2], say: impl Fn(&Router<'_>, &str, u16) -> Connect) {
+    for way in Way::ALL {
+        let lab = Lab::new();
+        let profiles = Profiles::accepting();
+        let router = Router::start(&lab, way, &profiles);
+        for (address, port, errno) in wanted {
+            let answer = say(&router, address, port);
+            assert_eq!(answer.said, errno, "{way:?}, {address} port {port}");
+            eprintln!("{way:?}, {address} port {port}: {errno} after {:.1} ms", answer.milliseconds);
+        }
+    }
+}
+
+#[test]
+fn a_closed_port_refuses() {
+    let closed = Lab::CLOSED_PORT;
+    compare([(Lab::SERVER_4, closed, "ECONNREFUSED"), (Lab::SERVER_6, closed, "ECONNREFUSED")], connect);
+}
+
+#[test]
+fn an_unreachable_host_says_so() {
+    let [four, six] = Lab::UNREACHABLE;
+    // Linux maps ICMPv6 "no route" to ENETUNREACH (net/ipv6/icmp.c, tab_unreach).
+    compare([(four, 80, "EHOSTUNREACH"), (six, 80, "ENETUNREACH")], connect);
+}
+
+#[test]
+fn a_silent_host_stays_silent() {
+    let [four, six] = Lab::SILENT;
+    compare([(four, 80, "silence"), (six, 80, "silence")], connect);
+}
+
+#[test]
+fn a_closed_udp_port_refuses() {
+    let closed = Lab::CLOSED_PORT;
+    let send = |router: &Router<'_>, address: &str, port: u16| told(router.run(probe(&["datagram", address, &port.to_string()])));
+    compare([(Lab::SERVER_4, closed, "ECONNREFUSED"), (Lab::SERVER_6, closed, "ECONNREFUSED")], send);
+}
+
+#[test]
+fn an_unreachable_host_is_told_to_datagrams_too() {
+    let [four, six] = Lab::UNREACHABLE;
+    let send = |router: &Router<'_>, address: &str, port: u16| told(router.run(probe(&["datagram", address, &port.to_string()])));
+    compare([(four, 7, "EHOSTUNREACH"), (six, 7, "ENETUNREACH")], send);
+}

@@ -1,0 +1,185 @@
+//! Real programs do their work unharmed: first without a router, then through both ways of one.
+
+use crate::harness::{Lab, Profiles, Router, Way, eventually, executable, probe, told};
+
+/// Runs a story once a way, each in a lab of its own.
+fn each_way(story: impl Fn(&Lab, &Router<'_>)) {
+    for way in Way::ALL {
+        eprintln!("--- {way:?}");
+        let lab = Lab::new();
+        let profiles = Profiles::accepting();
+        story(&lab, &Router::start(&lab, way, &profiles));
+    }
+}
+
+#[test]
+fn curl_brings_100_mib_unharmed_over_both_families() {
+    each_way(|lab, router| {
+        let file = lab.dir().join("www/100m.bin").display().to_string();
+        let wanted = lab.internet().run(["sha256sum", &file]).expect_success();
+        for url in ["http://203.0.113.10/100m.bin", "http://[2001:db8::10]/100m.bin", "http://example.com/100m.bin"] {
+            let command = format!("set -o pipefail; curl -sS --fail --max-time 60 '{url}' | sha256sum");
+            let got = router.run(["bash", "-c", &command]).expect_success();
+            assert_eq!(got.split_whitespace().next(), wanted.split_whitespace().next(), "{url}");
+        }
+    });
+}
+
+#[test]
+fn a_large_body_goes_up_unharmed() {
+    each_way(|lab, router| {
+        let file = lab.dir().join("www/100m.bin").display().to_string();
+        let wanted = lab.internet().run(["sha256sum", &file]).expect_success();
+        for address in [Lab::SERVER_4, Lab::SERVER_6] {
+            let command = format!("socat -t60 STDIO 'TCP:{}:8007' <'{file}'", bracketed(address));
+            let told = router.run(["bash", "-c", &command]).expect_success();
+            assert_eq!(told.split_whitespace().nth(1), wanted.split_whitespace().next(), "{address}");
+        }
+    });
+}
+
+#[test]
+fn git_clones_over_http() {
+    each_way(|lab, router| {
+        for (number, url) in
+            ["http://203.0.113.10/repo.git", "http://[2001:db8::10]/repo.git", "http://example.com/repo.git"].iter().enumerate()
+        {
+            let clone = lab.dir().join(format!("clone-{number}"));
+            router.run(["git".as_ref(), "clone".as_ref(), "-q".as_ref(), url.as_ref(), clone.as_os_str()]).expect_success();
+            let [original, copy] =
+                [lab.dir().join("work/blob"), clone.join("blob")].map(|file| std::fs::read(file).expect("git made the file"));
+            assert!(original == copy, "{url}: the blob differs");
+        }
+    });
+}
+
+#[test]
+fn ssh_carries_a_session() {
+    each_way(|lab, router| {
+        for address in [Lab::SERVER_4, Lab::SERVER_6, "example.com"] {
+            let [known, key] = ["known_hosts", "user_key"].map(|file| lab.dir().join(file).display().to_string());
+            let known = format!("UserKnownHostsFile={known}");
+            let target = format!("root@{address}");
+            let words = [
+                "ssh",
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                &known,
+                "-i",
+                &key,
+                "-p",
+                "2222",
+                &target,
+                "cat; echo over ssh",
+            ];
+            assert_eq!(router.run(words).expect_success(), "over ssh\n", "{address}");
+        }
+    });
+}
+
+#[test]
+fn either_side_may_close_its_half_first() {
+    each_way(|lab, router| {
+        for address in [Lab::SERVER_4, Lab::SERVER_6] {
+            let sent = router.run(probe(&["halfclose", address])).expect_success();
+            let received = lab.dir().join("log/8008");
+            eventually("what was sent into a half-closed connection arrives", || {
+                let text = std::fs::read_to_string(&received).ok()?;
+                (text.trim() == sent.trim()).then_some(())
+            });
+            std::fs::remove_file(&received).expect("the server wrote the file");
+        }
+    });
+}
+
+#[test]
+fn dig_asks_over_udp_and_tcp() {
+    each_way(|_, router| {
+        for flag in ["+notcp", "+tcp"] {
+            let told = router.run(["dig", flag, "+short", "+tries=1", "A", "example.com"]).expect_success();
+            assert_eq!(told, "203.0.113.10\n", "{flag}");
+            let told = router.run(["dig", flag, "+short", "+tries=1", "AAAA", "other.example.com"]).expect_success();
+            assert_eq!(told, "2001:db8::11\n", "{flag}");
+        }
+        let big = router.run(["dig", "+short", "TXT", "big.example.com"]).expect_success();
+        assert_eq!(big.lines().count(), 40, "a truncated answer is asked for again over TCP");
+        let chain = router.run(["dig", "+short", "chain.example.com"]).expect_success();
+        assert_eq!(chain, "one.example.test.\ntwo.example.test.\n203.0.113.11\n");
+        let missing = router.run(["dig", "nothing.invalid"]).expect_success();
+        assert!(missing.contains("status: NXDOMAIN"), "{missing}");
+    });
+}
+
+#[test]
+fn python_fetches_by_name_and_by_address() {
+    each_way(|_, router| {
+        let fetch =
+            "import sys, urllib.request as r\nfor url in sys.argv[1:]: print(r.urlopen(url, timeout=10).read().decode(), end='')";
+        let urls = [
+            "http://example.com/hello",
+            "http://v6.example.com/hello",
+            "http://203.0.113.11/hello",
+            "http://[2001:db8::11]:8080/hello",
+        ];
+        let told = router.run(["/usr/bin/python3", "-c", fetch].into_iter().chain(urls)).expect_success();
+        assert_eq!(told, "hello from the lab\n".repeat(urls.len()));
+    });
+}
+
+#[test]
+fn two_hundred_connections_talk_at_once() {
+    each_way(|_, router| {
+        for address in [Lab::SERVER_4, Lab::SERVER_6, "example.com"] {
+            assert_eq!(router.run(probe(&["many", address, "200"])).expect_success(), "OK 200\n", "{address}");
+        }
+    });
+}
+
+#[test]
+fn ping_gets_its_echoes() {
+    each_way(|_, router| {
+        for address in [Lab::SERVER_4, Lab::SERVER_6, "example.com"] {
+            let told = router.run(["ping", "-c", "3", "-i", "0.2", "-W", "2", address]).expect_success();
+            assert!(told.contains("3 received"), "{address}: {told}");
+        }
+    });
+}
+
+#[test]
+fn datagrams_come_back_on_every_address() {
+    each_way(|_, router| {
+        for address in [Lab::SERVER_4, Lab::OTHER_4, Lab::SERVER_6, Lab::OTHER_6] {
+            let answer = told(router.run(probe(&["datagram", address, "7"])));
+            assert_eq!(answer.said, "OK", "{address}");
+        }
+    });
+}
+
+#[test]
+fn each_flow_is_recorded_with_its_program_name_and_bytes() {
+    for way in Way::THROUGH {
+        let lab = Lab::new();
+        let profiles = Profiles::accepting();
+        let router = Router::start(&lab, way, &profiles);
+        router.run(["curl", "-sS", "http://other.example.com/hello"]).expect_success();
+        let curl = executable("curl").display().to_string();
+        let flow = router.record("curl's flow", |record| record.proto == "tcp" && record.end.is_some());
+        assert_eq!(flow.exe.as_deref(), Some(curl.as_str()), "{way:?}");
+        assert_eq!(flow.name.as_deref(), Some("other.example.com"), "{way:?}");
+        assert_eq!(flow.verdict, "accept", "{way:?}");
+        assert!(flow.bytes_up > 50 && flow.bytes_down > 200, "{way:?}: {flow:?}");
+        let question = router.record("curl's question", |record| record.proto == "dns");
+        assert_eq!(
+            (question.exe.as_deref(), question.name.as_deref()),
+            (Some(curl.as_str()), Some("other.example.com")),
+            "{way:?}"
+        );
+    }
+}
+
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
+}
