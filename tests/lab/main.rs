@@ -1,4 +1,3 @@
-mod route;
 //! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/prepare test` installs.
 
 mod harness;
@@ -12,3 +11,4 @@ mod names;
 mod programs;
 mod refusal;
 mod whole;
+mod route;
