@@ -6,8 +6,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use hickory_resolver::PoolContext;
-use hickory_resolver::net::NetError;
+use hickory_resolver::{PoolContext, TlsConfig};
 
 use super::dialer::{Dialer, Provider};
 use super::forward::Forwarder;
@@ -26,8 +25,8 @@ pub(super) struct Maker {
 }
 
 impl Maker {
-    pub(super) fn new(dialer: Dialer) -> Result<Self, NetError> {
-        Ok(Self { context: server::context()?, provider: Provider::new(dialer) })
+    pub(super) fn new(dialer: Dialer, tls: TlsConfig) -> Self {
+        Self { context: server::context(tls), provider: Provider::new(dialer) }
     }
 
     fn forwarder(&self, upstreams: &[Upstream]) -> Arc<Forwarder> {

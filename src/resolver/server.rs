@@ -40,13 +40,13 @@ pub(super) struct Inquiry {
 }
 
 /// What all upstreams share: time limits and the certificates that are trusted.
-pub(super) fn context() -> Result<Arc<PoolContext>, NetError> {
+pub(super) fn context(tls: TlsConfig) -> Arc<PoolContext> {
     let mut options = ResolverOpts::default();
     options.timeout = STEP;
     options.num_concurrent_reqs = 1;
     options.max_active_requests = PER_CONNECTION;
     options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    Ok(Arc::new(PoolContext::new(options, TlsConfig::new()?)))
+    Arc::new(PoolContext::new(options, tls))
 }
 
 /// What an attempt says about an upstream.

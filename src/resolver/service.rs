@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use arc_swap::ArcSwap;
+use hickory_resolver::TlsConfig;
 use hickory_resolver::net::NetError;
 use hickory_server::net::runtime::TokioTime;
 use hickory_server::net::xfer::Protocol;
@@ -82,18 +83,30 @@ impl<J: Judge> Resolver<J> {
         fixed: BTreeMap<Name, Vec<IpAddr>>,
         judge: Arc<J>,
     ) -> Result<Self, ResolverError> {
-        let maker = Maker::new(dialer).map_err(ResolverError::Tls)?;
+        let tls = TlsConfig::new().map_err(ResolverError::Tls)?;
+        Ok(Self::trusting(tls, &upstreams, dialer, fixed, judge))
+    }
+
+    /// A resolver that checks certificates as `tls` says.
+    pub(super) fn trusting(
+        tls: TlsConfig,
+        upstreams: &Upstreams,
+        dialer: Dialer,
+        fixed: BTreeMap<Name, Vec<IpAddr>>,
+        judge: Arc<J>,
+    ) -> Self {
+        let maker = Maker::new(dialer, tls);
         let inner = Inner {
             judge,
             fixed,
-            route: ArcSwap::from_pointee(Route::new(&upstreams, &maker)),
+            route: ArcSwap::from_pointee(Route::new(upstreams, &maker)),
             maker,
             limits: Arc::default(),
             counters: Counters::default(),
             plain_fallback: AtomicBool::new(false),
             network_resolvers: AtomicBool::new(true),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Answers one UDP payload that the program sent from `from` to `asked`. None: there is nothing to say.

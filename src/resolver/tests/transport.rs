@@ -1,14 +1,13 @@
-//! TCP from the program; dead, slow and encrypted upstreams.
+//! TCP from the program; dead and slow upstreams, and which one is asked.
 
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::net::{TcpListener, UdpSocket};
 
+use crate::resolver::Upstreams;
 use crate::resolver::testing::*;
-use crate::resolver::{Dialer, Resolver, Upstreams};
 
 /// Forty texts under `big`, an address under all else.
 fn zone(question: &Message) -> Option<Message> {
@@ -209,31 +208,4 @@ async fn an_upstream_without_edns_is_asked_again_without() {
     let (resolver, _) = resolver(&[upstream.address], Tables::default());
     let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
     assert_eq!(addresses(&got), ["192.0.2.80"]);
-}
-
-#[tokio::test]
-async fn an_encrypted_upstream_that_fails_is_not_replaced_by_a_plain_one_unless_allowed() {
-    let plain = FakeUpstream::start(LOOPBACKS[0], zone).await;
-    // Speaks no TLS: whatever connects is answered in plain text and closed.
-    let fake_tls = TcpListener::bind((LOOPBACKS[0], 0)).await.expect("a free port");
-    let address = fake_tls.local_addr().expect("bound");
-    let spied = UdpSocket::bind(address).await.expect("the same port in UDP");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = fake_tls.accept().await {
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        }
-    });
-    let list = [format!("tls://{address}#dns.example"), plain.address.to_string()];
-    let upstreams = Upstreams::parse(&list).expect("the test names upstreams");
-    let judge = std::sync::Arc::new(Tables::default());
-    let resolver = Resolver::new(upstreams, Dialer::default(), std::collections::BTreeMap::new(), judge).expect("starts");
-
-    let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
-    assert_eq!(got.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(plain.count(), 0);
-    assert!(spied.try_recv(&mut [0; 512]).is_err(), "nothing goes to the encrypted upstream in plain");
-
-    resolver.set_plain_fallback(true);
-    let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
-    assert_eq!((addresses(&got), plain.count()), (vec!["192.0.2.80".to_owned()], 1));
 }
