@@ -20,10 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const TURN: Duration = Duration::from_millis(2000);
 /// Rounds over all upstreams; a second one gives a restarted connection its chance.
 const ROUNDS: usize = 2;
-/// Answers remembered per cache.
-const CACHED: u64 = 4096;
-/// Records in an answer that is worth remembering; hostile giants are not.
+/// Answers remembered for configured upstreams, with neither DO nor CD. A page full of names needs a few hundred.
+pub(super) const MANY: u64 = 2048;
+/// Answers remembered elsewhere.
+pub(super) const FEW: u64 = 256;
+/// Records and bytes of an answer that is remembered. With both, the worst that a hostile zone can fill is about 40 MB.
 const MAX_CACHED_RECORDS: usize = 64;
+const MAX_CACHED_BYTES: usize = 4096;
 
 /// What came back.
 #[derive(Debug)]
@@ -55,9 +58,10 @@ pub(super) struct Forwarder {
 }
 
 impl Forwarder {
-    pub(super) fn new(servers: Vec<Server>) -> Self {
+    /// Asks `servers` in their order and remembers `capacity` answers.
+    pub(super) fn new(servers: Vec<Server>, capacity: u64) -> Self {
         let ttl = TtlConfig::from_opts(&ResolverOpts::default());
-        let caches = std::array::from_fn(|_| ResponseCache::new(CACHED, ttl.clone()));
+        let caches = [capacity, FEW, FEW, FEW].map(|capacity| ResponseCache::new(capacity, ttl.clone()));
         Self { servers, announced: AtomicBool::new(false), caches }
     }
 
@@ -121,11 +125,11 @@ impl Forwarder {
     }
 
     fn remember(&self, inquiry: &Inquiry, result: &Result<Message, NetError>, now: Instant) {
-        let small = match result {
-            Ok(message) => message.all_sections().count() <= MAX_CACHED_RECORDS && !message.metadata.truncation,
+        let worth = match result {
+            Ok(message) => is_small(message) && !message.metadata.truncation,
             Err(error) => error.is_no_records_found(),
         };
-        if let Some(cache) = self.cache(inquiry).filter(|_| small) {
+        if let Some(cache) = self.cache(inquiry).filter(|_| worth) {
             cache.insert(inquiry.query.clone(), result.clone(), now);
         }
     }
@@ -135,6 +139,10 @@ impl Forwarder {
         let at = usize::from(inquiry.dnssec_ok) * 2 + usize::from(inquiry.checking_disabled);
         self.caches.get(at).filter(|_| inquiry.recursion_desired)
     }
+}
+
+fn is_small(message: &Message) -> bool {
+    message.all_sections().count() <= MAX_CACHED_RECORDS && message.to_vec().is_ok_and(|bytes| bytes.len() <= MAX_CACHED_BYTES)
 }
 
 fn digest(result: Result<Message, NetError>) -> Result<Answer, Failure> {

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use hickory_resolver::{PoolContext, TlsConfig};
 
 use super::dialer::{Dialer, Provider};
-use super::forward::Forwarder;
+use super::forward::{FEW, Forwarder, MANY};
 use super::lan::is_of_the_network;
 use super::server::{self, Server};
 use super::upstreams::{Upstream, Upstreams, can_answer};
@@ -29,9 +29,9 @@ impl Maker {
         Self { context: server::context(tls), provider: Provider::new(dialer) }
     }
 
-    fn forwarder(&self, upstreams: &[Upstream]) -> Arc<Forwarder> {
+    fn forwarder(&self, upstreams: &[Upstream], capacity: u64) -> Arc<Forwarder> {
         let servers = upstreams.iter().map(|upstream| Server::new(upstream, &self.context, &self.provider));
-        Arc::new(Forwarder::new(servers.collect()))
+        Arc::new(Forwarder::new(servers.collect(), capacity))
     }
 }
 
@@ -61,8 +61,8 @@ impl Route {
         }
         let network = upstreams
             .network()
-            .map(|network| Network { forwarder: maker.forwarder(network.list()), search: network.search().to_vec() });
-        Self::Configured { own: maker.forwarder(upstreams.list()), network }
+            .map(|network| Network { forwarder: maker.forwarder(network.list(), FEW), search: network.search().to_vec() });
+        Self::Configured { own: maker.forwarder(upstreams.list(), MANY), network }
     }
 
     /// Who is asked about `name`; None where the asked address cannot be an upstream. `network` allows the network's resolvers.
@@ -80,7 +80,7 @@ impl Route {
                 if known.len() >= MAX_ASKED && !known.contains_key(&asked) {
                     known.pop_first();
                 }
-                Some(Arc::clone(known.entry(asked).or_insert_with(|| maker.forwarder(&[Upstream::plain(asked)]))))
+                Some(Arc::clone(known.entry(asked).or_insert_with(|| maker.forwarder(&[Upstream::plain(asked)], FEW))))
             }
         }
     }

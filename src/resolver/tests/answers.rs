@@ -171,9 +171,11 @@ async fn names_of_our_own_are_judged_learned_and_never_asked_upstream() {
     assert_eq!(judge.heard().told.len(), 4);
     let refused = ask(&resolver, &question("host.portreeve.internal.", RecordType::A), 2).await.expect("an answer");
     assert_eq!(addresses(&refused), ["0.0.0.17"]);
-    let invalid = ask(&resolver, &question("x.invalid.", RecordType::A), 1).await.expect("an answer");
-    assert_eq!(invalid.metadata.response_code, ResponseCode::NXDomain);
-    assert_eq!(judge.heard().questions.len(), 7);
+    for name in ["x.invalid.", "x.onion.", "other.portreeve.internal."] {
+        let none = ask(&resolver, &question(name, RecordType::A), 1).await.expect("an answer");
+        assert_eq!(none.metadata.response_code, ResponseCode::NXDomain, "{name}");
+    }
+    assert_eq!(judge.heard().questions.len(), 9);
     assert_eq!(upstream.count(), 0);
 }
 
