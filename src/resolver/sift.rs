@@ -67,7 +67,9 @@ pub(super) fn sift<J: Judge>(
     let owners = owners(query.name(), &message.answers)?;
     let (mut kept, strangers): (Vec<_>, Vec<_>) = message.answers.into_iter().partition(|record| belongs(record, &owners));
     let chain = chain(&owners, &kept)?;
-    if let Some(reason) = judge.chain(asker, name, &chain) {
+    if !chain.is_empty()
+        && let Some(reason) = judge.chain(asker, name, &chain)
+    {
         return Err(Refusal::chain(reason));
     }
     let mut sieve = Sieve { judge, asker, name, refused: None, sightings: Vec::new() };
@@ -134,11 +136,14 @@ fn chain(owners: &[WireName], kept: &[Record]) -> Result<Arc<[Name]>, Refusal> {
     Ok(chain.into())
 }
 
-/// Upstream was asked in random case, which its answer repeats; the program sees the case that it wrote.
+/// Upstream was asked in random case, which its answer repeats, also where it abbreviates other names by the asked one. The
+/// program sees the case that it wrote; the names behind it are lower case.
 fn restore_case(records: &mut [Record], asked: &WireName) {
+    let restored = |name: &WireName| if name == asked { asked.clone() } else { name.to_lowercase() };
     for record in records {
-        if record.name == *asked {
-            record.name = asked.clone();
+        record.name = restored(&record.name);
+        if let RData::CNAME(target) = &mut record.data {
+            target.0 = restored(&target.0);
         }
     }
 }

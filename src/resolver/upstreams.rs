@@ -76,6 +76,8 @@ pub enum UpstreamError {
     SurplusName { entry: String },
     #[error("`{entry}`: only https has a path, such as `https://192.0.2.53/dns-query#dns.example`")]
     SurplusPath { entry: String },
+    #[error("`{entry}`: a path is plain text without a template, such as `/dns-query`")]
+    Path { entry: String },
     #[error("`{entry}`: the name after `#` cannot be in a certificate: {source}")]
     Name { entry: String, source: NameError },
 }
@@ -189,6 +191,9 @@ fn parse_one(entry: &str) -> Result<Upstream, UpstreamError> {
     if path.is_some() && scheme != "https" {
         return Err(UpstreamError::SurplusPath { entry: owned() });
     }
+    if path.is_some_and(|path| !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}?\"<>\\^`|".contains(&byte))) {
+        return Err(UpstreamError::Path { entry: owned() });
+    }
     if name.is_some() && matches!(scheme, "udp" | "tcp") {
         return Err(UpstreamError::SurplusName { entry: owned() });
     }
@@ -284,6 +289,8 @@ mod tests {
             ("fe80::1%eth0", "an IP address"),
             ("192.0.2.53#dns.example", "`#name`"),
             ("tls://192.0.2.53/dns-query", "only https has a path"),
+            ("https://192.0.2.53/dns-query{?dns}#dns.example", "without a template"),
+            ("https://192.0.2.53/dns query#dns.example", "without a template"),
             ("tls://192.0.2.53#dns..example", "certificate"),
             ("tls://192.0.2.53#", "certificate"),
         ] {

@@ -97,6 +97,25 @@ async fn a_question_before_half_close_is_still_answered_and_rubbish_is_not() {
 }
 
 #[tokio::test]
+async fn a_dropped_question_on_a_stream_is_silence_and_the_next_one_is_answered() {
+    let upstream = FakeUpstream::start(LOOPBACKS[0], zone).await;
+    let mut tables = Tables::default();
+    tables.verdicts.insert((7, "quiet.example".to_owned()), crate::verdict::Verdict::Drop);
+    let (resolver, _) = resolver(&[upstream.address], tables);
+    let (mut program, ours) = tokio::io::duplex(4096);
+    let (from, asked) = ends();
+    let served = tokio::spawn(async move { resolver.serve_stream(ours, from, asked, 7).await });
+    send(&mut program, &question("quiet.example.", RecordType::A)).await;
+    send(&mut program, &question("two.example.", RecordType::A)).await;
+    program.shutdown().await.expect("half closed");
+    let got = receive(&mut program).await;
+    assert!(got.queries.first().is_some_and(|query| *query.name() == wire("two.example.")));
+    assert_eq!(program.read(&mut [0; 1]).await.expect("the end"), 0);
+    served.await.expect("the stream ends");
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
 async fn dead_upstreams_end_in_servfail_within_five_seconds() {
     for ip in LOOPBACKS {
         let mute = FakeUpstream::start(ip, silent).await;
