@@ -1,1 +1,2 @@
-
+#[cfg(feature = "edges")]
+mod resolver;
