@@ -1,1 +1,4 @@
+//! Stories of rooms working together, without privileges and without the network.
 
+#[cfg(feature = "edges")]
+mod control;

@@ -1,1 +1,3 @@
+//! Stories that need root and namespaces of their own.
 
+mod control;
