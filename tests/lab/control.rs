@@ -173,6 +173,17 @@ fn a_user_reaches_his_own_socket_and_a_program_in_his_enclosure_does_not() {
 }
 
 #[test]
+fn an_enclosure_in_an_enclosure_has_a_socket_although_root_has_no_number_there() {
+    let test = "control::an_enclosure_in_an_enclosure_has_a_socket_although_root_has_no_number_there";
+    let wrapper: Vec<&str> = NOBODY.split_whitespace().chain(["unshare", "--user", "--map-current-user", "--net"]).collect();
+    if !again(test, &wrapper) {
+        return;
+    }
+    assert_eq!(file_of(Path::new("/")).uid(), 65534, "root's files look like nobody's here");
+    assert_eq!(Server::start(Access::Own).codes("env"), (0, 0));
+}
+
+#[test]
 fn members_of_the_group_read_and_do_not_change() {
     let dir = tempfile::tempdir().expect("a temporary folder can be made");
     let group = dir.path().join("group");

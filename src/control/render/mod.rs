@@ -10,6 +10,6 @@ mod text;
 #[cfg(test)]
 pub(super) mod sample;
 
-pub use record::{event_line, flows_table, record_line};
+pub use record::{event_line, flows_table, record_json, record_line};
 pub use screen::{prompts_table, status_screen};
 pub use text::{Colour, escape};

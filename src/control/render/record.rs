@@ -26,6 +26,13 @@ pub fn record_line(record: &Record, colour: Colour) -> String {
     line
 }
 
+/// One record as one line of JSON without an end, as `flows --json` and `exec --record` have it.
+#[must_use]
+pub fn record_json(record: &Record) -> String {
+    // Texts, numbers and nulls: there is nothing in a record that JSON cannot hold.
+    serde_json::to_string(record).unwrap_or_default()
+}
+
 /// One event as one line; None for what a person need not see: a flow that was opened gets its line with the verdict, and a refused
 /// flow has nothing to tell at its end.
 #[must_use]
@@ -174,6 +181,18 @@ mod tests {
             "accept curl[4711] -> example.com:443 (203.0.113.10:443) tcp  endpoints: + .example.com (user/curl.toml:4)  closed, 1.2 kB up, \
              104 MB down"
         );
+    }
+
+    #[test]
+    fn a_record_as_json_is_one_line_with_the_keys_of_the_design() {
+        let line = record_json(&Record { name: Some("two\nlines".to_owned()), ..sample::record() });
+        assert!(!line.contains('\n'));
+        for key in ["id", "start", "end", "direction", "proto", "src", "dst", "name", "exe", "pid", "uid", "profile"] {
+            assert!(line.contains(&format!("\"{key}\":")), "{key}");
+        }
+        for key in ["confidence", "verdict", "check", "rule", "lane", "bytes_up", "bytes_down", "rtt_us"] {
+            assert!(line.contains(&format!("\"{key}\":")), "{key}");
+        }
     }
 
     #[test]
