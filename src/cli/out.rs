@@ -2,7 +2,8 @@
 //!
 //! Keeps one rule: a closed stdout or stderr never panics. The macros `println!` and `eprintln!` do, so no verb uses them.
 
-use std::io::{self, BufWriter, ErrorKind, IsTerminal, Write};
+use std::fmt::Display;
+use std::io::{self, BufWriter, ErrorKind, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::Serialize;
@@ -11,11 +12,9 @@ use super::Exit;
 use crate::control::render::Colour;
 use crate::control::{ClientError, FaultKind};
 
-/// Colours when stdout is a terminal that has them and nobody said no (<https://no-color.org>).
+/// The colours of stdout.
 pub(super) fn colour() -> Colour {
-    let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-    let plain = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-    if io::stdout().is_terminal() && !unwanted && !plain { Colour::Ansi } else { Colour::Never }
+    Colour::of(&io::stdout())
 }
 
 /// Milliseconds since the Unix epoch.
@@ -57,6 +56,12 @@ pub fn complain(why: &str, exit: Exit) -> Exit {
     exit
 }
 
+/// Says on stderr what is wrong with a file of the user, a line each as `FILE:LINE:COL: …`, so that editors and scripts can read it.
+pub fn report_faults<T: Display>(faults: impl IntoIterator<Item = T>) -> Exit {
+    faults.into_iter().for_each(|fault| remark(&fault.to_string()));
+    Exit::Configuration
+}
+
 /// Says something beside the output.
 pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
@@ -67,8 +72,7 @@ pub(super) fn fail(error: &ClientError) -> Exit {
     let exit = exit_of(error);
     match error {
         ClientError::Refused(faults) => {
-            // A fault begins with its file and place, so that editors and scripts can read it.
-            faults.iter().for_each(|fault| remark(&fault.message));
+            report_faults(faults);
             exit
         }
         _ => complain(&error.to_string(), exit),

@@ -5,7 +5,6 @@
 //! entry; a directory service is not asked.
 
 use std::fs;
-use std::os::unix::fs::MetadataExt;
 
 /// The group whose members may read the state of a machine-wide router.
 const GROUP: &str = "portreeve";
@@ -15,8 +14,9 @@ const GROUP: &str = "portreeve";
 pub enum Access {
     /// `up`: root and the daemon's own user change, the group portreeve reads.
     Machine,
-    /// `exec`: root and the user who started it. Nobody from another network namespace, since the programs inside an enclosure
-    /// run as that user too and must not answer their own prompts.
+    /// `exec`: root and the user who started it. Nobody from another PID namespace: the programs inside an enclosure run as that
+    /// user too and must not answer their own prompts, and a PID namespace is what no process can leave
+    /// (pid_namespaces(7)).
     Own,
 }
 
@@ -40,7 +40,7 @@ pub(super) struct Peer {
 impl Access {
     pub(super) fn right(self, peer: Peer) -> Right {
         let own_uid = rustix::process::geteuid().as_raw();
-        self.right_by(peer, own_uid, reads_by_group, in_our_network)
+        self.right_by(peer, own_uid, reads_by_group, beside_us)
     }
 
     fn right_by(self, peer: Peer, own_uid: u32, by_group: impl Fn(Peer) -> bool, near: impl Fn(Peer) -> bool) -> Right {
@@ -79,12 +79,18 @@ fn names_group(status: &str, gid: u32) -> bool {
     groups.is_some_and(|groups| groups.split_whitespace().any(|number| number.parse() == Ok(gid)))
 }
 
-/// True when the peer's /proc entry shows our own network namespace. A peer that is gone or hidden is not near.
-fn in_our_network(peer: Peer) -> bool {
+/// True when the peer lives in our own PID namespace. A peer that is gone or hidden is not beside us.
+fn beside_us(peer: Peer) -> bool {
     let Some(pid) = peer.pid else { return false };
-    let theirs = fs::metadata(format!("/proc/{pid}/ns/net"));
-    let ours = fs::metadata("/proc/self/ns/net");
-    matches!((theirs, ours), (Ok(theirs), Ok(ours)) if (theirs.dev(), theirs.ino()) == (ours.dev(), ours.ino()))
+    let theirs = fs::read_to_string(format!("/proc/{pid}/status"));
+    let ours = fs::read_to_string("/proc/self/status");
+    matches!((theirs, ours), (Ok(theirs), Ok(ours)) if depth(&theirs).is_some() && depth(&theirs) == depth(&ours))
+}
+
+/// proc(5): `NSpid:` has one number for each PID namespace from that of this /proc down to the process's own. Whom we can see is in
+/// ours or below it, so the same depth is the same namespace.
+fn depth(status: &str) -> Option<usize> {
+    status.lines().find_map(|line| line.strip_prefix("NSpid:")).map(|pids| pids.split_whitespace().count())
 }
 
 struct Group<'a> {
@@ -174,10 +180,17 @@ mod tests {
     }
 
     #[test]
-    fn this_process_is_near_and_a_missing_one_is_not() {
+    fn this_process_is_beside_us_and_a_missing_one_is_not() {
         let pid = i32::try_from(std::process::id()).expect("PIDs stay below 2^22");
-        assert!(in_our_network(Peer { uid: 0, gid: 0, pid: Some(pid) }));
-        assert!(!in_our_network(Peer { uid: 0, gid: 0, pid: Some(i32::MAX) }));
-        assert!(!in_our_network(Peer { uid: 0, gid: 0, pid: None }));
+        assert!(beside_us(Peer { uid: 0, gid: 0, pid: Some(pid) }));
+        assert!(!beside_us(Peer { uid: 0, gid: 0, pid: Some(i32::MAX) }));
+        assert!(!beside_us(Peer { uid: 0, gid: 0, pid: None }));
+    }
+
+    #[test]
+    fn a_process_in_a_namespace_below_has_more_pids() {
+        assert_eq!(depth("Pid:\t7\nNSpid:\t7\nNSpgid:\t7\n"), Some(1));
+        assert_eq!(depth("NSpid:\t7\t1\n"), Some(2));
+        assert_eq!(depth("Pid:\t7\n"), None);
     }
 }

@@ -153,9 +153,11 @@ fn nobody_is_kept_out_by_the_file_and_by_the_server() {
 }
 
 #[test]
-fn root_in_another_network_namespace_does_not_reach_an_own_socket() {
-    assert_eq!(Server::start(Access::Own).codes("unshare -n"), (5, 5), "as from inside an enclosure");
-    assert_eq!(Server::start(Access::Machine).codes("unshare -n"), (0, 0), "an administrator may be anywhere");
+fn root_in_another_pid_namespace_does_not_reach_an_own_socket() {
+    let own = Server::start(Access::Own);
+    assert_eq!(own.codes("unshare -nmpf --mount-proc"), (5, 5), "as from inside an enclosure");
+    assert_eq!(own.codes("unshare -n"), (0, 0), "an administrator in another network is no enclosed program");
+    assert_eq!(Server::start(Access::Machine).codes("unshare -npf"), (0, 0), "root administers the machine from anywhere");
 }
 
 #[test]
@@ -168,19 +170,23 @@ fn a_user_reaches_his_own_socket_and_a_program_in_his_enclosure_does_not() {
     let server = Server::start(Access::Own);
     assert_eq!(server.codes("env"), (0, 0));
     assert_eq!(server.codes("unshare -U"), (0, 0), "a user namespace alone changes nothing");
-    assert_eq!(server.codes("unshare -Urn"), (5, 5));
-    assert_eq!(server.codes("unshare -Urnpf --mount-proc"), (5, 5), "with a PID namespace, too");
+    assert_eq!(server.codes("unshare -Urnpf"), (5, 5));
+    assert_eq!(server.codes("unshare -Urnmpf --mount-proc"), (5, 5), "with its own /proc, too");
+    assert_eq!(server.codes("unshare -Urnmpf --mount-proc unshare -Urnmpf --mount-proc"), (5, 5), "and from a second one inside");
 }
 
 #[test]
 fn an_enclosure_in_an_enclosure_has_a_socket_although_root_has_no_number_there() {
     let test = "control::an_enclosure_in_an_enclosure_has_a_socket_although_root_has_no_number_there";
-    let wrapper: Vec<&str> = NOBODY.split_whitespace().chain(["unshare", "--user", "--map-current-user", "--net"]).collect();
+    let inside = ["unshare", "--user", "--map-current-user", "--net", "--mount", "--pid", "--fork", "--mount-proc"];
+    let wrapper: Vec<&str> = NOBODY.split_whitespace().chain(inside).collect();
     if !again(test, &wrapper) {
         return;
     }
     assert_eq!(file_of(Path::new("/")).uid(), 65534, "root's files look like nobody's here");
-    assert_eq!(Server::start(Access::Own).codes("env"), (0, 0));
+    let server = Server::start(Access::Own);
+    assert_eq!(server.codes("env"), (0, 0));
+    assert_eq!(server.codes("unshare -Urnmpf --mount-proc"), (5, 5));
 }
 
 #[test]

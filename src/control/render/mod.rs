@@ -1,7 +1,7 @@
 //! Text for people: a record as a line, flows as a table, the status as a screen.
 //!
-//! Keeps one rule: nothing that a program, a name server or a file chose reaches a terminal unescaped. Whether there is a
-//! terminal, and which colours it wants, is the caller's to say.
+//! Keeps one rule: nothing that a program, a name server or a file chose reaches a terminal unescaped. Which stream the
+//! text goes to is the caller's to say.
 
 mod record;
 mod screen;
