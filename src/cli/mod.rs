@@ -26,7 +26,7 @@ use clap::{Parser, Subcommand};
 pub use args::{ExecArgs, UpArgs};
 pub use exit::Exit;
 pub use level::LevelArgs;
-pub use out::complain;
+pub use out::{complain, report_faults};
 
 pub use prompt::PromptCommand;
 
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn an_unknown_level_names_the_levels() {
         let error = parse("up --level high").map(|cli| panic!("{cli:?}")).unwrap_or_else(|error| error);
-        assert!(error.to_string().contains("dynamic, secure and fortress"), "{error}");
+        assert!(error.to_string().contains("dynamic, secure, fortress"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 mod harness;
 
+mod control;
 mod enclosed;
 mod errors;
 mod faults;
@@ -10,5 +11,5 @@ mod live;
 mod names;
 mod programs;
 mod refusal;
-mod whole;
 mod route;
+mod whole;
