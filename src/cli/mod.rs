@@ -4,10 +4,13 @@
 //! that hangs up (`portreeve flows | head`) is no failure.
 
 mod args;
+pub mod case;
+pub mod check;
 mod completions;
 mod doctor;
 mod down;
 mod exit;
+pub mod explain;
 mod flows;
 mod level;
 mod locate;
@@ -30,6 +33,7 @@ pub use out::{complain, report_faults};
 
 pub use prompt::PromptCommand;
 
+use crate::profile::Setup;
 use locate::Wanted;
 
 /// An application firewall: every flow is attributed to its program, judged by its profile, and forwarded or refused
@@ -68,6 +72,10 @@ pub enum Command {
     /// Answer flows that are held
     #[command(subcommand)]
     Prompt(PromptCommand),
+    /// Decide a case without a daemon and say why
+    Explain(explain::ExplainArgs),
+    /// Run a profile set's [[expect]] cases and look for rules that cannot work
+    Check(check::CheckArgs),
     /// Check what this machine lacks and name the remedies
     Doctor(Json),
     /// Print a shell's completion script
@@ -89,6 +97,8 @@ pub struct Starters {
     pub up: fn(UpArgs) -> Exit,
     /// The table of `level --features`, as text or as JSON, with its last line ended.
     pub level_features: fn(Json) -> String,
+    /// What the configuration tells the rules: groups, countries; or its faults.
+    pub setup: fn() -> Result<Setup, Vec<String>>,
 }
 
 /// Reads the command line of this process and does what it says.
@@ -123,8 +133,17 @@ pub fn run(cli: Cli, starters: Starters) -> Exit {
         Command::Level(args) => level::run(&Wanted::any(socket), args, starters.level_features),
         Command::Reload(json) => reload::run(&Wanted::any(socket), json),
         Command::Prompt(command) => prompt::run(&Wanted::any(socket), command),
+        Command::Explain(args) => with_setup(starters, |setup| explain::run(args, setup)),
+        Command::Check(args) => with_setup(starters, |setup| check::run(&args, setup)),
         Command::Doctor(json) => doctor::run(json),
         Command::Completions { shell } => completions::run(shell),
+    }
+}
+
+fn with_setup(starters: Starters, verb: impl FnOnce(Setup) -> Exit) -> Exit {
+    match (starters.setup)() {
+        Ok(setup) => verb(setup),
+        Err(faults) => report_faults(faults),
     }
 }
 
