@@ -215,7 +215,9 @@ impl Guard<'_> {
 
 /// The redirect of the plan's loopback stubs to our resolver at `port`, to be added to the live table. Our own sockets are let
 /// through, so that a stub could be asked by us and nobody else.
-pub(super) fn stubs(plan: &Plan, mark: Mark, port: u16) -> String {
+pub(super) fn stubs(plan: &Plan, mark: Mark, port: u16, owned: bool) -> String {
+    // A table that is named again without its flag would be disowned, which the kernel refuses.
+    let flags = if owned { "\tflags owner\n" } else { "" };
     let mut rules = String::new();
     for stub in &plan.dns.stubs {
         let family = if stub.is_ipv4() { "ip" } else { "ip6" };
@@ -223,7 +225,7 @@ pub(super) fn stubs(plan: &Plan, mark: Mark, port: u16) -> String {
     }
     let own = is_marked(mark);
     format!(
-        "table inet portreeve_live {{\n\tchain stubs {{\n\t\ttype nat hook output priority -110; policy accept;\n\
+        "table inet portreeve_live {{\n{flags}\tchain stubs {{\n\t\ttype nat hook output priority -110; policy accept;\n\
          \t\t{own} return\n{rules}\t}}\n}}\n"
     )
 }
@@ -327,7 +329,7 @@ mod tests {
     fn stubs_are_redirected_for_everybody_but_ourselves() {
         let mut plan = Plan::default();
         plan.dns.stubs = vec!["127.0.0.53".parse().expect("an address"), "::1".parse().expect("an address")];
-        let text = stubs(&plan, Mark::new(0x2a00_0000).expect("a mark"), 5300);
+        let text = stubs(&plan, Mark::new(0x2a00_0000).expect("a mark"), 5300, true);
         assert!(text.find("== 0x2a000000 return") < text.find("redirect"));
         assert!(text.contains("ip daddr 127.0.0.53 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
         assert!(text.contains("ip6 daddr ::1 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));

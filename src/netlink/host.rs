@@ -85,6 +85,18 @@ impl Host {
         self.addresses.iter().map(|(_, net)| net.addr()).collect()
     }
 
+    /// The networks on the link of this name, without the link-local ones, which every link has.
+    #[must_use]
+    pub fn networks_of(&self, name: &str) -> Vec<IpNet> {
+        let index = self.links.iter().find(|link| link.name == name).map(|link| link.index);
+        let local = |net: &IpNet| match net.addr() {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let nets = self.addresses.iter().filter(|(link, _)| Some(*link) == index).map(|(_, net)| net.trunc());
+        nets.filter(|net| !local(net)).collect()
+    }
+
     /// The addresses of the plan that this host shall have: the IPv6 ones only where it has an IPv6 address of its own.
     #[must_use]
     pub fn fitting(&self, planned: &[IpNet], device: &str) -> Vec<IpNet> {

@@ -100,7 +100,7 @@ impl Install {
         let host = Host::read(&mut socket)?;
         check_names(plan, &host, mark)?;
         let found = run_dir.read()?;
-        let live = Live::start()?;
+        let live = Live::start(&run_dir.file("nft.errors"))?;
         // Vanishes by itself, so it needs no undo; whoever has the device has the namespace.
         let queue = Queue::open(&plan.device)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
@@ -129,11 +129,11 @@ impl State {
         for setting in &self.undo.settings {
             setting.apply()?;
         }
-        for rule in steer::rules(plan, mark) {
+        for rule in steer::rules(plan, host, mark) {
             rule.add(&mut self.socket)?;
         }
         if let Some(found) = found {
-            self.take_over(plan, mark, found)?;
+            self.take_over(plan, host, mark, found)?;
         }
         Ok(())
     }
@@ -158,8 +158,8 @@ impl State {
     }
 
     /// Removes what the killed router had and the new one has not.
-    fn take_over(&mut self, plan: &Plan, mark: Mark, found: &Undo) -> Result<(), InstallError> {
-        let rules = steer::rules(plan, mark);
+    fn take_over(&mut self, plan: &Plan, host: &Host, mark: Mark, found: &Undo) -> Result<(), InstallError> {
+        let rules = steer::rules(plan, host, mark);
         for rule in found.rules.iter().filter(|rule| !rules.contains(rule)) {
             rule.remove(&mut self.socket)?;
         }
@@ -183,7 +183,10 @@ impl State {
             remove_link(&mut self.socket, &self.undo.device, index)?;
         }
         result?;
-        let _ = std::fs::remove_file(self.run_dir.file("live.nft"));
+        for name in ["live.nft", "nft.errors"] {
+            // Only texts for nft and from it; a leftover harms nothing.
+            let _ = std::fs::remove_file(self.run_dir.file(name));
+        }
         self.run_dir.forget()
     }
 }
@@ -199,7 +202,7 @@ impl Undo {
             tables: found.map(|found| found.tables.clone()).unwrap_or_default(),
             settings: found.map(|found| found.settings.clone()).unwrap_or_default(),
         };
-        undo.rules.extend(steer::rules(plan, mark));
+        undo.rules.extend(steer::rules(plan, host, mark));
         if !undo.tables.contains(&plan.table) {
             undo.tables.push(plan.table);
         }
@@ -262,7 +265,7 @@ impl Installed {
         if self.plan.dns.stubs.is_empty() {
             return Ok(());
         }
-        let script = guard::stubs(&self.plan, self.mark, port);
+        let script = guard::stubs(&self.plan, self.mark, port, true);
         let file = state.run_dir.file("live.nft");
         state.live.load("redirect the loopback stubs", &file, &script, &["inet portreeve_live stubs"])
     }

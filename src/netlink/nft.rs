@@ -4,7 +4,8 @@
 //! belongs to the netlink socket that made it, so [`Live`] keeps `nft -i` running with a pipe as its input: when we end, in
 //! whatever way, the kernel closes the pipe, nft reads the end of its input and ends, and the tables go with it.
 
-use std::io::{self, Write};
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -12,6 +13,9 @@ use std::time::{Duration, Instant};
 
 /// How long nft may take to load or to end.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of a complaint that are read.
+const COMPLAINT_LIMIT: u64 = 8192;
 
 /// Between two looks whether the live tables are there.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -33,13 +37,9 @@ pub enum NftError {
 
 /// Runs a script as one transaction. Returns what nft printed.
 pub(super) fn run(what: &'static str, script: &str) -> Result<String, NftError> {
-    run_with(what, &["-f", "-"], script)
-}
-
-fn run_with(what: &'static str, args: &[&str], script: &str) -> Result<String, NftError> {
     let mut child = spawn(|program| {
         let mut command = Command::new(program);
-        command.args(args).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command.args(["-f", "-"]).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     })?;
     let fail = |source| NftError::Io { what, source };
@@ -59,19 +59,28 @@ fn run_with(what: &'static str, args: &[&str], script: &str) -> Result<String, N
 pub(super) struct Live {
     child: Child,
     input: Option<ChildStdin>,
+    /// Where it complains.
+    errors: File,
 }
 
 impl Live {
-    /// Starts nft; it owns nothing yet.
-    pub(super) fn start() -> Result<Self, NftError> {
+    /// Starts nft; it owns nothing yet. What it complains about goes to the file `errors`.
+    pub(super) fn start(errors: &Path) -> Result<Self, NftError> {
+        let fail = |source| NftError::Io { what: "start nft", source };
+        let complaints = OpenOptions::new().create(true).append(true).open(errors).map_err(fail)?;
+        let errors = OpenOptions::new().read(true).write(true).open(errors).map_err(fail)?;
+        errors.set_len(0).map_err(fail)?;
         let mut child = spawn(|program| {
             let mut command = Command::new(program);
             // In a process group of its own, so that Ctrl-C in a terminal does not end it before us.
-            command.arg("-i").stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+            command.arg("-i").stdout(Stdio::null()).process_group(0);
+            if let Ok(complaints) = complaints.try_clone() {
+                command.stderr(complaints);
+            }
             command
         })?;
         let input = child.stdin.take();
-        Ok(Self { child, input })
+        Ok(Self { child, input, errors })
     }
 
     /// Loads `script` from a file at `path`, which is written for it, and waits until `proof` is listed in the ruleset.
@@ -86,14 +95,28 @@ impl Live {
             if proof.iter().all(|chain| run("list a chain", &format!("list chain {chain}\n")).is_ok()) {
                 return Ok(());
             }
+            let said = self.complaint().map_err(fail)?;
+            if !said.is_empty() {
+                return Err(refusal(what, &said));
+            }
             if self.child.try_wait().map_err(fail)?.is_some() {
                 break;
             }
             std::thread::sleep(PAUSE);
         }
-        // Only a script that failed comes here; a dry run makes nft say why.
-        run_with(what, &["-c", "-f", "-"], script)?;
         Err(NftError::Silent { what })
+    }
+
+    /// What nft wrote since the last look, once it ends with a whole line.
+    fn complaint(&mut self) -> io::Result<String> {
+        let mut said = String::new();
+        self.errors.seek(io::SeekFrom::Start(0))?;
+        (&self.errors).take(COMPLAINT_LIMIT).read_to_string(&mut said)?;
+        if !said.ends_with('\n') {
+            return Ok(String::new());
+        }
+        self.errors.set_len(0)?;
+        Ok(said)
     }
 
     /// Ends nft and waits until its tables are gone with it.

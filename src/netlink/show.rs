@@ -25,13 +25,13 @@ pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
     let guard = Guard { plan, host, mark };
     lines.push(here_document(&guard.live(false)));
     if !plan.dns.stubs.is_empty() {
-        lines.push(here_document(&guard::stubs(plan, mark, plan.dns.port)));
+        lines.push(here_document(&guard::stubs(plan, mark, plan.dns.port, false)));
     }
     lines.push(here_document(&guard.plain().replace("\tflags owner\n", "")));
     if host.strict {
         lines.push("sysctl -w net.ipv4.conf.all.src_valid_mark=1".to_owned());
     }
-    let rules = steer::rules(plan, mark).into_iter().filter(|rule| host.ipv6 || rule.family == steer::Family::Ipv4);
+    let rules = steer::rules(plan, host, mark).into_iter().filter(|rule| host.ipv6 || rule.family == steer::Family::Ipv4);
     lines.extend(rules.map(|rule| format!("ip {} rule add {}", rule.family.option(), rule.words())));
     lines
 }

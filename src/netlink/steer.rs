@@ -10,6 +10,7 @@ use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessa
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use serde::{Deserialize, Serialize};
 
+use super::host::Host;
 use super::mark::MASK;
 use super::plan::{Failure, Plan};
 use super::setup::{add_route, default_route, ignoring, ipv6_is_missing};
@@ -35,7 +36,7 @@ pub(super) enum Family {
 pub(super) enum Selector {
     /// Everything without our mark, into our own table.
     Unmarked { mark: u32, table: u32 },
-    /// Excluded destinations, by the main table.
+    /// Excluded destinations, and the networks of excluded links, by the main table.
     Network(ipnet::IpNet),
     /// Sockets bound to an excluded link, by the main table.
     Link(String),
@@ -52,9 +53,10 @@ pub(super) struct Rule {
 }
 
 /// The rules of a plan, in the order in which they are added: exclusions before the rule that would catch them.
-pub(super) fn rules(plan: &Plan, mark: Mark) -> Vec<Rule> {
+pub(super) fn rules(plan: &Plan, host: &Host, mark: Mark) -> Vec<Rule> {
     let exclude = &plan.exclude;
     let mut selectors: Vec<Selector> = exclude.networks.iter().copied().map(Selector::Network).collect();
+    selectors.extend(exclude.interfaces.iter().flat_map(|name| host.networks_of(name)).map(Selector::Network));
     selectors.extend(exclude.interfaces.iter().cloned().map(Selector::Link));
     selectors.extend(exclude.users.iter().copied().map(Selector::User));
     let before = plan.priority.saturating_sub(1);
@@ -200,13 +202,28 @@ fn tolerate(family: Family, result: Result<(), RequestError>) -> Result<(), Requ
 mod tests {
     use super::*;
 
+    fn rules(plan: &Plan) -> Vec<Rule> {
+        let link = crate::netlink::Link {
+            index: 4,
+            name: "docker0".to_owned(),
+            mtu: 1500,
+            up: true,
+            loopback: false,
+            ethernet: true,
+            enslaved: false,
+        };
+        let addresses = ["172.17.0.1/16", "fe80::1/64", "fd17::1/64"].map(|net| (4, net.parse().expect("a network"))).into();
+        let host = Host { links: vec![link], addresses, uplinks: std::collections::BTreeSet::new(), ipv6: true, strict: false };
+        super::rules(plan, &host, mark())
+    }
+
     fn mark() -> Mark {
         Mark::new(0x2a00_0000).expect("a mark")
     }
 
     #[test]
     fn the_rule_into_our_table_comes_last_and_in_both_families() {
-        let words: Vec<String> = rules(&Plan::default(), mark()).iter().map(Rule::words).collect();
+        let words: Vec<String> = rules(&Plan::default()).iter().map(Rule::words).collect();
         assert_eq!(words, ["not fwmark 0x2a000000/0xff000000 lookup 1717 priority 1700 protocol kernel"; 2]);
     }
 
@@ -215,7 +232,7 @@ mod tests {
         let mut plan = Plan::default();
         plan.exclude.networks = vec!["192.0.2.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
         plan.exclude.users = vec![1000];
-        let rules = rules(&plan, mark());
+        let rules = rules(&plan);
         let families: Vec<Family> = rules.iter().map(|rule| rule.family).collect();
         use Family::{Ipv4, Ipv6};
         assert_eq!(families, [Ipv4, Ipv6, Ipv4, Ipv6, Ipv4, Ipv6]);
@@ -223,13 +240,23 @@ mod tests {
     }
 
     #[test]
+    fn the_networks_of_an_excluded_link_are_excluded_but_not_link_local_ones() {
+        let mut plan = Plan::default();
+        plan.exclude.interfaces = vec!["docker0".to_owned()];
+        let words: Vec<String> = rules(&plan).iter().map(Rule::words).filter(|words| words.contains("main")).collect();
+        let tail = "lookup main priority 1699 protocol kernel";
+        let expected = ["to 172.17.0.0/16", "to fd17::/64", "oif docker0", "oif docker0"].map(|from| format!("{from} {tail}"));
+        assert_eq!(words, expected);
+    }
+
+    #[test]
     fn the_main_table_is_never_asked_before_ours_unless_the_plan_excludes_something() {
-        assert!(rules(&Plan::default(), mark()).iter().all(|rule| !rule.words().contains("main")));
+        assert!(rules(&Plan::default()).iter().all(|rule| !rule.words().contains("main")));
     }
 
     #[test]
     fn no_rule_is_of_the_unreachable_kind() {
-        let actions: Vec<_> = rules(&Plan::default(), mark()).iter().map(|rule| rule.message().header.action).collect();
+        let actions: Vec<_> = rules(&Plan::default()).iter().map(|rule| rule.message().header.action).collect();
         assert_eq!(actions, [RuleAction::ToTable; 2]);
     }
 }

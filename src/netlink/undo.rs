@@ -220,7 +220,14 @@ mod tests {
     use crate::netlink::{Mark, Plan};
 
     fn undo() -> Undo {
-        let rules = steer::rules(&Plan::default(), Mark::new(0x2a00_0000).expect("a mark"));
+        let host = crate::netlink::Host {
+            links: Vec::new(),
+            addresses: Vec::new(),
+            uplinks: std::collections::BTreeSet::new(),
+            ipv6: true,
+            strict: false,
+        };
+        let rules = steer::rules(&Plan::default(), &host, Mark::new(0x2a00_0000).expect("a mark"));
         let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };
         let namespace = namespace().expect("a namespace");
         Undo { namespace, device: "portreeve0".to_owned(), owned: false, rules, tables: vec![1717], settings: vec![setting] }

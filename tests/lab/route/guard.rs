@@ -216,3 +216,47 @@ fn excluded_networks_and_users_pass_unjudged_and_others_do_not() {
     }
     laptop.inner.inside(|| drop(installed));
 }
+
+#[test]
+fn forwarded_packets_go_into_the_tun_and_not_past_it() {
+    let laptop = Laptop::new();
+    let guest = super::namespace::Namespace::new("guest");
+    laptop.inner.run(&format!(
+        "ip link add g0 type veth peer name g1 netns {} && ip addr add 172.17.0.1/24 dev g0 && ip link set g0 up && \
+         sysctl -qw net.ipv4.ip_forward=1",
+        guest.name()
+    ));
+    guest.run("ip addr add 172.17.0.2/24 dev g1 && ip link set g1 up && ip route add default via 172.17.0.1");
+    laptop.gateway.run("ip route add 172.17.0.0/24 via 10.9.0.2");
+    let reaches = || guest.attempt("ping -n -c1 -W1 -p 43414e415259 203.0.113.10").status.success();
+    assert!(reaches(), "control: forwarding works");
+    let mut installed = laptop.up(&plan()).expect("up");
+    let queue = installed.take_queue().expect("the queue");
+    assert_eq!(canaries(&laptop, || assert!(!reaches())), 0);
+    let mut buffer = [0; 4096];
+    let mut arrived = false;
+    while let Ok(length) = queue.read(&mut buffer) {
+        arrived |= buffer[..length].windows(6).any(|bytes| bytes == b"CANARY");
+    }
+    assert!(arrived, "the router sees it");
+    laptop.inner.inside(|| drop(installed));
+    assert!(reaches());
+}
+
+#[test]
+fn what_comes_in_from_an_excluded_link_is_forwarded_past_the_tun() {
+    let laptop = Laptop::new();
+    let guest = super::namespace::Namespace::new("guest");
+    laptop.inner.run(&format!(
+        "ip link add g0 type veth peer name g1 netns {} && ip addr add 172.17.0.1/24 dev g0 && ip link set g0 up && \
+         sysctl -qw net.ipv4.ip_forward=1",
+        guest.name()
+    ));
+    guest.run("ip addr add 172.17.0.2/24 dev g1 && ip link set g1 up && ip route add default via 172.17.0.1");
+    laptop.gateway.run("ip route add 172.17.0.0/24 via 10.9.0.2");
+    let installed = laptop.up(&plan_with("[exclude]\ninterfaces = [\"g0\"]\n")).expect("up");
+    assert!(guest.attempt("ping -n -c1 -W1 203.0.113.10").status.success());
+    assert!(laptop.pings("-I g0", "172.17.0.2"), "and what leaves by it");
+    assert!(!laptop.pings("", "203.0.113.10"), "this host's own programs are still judged");
+    laptop.inner.inside(|| drop(installed));
+}

@@ -3,6 +3,9 @@
 mod guard;
 mod inbound;
 mod install;
+mod kill;
 mod laptop;
 mod namespace;
 mod setup;
+mod show;
+mod stubs;
