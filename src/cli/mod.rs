@@ -6,6 +6,7 @@
 mod args;
 pub mod case;
 pub mod check;
+pub mod cleanup;
 mod completions;
 mod doctor;
 mod down;
@@ -19,6 +20,7 @@ mod monitor;
 mod out;
 mod prompt;
 mod reload;
+pub mod route;
 mod status;
 
 use std::path::PathBuf;
@@ -76,6 +78,10 @@ pub enum Command {
     Explain(explain::ExplainArgs),
     /// Run a profile set's [[expect]] cases and look for rules that cannot work
     Check(check::CheckArgs),
+    /// Show what a route plan installs, as ip and nft commands
+    Route(route::RouteArgs),
+    /// Undo what a killed router left behind
+    Cleanup(cleanup::CleanupArgs),
     /// Check what this machine lacks and name the remedies
     Doctor(Json),
     /// Print a shell's completion script
@@ -135,6 +141,8 @@ pub fn run(cli: Cli, starters: Starters) -> Exit {
         Command::Prompt(command) => prompt::run(&Wanted::any(socket), command),
         Command::Explain(args) => with_setup(starters, |setup| explain::run(args, setup)),
         Command::Check(args) => with_setup(starters, |setup| check::run(&args, setup)),
+        Command::Route(args) => route::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args, socket.as_deref()),
         Command::Doctor(json) => doctor::run(json),
         Command::Completions { shell } => completions::run(shell),
     }

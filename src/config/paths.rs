@@ -83,6 +83,13 @@ pub fn up_socket() -> PathBuf {
     Path::new(RUN_DIR).join("portreeve.sock")
 }
 
+/// The folder of a machine-wide router's run-time files: that of its control socket.
+#[must_use]
+pub fn run_dir(socket: Option<&Path>) -> PathBuf {
+    let folder = socket.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(RUN_DIR)).to_owned()
+}
+
 /// The PID in the file name of an `exec` socket; None for any other file.
 #[must_use]
 pub fn exec_pid(socket: &Path) -> Option<u32> {
