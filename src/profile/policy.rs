@@ -94,6 +94,7 @@ impl Policy {
             let what = format!("the name `{}` is taken by {}:{}", profile.name, other.file.display(), other.line);
             faults.push(Fault {
                 line: profile.line,
+                column: profile.column,
                 ..Fault::of_file(&profile.file, what, "names are unique in a layer; choose another")
             });
             return;

@@ -1,1 +1,3 @@
+//! Stories in a simulated world: no network, no daemon.
 
+mod policy;
