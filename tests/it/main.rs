@@ -1,3 +1,4 @@
 //! Stories in a simulated world: no network, no daemon.
 
+mod names;
 mod policy;
