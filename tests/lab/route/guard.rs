@@ -260,3 +260,36 @@ fn what_comes_in_from_an_excluded_link_is_forwarded_past_the_tun() {
     assert!(!laptop.pings("", "203.0.113.10"), "this host's own programs are still judged");
     laptop.inner.inside(|| drop(installed));
 }
+
+#[test]
+fn a_bridged_guest_keeps_its_network_and_the_bridge_itself_is_guarded() {
+    let laptop = Laptop::new();
+    let guest = super::namespace::Namespace::new("guest");
+    // v0 becomes a port; the laptop's addresses move to the bridge.
+    laptop.inner.run(&format!(
+        "ip link add br0 type bridge && ip link set br0 up && ip link set v0 master br0 && ip addr flush dev v0 && \
+         ip addr add 10.9.0.2/24 dev br0 && ip route add default via 10.9.0.1 && ip link add g0 type veth peer name g1 netns {} && \
+         ip link set g0 master br0 up",
+        guest.name()
+    ));
+    guest.run("ip addr add 10.9.0.4/24 dev g1 && ip link set g1 up");
+    let reaches = || guest.attempt("ping -n -c1 -W1 10.9.0.1").status.success();
+    assert!((0..20).any(|_| reaches()), "control: the bridge forwards");
+    let installed = laptop.up(&plan()).expect("up");
+    assert!(reaches());
+    assert!(laptop.pings(&format!("-m {MARK}"), "10.9.0.1"));
+    assert!(!laptop.pings("-I br0", "10.9.0.1"));
+    let chains = laptop.inner.run("nft list table netdev portreeve");
+    assert!(chains.contains("device \"br0\"") && !chains.contains("device \"v0\""), "{chains}");
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn a_link_below_a_macvlan_is_left_to_it() {
+    let laptop = Laptop::new();
+    laptop.inner.run("ip link add link v0 name mac0 type macvlan && ip link set mac0 up");
+    let installed = laptop.up(&plan()).expect("up");
+    let chains = laptop.inner.run("nft list table netdev portreeve");
+    assert!(chains.contains("device \"mac0\"") && !chains.contains("device \"v0\""), "{chains}");
+    laptop.inner.inside(|| drop(installed));
+}
