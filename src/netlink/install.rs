@@ -59,6 +59,20 @@ impl From<CleanupError> for InstallError {
     }
 }
 
+impl InstallError {
+    /// Whether more privilege would help.
+    #[must_use]
+    pub fn is_privilege(&self) -> bool {
+        match self {
+            Self::Tun(error) => matches!(error, OpenError::Privilege { .. }),
+            Self::Nft(error) => error.is_privilege(),
+            Self::Request(error) => matches!(error.errno(), Some(libc::EPERM | libc::EACCES)),
+            Self::State(error) => error.is_privilege(),
+            Self::Active | Self::Random(_) | Self::LinkName { .. } => false,
+        }
+    }
+}
+
 /// Makes [`Installed`].
 #[derive(Debug)]
 pub struct Install;

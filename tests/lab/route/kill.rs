@@ -175,3 +175,20 @@ fn a_host_without_nft_is_told_which_package_it_needs_and_is_left_alone() {
     assert!(!output.status.success() && said.contains("Missing"), "{said}");
     assert_same(&laptop.snapshot(), &before);
 }
+
+#[test]
+fn up_and_cleanup_without_privilege_are_refused_as_such() {
+    let laptop = Laptop::new();
+    let before = laptop.snapshot();
+    let run_dir = laptop.run_dir();
+    let refused = laptop.inner.inside(move || {
+        // This thread alone becomes nobody; the others keep their identity.
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may become nobody");
+        (Install::up(&plan(), &run_dir).map(drop), cleanup(&run_dir).map(drop))
+    });
+    let (Err(up), Err(cleanup)) = refused else { panic!("both are refused") };
+    assert!(up.is_privilege(), "{up}");
+    assert!(cleanup.is_privilege(), "{cleanup}");
+    assert_same(&laptop.snapshot(), &before);
+}
