@@ -43,7 +43,7 @@ pub struct Host {
     pub addresses: Vec<(u32, IpNet)>,
     /// The links that carry a default route of the main table.
     pub uplinks: BTreeSet<u32>,
-    /// IPv6 is there and not switched off for new links.
+    /// IPv6 is there: not switched off for new links, or in use on one that is there already.
     pub ipv6: bool,
     /// Some link drops packets whose source it would not reach by the same link (`rp_filter` 1).
     pub strict: bool,
@@ -61,10 +61,10 @@ impl Host {
         let addresses = read_addresses(socket)?;
         Ok(Self {
             links,
-            addresses,
             uplinks,
-            ipv6: ipv6_is_enabled(),
+            ipv6: ipv6_is_enabled() || addresses.iter().any(|(_, net)| is_global(net.addr())),
             strict: strict_filter(Path::new("/proc/sys/net/ipv4/conf")),
+            addresses,
         })
     }
 

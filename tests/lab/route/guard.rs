@@ -171,20 +171,34 @@ fn neighbours_are_found_while_the_guard_is_up() {
 }
 
 #[test]
-fn a_dhcp_renewal_of_an_ordinary_socket_leaves_directly() {
+fn dhcp_renewals_of_ordinary_and_of_bound_sockets_leave_directly() {
     let laptop = Laptop::new();
     let installed = laptop.up(&plan()).expect("up");
-    let send = |port: u16| {
+    let send = |port: u16, to: &str, bound: bool| {
         let text = format!(
-            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('10.9.0.2', {port}))\n\
-             s.sendto(b'CANARY', ('10.9.0.1', 67))\n"
+            "import socket\nv6 = ':' in '{to}'\ns = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)\n\
+             if {bound}: s.setsockopt(socket.SOL_SOCKET, 25, b'v0\\0')\n\
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\ns.bind(('::' if v6 else '10.9.0.2', {port}))\n\
+             s.sendto(b'CANARY', socket.getaddrinfo('{to}', 547 if v6 else 67, 0, socket.SOCK_DGRAM)[0][4])\n",
+            bound = if bound { "True" } else { "False" },
         );
         let path = program(laptop.dir.path(), "renew.py", &text);
-        canaries(&laptop, || drop(laptop.inner.run(&format!("python3 {path}"))))
+        canaries(&laptop, || drop(laptop.inner.attempt(&format!("python3 {path}"))))
     };
-    // The gateway's "port unreachable" quotes it, so it may be seen twice.
-    assert!(send(68) > 0);
-    assert_eq!(send(69), 0);
+    // The gateway's "port unreachable" quotes a datagram, so it may be seen twice.
+    for (port, to, bound) in [
+        (68, "10.9.0.1", false),
+        (68, "10.9.0.1", true),
+        (68, "203.0.113.10", true),
+        (68, "255.255.255.255", true),
+        (546, "ff02::1:2%v0", false),
+        (546, "ff02::1:2%v0", true),
+    ] {
+        assert!(send(port, to, bound) > 0, "{port} to {to}, bound: {bound}");
+    }
+    for (port, to, bound) in [(69, "10.9.0.1", false), (69, "255.255.255.255", true), (547, "ff02::1:2%v0", true)] {
+        assert_eq!(send(port, to, bound), 0, "{port} to {to}, bound: {bound}");
+    }
     laptop.inner.inside(|| drop(installed));
 }
 
