@@ -78,7 +78,8 @@ impl Live {
         let mut child = spawn(|program| {
             let mut command = Command::new(program);
             // In a process group of its own, so that Ctrl-C in a terminal does not end it before us.
-            command.arg("-i").stdout(Stdio::null()).process_group(0);
+            // Without a home it writes no ~/.nft.history.
+            command.arg("-i").stdout(Stdio::null()).env("HOME", "/dev/null").process_group(0);
             if let Ok(complaints) = complaints.try_clone() {
                 command.stderr(complaints);
             }

@@ -33,8 +33,13 @@ impl Router {
         let own = std::env::current_exe().expect("the test binary");
         let mut command = laptop.inner.command(&own.display().to_string());
         command.args(["--exact", "route::kill::a_process_that_is_up_until_it_is_killed", "--nocapture"]);
-        let mut child =
-            command.env(RUN_DIR, laptop.run_dir()).env(EXTRA, extra).stdout(Stdio::piped()).spawn().expect("the test binary");
+        let mut child = command
+            .env("HOME", laptop.dir.path().join("home"))
+            .env(RUN_DIR, laptop.run_dir())
+            .env(EXTRA, extra)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the test binary");
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         assert!(output.lines().map_while(Result::ok).any(|line| line == "is up"), "the router did not come up");
         Self(child)
@@ -76,6 +81,16 @@ fn a_killed_router_leaves_the_host_closed_and_cleanup_restores_it() {
     }
     assert_eq!(cleaned(&laptop).expect("again"), Cleaned::Nothing);
     assert_same(&laptop.snapshot(), &before);
+}
+
+#[test]
+fn nothing_is_written_to_the_users_home() {
+    let laptop = Laptop::new();
+    let home = laptop.dir.path().join("home");
+    std::fs::create_dir(&home).expect("a folder");
+    Router::up(&laptop, "").kill();
+    cleaned(&laptop).expect("cleanup");
+    assert_eq!(std::fs::read_dir(&home).expect("the folder").count(), 0);
 }
 
 #[test]
