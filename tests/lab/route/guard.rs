@@ -307,3 +307,44 @@ fn a_link_below_a_macvlan_is_left_to_it() {
     assert!(chains.contains("device \"mac0\"") && !chains.contains("device \"v0\""), "{chains}");
     laptop.inner.inside(|| drop(installed));
 }
+
+#[test]
+fn a_gateway_route_without_a_link_is_refused_for_marked_packets_and_does_not_loop() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    // The kernel looks the gateway up by our rule, so the route lands on the TUN.
+    laptop.inner.run("ip route add 203.0.113.0/24 via 10.9.0.1");
+    assert!(laptop.inner.run("ip route show 203.0.113.0/24").contains("dev portreeve0"));
+    assert!(!laptop.pings(&format!("-m {MARK}"), "203.0.113.10"));
+    assert_eq!(laptop.counted("inet", "loop"), 1);
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn more_specific_routes_of_the_main_table_take_nothing_away_from_the_tun() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    laptop.inner.run(
+        "for net in 0.0.0.0/1 128.0.0.0/1; do ip route add $net via 10.9.0.1 dev v0; done && \
+         for net in ::/1 8000::/1; do ip route add $net via fd09::1 dev v0; done && ip addr add 203.0.113.2/24 dev v0",
+    );
+    for to in ["203.0.113.10", "192.0.2.1", "2001:db8::10", "fd09::1", "10.9.0.1"] {
+        let route = laptop.inner.run(&format!("ip route get {to}"));
+        assert!(route.contains("dev portreeve0"), "{route}");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn an_unprivileged_program_cannot_give_itself_the_mark() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    let text = format!(
+        "import os, socket\nos.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n\
+         s = socket.socket()\ntry:\n  s.setsockopt(socket.SOL_SOCKET, 36, {MARK})\n  print('marked')\n\
+         except PermissionError:\n  print('refused')\n"
+    );
+    let path = program(laptop.dir.path(), "mark.py", &text);
+    assert_eq!(laptop.inner.run(&format!("python3 {path}")), "refused\n");
+    laptop.inner.inside(|| drop(installed));
+}
