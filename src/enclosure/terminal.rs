@@ -12,11 +12,11 @@
 //! stop nor an interrupt that it sends to the group hits itself.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
-use rustix::process::{Pid, Signal, getpgid, getpid, getsid, kill_current_process_group, kill_process};
-use rustix::termios::{tcgetpgrp, tcsetpgrp};
+use rustix::process::{Pid, Signal, kill_current_process_group, kill_process};
+use rustix::termios::tcsetpgrp;
 
 use super::signals::signal;
 
@@ -27,7 +27,7 @@ const ANCESTORS: usize = 64;
 pub(super) struct Terminal {
     tty: Option<OwnedFd>,
     outer: Option<Pid>,
-    group: Option<Pid>,
+    group: Id,
     handed_over: bool,
     outer_stopped: bool,
 }
@@ -37,7 +37,7 @@ impl Terminal {
     pub(super) fn open(outer: u32) -> Self {
         let tty = open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok();
         let outer = i32::try_from(outer).ok().and_then(Pid::from_raw);
-        Self { tty, outer, group: getpgid(None).ok(), handed_over: false, outer_stopped: false }
+        Self { tty, outer, group: group_of(0), handed_over: false, outer_stopped: false }
     }
 
     /// Says whether the command may take the terminal: the job must be in the foreground.
@@ -48,7 +48,7 @@ impl Terminal {
     }
 
     fn is_foreground(&self) -> bool {
-        self.tty.as_ref().is_some_and(|tty| tcgetpgrp(tty).ok() == self.group)
+        self.tty.as_ref().is_some_and(|tty| foreground_of(tty) == self.group)
     }
 
     /// The command was stopped: the job stops with it. Where no shell could let it go on, the command shall go on at once; the
@@ -91,7 +91,7 @@ impl Terminal {
     /// Makes the job's group the foreground again if it had been. SIGTTOU is blocked, so this needs no foreground.
     fn give_back(&mut self) -> bool {
         let had = std::mem::take(&mut self.handed_over);
-        if let (true, Some(tty), Some(group)) = (had, &self.tty, self.group) {
+        if let (true, Some(tty), Some(group)) = (had, &self.tty, Pid::from_raw(self.group)) {
             // A terminal that is gone has no foreground.
             let _ = tcsetpgrp(tty, group);
         }
@@ -101,15 +101,15 @@ impl Terminal {
     /// Whether a process of this session outside the job's group is an ancestor of it: a shell with job control. Without one the
     /// group is orphaned, and a stop would last for ever.
     fn has_shell(&self, outer: Pid) -> bool {
-        let session = getsid(None).ok();
+        let session = session_of(0);
         let mut pid = Some(outer);
         for _ in 0..ANCESTORS {
-            let Some(ancestor) = pid else { return false };
-            if getsid(Some(ancestor)).ok() != session {
+            let Some(ancestor) = pid.map(|pid| pid.as_raw_nonzero().get()) else { return false };
+            if session_of(ancestor) != session {
                 return false;
             }
-            if getpgid(Some(ancestor)).ok() != self.group {
-                return ancestor != getpid();
+            if group_of(ancestor) != self.group {
+                return true;
             }
             pid = parent_of(ancestor);
         }
@@ -117,9 +117,27 @@ impl Terminal {
     }
 }
 
+/// A session's or a process group's number. 0 is one outside this PID namespace, -1 an error; neither is a [`Pid`].
+type Id = libc::pid_t;
+
+fn group_of(pid: libc::pid_t) -> Id {
+    // SAFETY: takes and gives plain numbers.
+    unsafe { libc::getpgid(pid) }
+}
+
+fn session_of(pid: libc::pid_t) -> Id {
+    // SAFETY: takes and gives plain numbers.
+    unsafe { libc::getsid(pid) }
+}
+
+fn foreground_of(tty: &OwnedFd) -> Id {
+    // SAFETY: the descriptor is open for the whole call; the rest are plain numbers.
+    unsafe { libc::tcgetpgrp(tty.as_raw_fd()) }
+}
+
 /// The fourth field of /proc/PID/stat; the second may hold spaces and parentheses (proc_pid_stat(5)).
-fn parent_of(pid: Pid) -> Option<Pid> {
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pid.as_raw_nonzero())).ok()?;
+fn parent_of(pid: libc::pid_t) -> Option<Pid> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     let (_, rest) = stat.rsplit_once(')')?;
     Pid::from_raw(rest.split_whitespace().nth(1)?.parse().ok()?)
 }
@@ -130,12 +148,13 @@ mod tests {
 
     #[test]
     fn the_parent_is_read_from_proc() {
-        assert_eq!(parent_of(getpid()), rustix::process::getppid());
+        assert_eq!(parent_of(rustix::process::getpid().as_raw_nonzero().get()), rustix::process::getppid());
+        assert_eq!(parent_of(0), None);
     }
 
     #[test]
     fn without_a_terminal_nothing_is_handed_over_or_stopped() {
-        let mut terminal = Terminal { tty: None, outer: None, group: None, handed_over: false, outer_stopped: false };
+        let mut terminal = Terminal { tty: None, outer: None, group: group_of(0), handed_over: false, outer_stopped: false };
         assert!(!terminal.hand_over());
         assert_eq!(terminal.mirror_stop(libc::SIGTSTP), None);
         terminal.take_back(Some(libc::SIGINT));
