@@ -1,1 +1,3 @@
-mod route;
+//! The lab: real programs in network namespaces. Needs root.
+
+mod enclosure;
