@@ -169,13 +169,8 @@ impl Drop for Keeper {
 
 /// Starts the keeper with one end of the line.
 fn start_keeper(binary: &Path, request: Request, far: &Line) -> io::Result<Keeper> {
-    let parameters = keeper::Parameters {
-        addresses: request.addresses,
-        mtu: request.mtu,
-        device: request.device,
-        outer: std::process::id(),
-        from_main_thread: rustix::thread::gettid() == rustix::process::getpid(),
-    };
+    let parameters =
+        keeper::Parameters { addresses: request.addresses, mtu: request.mtu, device: request.device, outer: std::process::id() };
     let number = far.as_fd().as_raw_fd();
     let mut keeper = Command::new(binary);
     keeper.arg0("portreeve").arg(INNER_VERB).arg(number.to_string()).arg(serde_json::to_string(&parameters)?).arg("--");

@@ -18,7 +18,7 @@ fn the_exit_code_is_the_commands_own() {
 #[test]
 fn what_cannot_be_run_is_told_apart_as_env_does() {
     for caller in CALLERS {
-        let missing = caller.exec(["no-such-program-anywhere"]).output().expect("runs");
+        let missing = caller.exec(["no-such-program-anywhere"]).env("PATH", "/usr/sbin:/usr/bin:/bin").output().expect("runs");
         assert_eq!(missing.status.code(), Some(127), "{caller:?}");
         assert!(stderr(&missing).contains("no-such-program-anywhere: not found"), "{}", stderr(&missing));
         for refused in ["/etc/passwd", "/etc"] {
@@ -55,15 +55,19 @@ fn directory_environment_umask_and_limits_are_kept() {
 
 #[test]
 fn no_descriptor_and_no_signal_state_of_ours_reaches_the_command() {
+    // The first shell closes what this test's own runner left open, so that the rest is ours.
+    let close = "for n in $(seq 3 300); do eval \"exec $n>&-\" 2>/dev/null; done; exec \"$@\"";
+    let show =
+        "for n in $(seq 0 300); do [ -e /proc/$$/fd/$n ] && echo fd $n; done; exec grep -E '^Sig(Blk|Ign)' /proc/self/status";
     for caller in CALLERS {
-        // The shell closes what this test's own runner left open, so that the rest is ours.
-        let script = "for fd in /proc/self/fd/*; do n=${fd##*/}; [ $n -gt 2 ] && eval \"exec $n>&-\" 2>/dev/null; done; \
-                      exec \"$0\" exec -- sh -c 'echo /proc/$$/fd/*; grep -E \"^Sig(Blk|Ign)\" /proc/$$/status'";
-        let output = caller.command().args(["bash", "-c", script]).arg(super::binary()).output().expect("runs");
-        let text = stdout(&output);
-        let fds = text.lines().next().unwrap_or_default();
-        assert_eq!(fds.split(' ').count(), 3, "{caller:?} {fds}");
-        assert!(text.contains("SigBlk:\t0000000000000000") && text.contains("SigIgn:\t0000000000000000"), "{text}");
+        let run = |words: &[&std::ffi::OsStr]| {
+            stdout(&caller.command().args(["bash", "-c", close, "bash"]).args(words).output().expect("runs"))
+        };
+        let shell = ["sh", "-c", show].map(AsRef::as_ref);
+        let [binary, exec, dashes] = [super::binary().as_os_str(), "exec".as_ref(), "--".as_ref()];
+        let inside = run(&[&[binary, exec, dashes][..], &shell].concat());
+        assert!(inside.starts_with("fd 0\nfd 1\nfd 2\nSigBlk"), "{caller:?} {inside}");
+        assert_eq!(inside, run(&shell), "{caller:?}");
     }
 }
 
@@ -110,6 +114,6 @@ fn only_the_enclosures_own_processes_are_seen() {
 #[test]
 fn the_first_process_is_out_of_an_ordinary_commands_reach() {
     let output =
-        Caller::Nobody.shell("readlink /proc/1/exe || echo exe; ls /proc/1/fd 2>/dev/null || echo fd; kill -9 1; echo lives");
+        Caller::Nobody.shell("readlink /proc/1/exe || echo exe; cat /proc/1/fd/2 2>/dev/null || echo fd; kill -9 1; echo lives");
     assert_eq!(stdout(&output), "exe\nfd\nlives\n", "{}", stderr(&output));
 }

@@ -26,7 +26,7 @@ fn killing_the_outer_process_ends_everything_within_a_second() {
 }
 
 /// The process that runs `portreeve exec` with this mark: not `timeout`, whose line holds it too, nor what is inside.
-fn outer_of(mark: &str) -> u32 {
+pub(super) fn outer_of(mark: &str) -> u32 {
     let outer = processes_with(mark).into_iter().find(|pid| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
         line.starts_with(super::binary().to_string_lossy().as_bytes())

@@ -116,7 +116,7 @@ fn questions_to_a_loopback_resolver_arrive_outside_and_answers_come_from_the_ask
 #[test]
 fn signals_reach_the_command_and_its_group_where_a_terminal_would() {
     // The group's second process hears HUP, not TERM or USR1.
-    let script = "trap 'echo >&2; exit 21' USR1; trap 'exit 22' TERM; trap 'exit 23' HUP; \
+    let script = "trap 'sleep 0.3; exit 21' USR1; trap 'sleep 0.3; exit 22' TERM; trap 'sleep 0.3; exit 23' HUP; \
                   (trap 'touch \"$0\"; exit' HUP; trap 'touch \"$0.too-much\"' TERM USR1; while :; do sleep 0.05; done) & \
                   while :; do sleep 0.05; done";
     for (signal, code) in [(libc::SIGUSR1, 21), (libc::SIGTERM, 22), (libc::SIGHUP, 23), (libc::SIGKILL, 137)] {

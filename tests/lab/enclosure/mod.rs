@@ -9,7 +9,7 @@ mod refusals;
 mod terminal;
 
 use std::ffi::OsStr;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::PathBuf;
 use std::process::{Command, Output};
 use std::sync::OnceLock;
@@ -56,15 +56,24 @@ impl Caller {
     }
 }
 
-/// A copy of the binary that an ordinary user can reach, whatever directory the build is in.
+/// The binary, or a copy of it where the build's directory is closed to ordinary users. Each build is copied once.
 pub(crate) fn binary() -> &'static PathBuf {
     static BINARY: OnceLock<PathBuf> = OnceLock::new();
     BINARY.get_or_init(|| {
-        let dir = std::env::temp_dir().join(format!("portreeve-lab-{}", std::process::id()));
-        std::fs::create_dir_all(&dir).expect("a directory");
-        std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).expect("the mode");
-        let copy = dir.join("portreeve");
-        std::fs::copy(env!("CARGO_BIN_EXE_portreeve"), &copy).expect("a copy");
+        let built = PathBuf::from(env!("CARGO_BIN_EXE_portreeve"));
+        let mut try_it = Caller::Nobody.command();
+        if try_it.args(["test", "-x"]).arg(&built).status().expect("test runs").success() {
+            return built;
+        }
+        let stamp = std::fs::metadata(&built).expect("the binary").mtime();
+        let copy = std::env::temp_dir().join(format!("portreeve-lab-binary-{stamp}"));
+        if !copy.exists() {
+            // Other tests may do the same at the same time; the rename lets all of them see a whole file.
+            let part = copy.with_extension(std::process::id().to_string());
+            std::fs::copy(&built, &part).expect("a copy");
+            std::fs::set_permissions(&part, PermissionsExt::from_mode(0o755)).expect("the mode");
+            std::fs::rename(&part, &copy).expect("renamed");
+        }
         copy
     })
 }

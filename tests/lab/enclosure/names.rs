@@ -14,8 +14,8 @@ fn prepared(caller: super::Caller, prepare: &str, script: &str) -> std::process:
 #[test]
 fn a_resolv_conf_that_names_a_server_stays_as_it_is() {
     let text = "search example.org\nnameserver 192.0.2.53\n";
-    let prepare = "f=$(mktemp); printf 'search example.org\\nnameserver 192.0.2.53\\n' >$f; chmod 644 $f; \
-                   mount --bind $f /etc/resolv.conf; rm $f";
+    let prepare = "mount -t tmpfs tmpfs /mnt; printf 'search example.org\\nnameserver 192.0.2.53\\n' >/mnt/f; chmod 644 /mnt/f; \
+                   mount --bind /mnt/f /etc/resolv.conf";
     for caller in CALLERS {
         let output = prepared(caller, prepare, "cat /etc/resolv.conf");
         assert_eq!(stdout(&output), text, "{caller:?} {}", stderr(&output));
@@ -24,7 +24,8 @@ fn a_resolv_conf_that_names_a_server_stays_as_it_is() {
 
 #[test]
 fn one_that_names_none_is_covered_inside_only() {
-    let prepare = "f=$(mktemp); echo 'search example.org' >$f; chmod 644 $f; mount --bind $f /etc/resolv.conf; rm $f";
+    let prepare =
+        "mount -t tmpfs tmpfs /mnt; echo 'search example.org' >/mnt/f; chmod 644 /mnt/f; mount --bind /mnt/f /etc/resolv.conf";
     for caller in CALLERS {
         let output = prepared(caller, prepare, "cat /etc/resolv.conf");
         assert_eq!(stdout(&output), "search example.org\nnameserver 127.0.0.53\n", "{caller:?} {}", stderr(&output));

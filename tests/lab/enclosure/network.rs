@@ -24,13 +24,11 @@ fn no_other_link_is_there_and_sys_shows_the_same() {
 }
 
 #[test]
-fn what_was_mounted_below_sys_is_still_there() {
-    let mounted =
-        |text: &str| text.lines().filter(|line| line.split(' ').nth(4).is_some_and(|at| at.starts_with("/sys/"))).count();
-    let outside = mounted(&std::fs::read_to_string("/proc/self/mountinfo").expect("the mounts"));
+fn what_is_mounted_below_sys_is_still_there() {
+    let script = "find /sys/fs/cgroup /sys/kernel/security -maxdepth 2 -name 'cgroup.procs' -o -maxdepth 1 | sort";
     for caller in CALLERS {
-        let inside = mounted(&stdout(&caller.exec(["cat", "/proc/self/mountinfo"]).output().expect("runs")));
-        assert_eq!(inside, outside, "{caller:?}");
+        let outside = caller.command().args(["sh", "-c", script]).output().expect("runs");
+        assert_eq!(stdout(&caller.shell(script)), stdout(&outside), "{caller:?}");
     }
 }
 
@@ -69,6 +67,17 @@ fn enclosures_nest() {
         assert_eq!(output.status.code(), Some(5), "{caller:?} {}", stderr(&output));
         let text = stdout(&output);
         assert!(text.contains("inet ") && text.ends_with(&format!("\n{}\n", caller.id())), "{text}");
+    }
+}
+
+#[test]
+fn the_root_of_a_user_namespace_and_a_named_network_namespace_have_enclosures_too() {
+    let script = "test $(id -u) = 0 && ip -o addr show dev portreeve0 | wc -l";
+    let shells = [&["-Ur"][..], &["-n"], &["-Urn"], &["-Urpf", "--mount-proc"]];
+    for flags in shells {
+        let mut unshare = std::process::Command::new("unshare");
+        let output = unshare.args(flags).arg(super::binary()).args(["exec", "--", "sh", "-c", script]).output().expect("runs");
+        assert_eq!(stdout(&output), "2\n", "{flags:?} {}", stderr(&output));
     }
 }
 

@@ -26,11 +26,13 @@ fn a_limit_of_no_network_namespaces_is_named() {
 
 #[test]
 fn a_chroot_is_named() {
-    let script =
-        "mount --bind / /mnt; exec chroot /mnt setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" exec -- echo ran";
+    // The top of a mount would be no chroot in the kernel's eyes, so the new root lies below one.
+    let script = "set -e; mount -t tmpfs tmpfs /mnt; mkdir /mnt/jail; for d in bin lib lib64 usr proc dev tmp etc; do \
+                  [ -e /$d ] || continue; mkdir -p /mnt/jail/$d; mount --rbind /$d /mnt/jail/$d; done; \
+                  touch /mnt/jail/portreeve; mount --bind \"$0\" /mnt/jail/portreeve; \
+                  exec chroot /mnt/jail setpriv --reuid=65534 --regid=65534 --clear-groups /portreeve exec -- echo ran";
     let output = Command::new("unshare").args(["--mount", "sh", "-c", script]).arg(binary()).output().expect("unshare runs");
-    // A bind mount's top is the root of a mount, hence no chroot in the kernel's eyes; a directory below it is one.
-    assert!(output.status.success() || output.status.code() == Some(125), "{}", stderr(&output));
+    assert_refused(&output, "run outside the chroot");
 }
 
 #[test]
@@ -47,6 +49,14 @@ fn a_missing_tun_node_is_named() {
     let script = "mount -t tmpfs tmpfs /dev/net; exec \"$0\" exec -- echo ran";
     let output = Command::new("unshare").args(["--mount", "sh", "-c", script]).arg(binary()).output().expect("unshare runs");
     assert_refused(&output, "/dev/net/tun does not exist");
+}
+
+#[test]
+fn a_proc_that_a_container_has_covered_is_named() {
+    let script = "set -e; mount --bind /dev/null /proc/uptime; exec \"$0\" exec -- echo ran";
+    let mut unshare = Command::new("unshare");
+    let output = unshare.args(["-Urmpf", "--mount-proc", "sh", "-c", script]).arg(binary()).output().expect("unshare runs");
+    assert_refused(&output, "--security-opt systempaths=unconfined");
 }
 
 #[test]

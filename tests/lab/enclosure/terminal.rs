@@ -143,3 +143,15 @@ fn a_stop_without_a_shell_that_could_undo_it_does_not_last() {
     typist.types("\x1a");
     typist.expect("done");
 }
+
+#[test]
+fn the_terminal_comes_back_when_the_outer_process_is_killed() {
+    let mark = format!("{}.77", 1_000_000 + std::process::id());
+    let mut typist = Typist::bash();
+    typist.types(&format!("sh -c '{}; cat'\n", exec(&format!("sleep {mark}"))));
+    assert!(until(Duration::from_secs(5), || !super::processes_with(&format!("sleep\0{mark}")).is_empty()));
+    let outer = super::ends::outer_of(&mark).to_string();
+    assert!(Command::new("kill").args(["-KILL", &outer]).status().expect("kill runs").success());
+    typist.types("words\n");
+    typist.expect("words\r\nwords");
+}
