@@ -70,7 +70,7 @@ fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result
     let step = |what: &'static str| move |source: io::Error| EncloseError::step(what, source);
     // Wakes a keeper that is stopped; the end of the line then ends it. Not KILL, which a mere thread's end would send too.
     set_parent_process_death_signal(Some(Signal::CONT)).map_err(|source| step("follow the outer process")(source.into()))?;
-    let signals = Signals::block_all_and_read(&[Signal::CHILD, Signal::CONT]).map_err(step("block signals"))?;
+    let signals = Signals::block_all_and_read(&[Signal::CHILD, Signal::TSTP, Signal::CONT]).map_err(step("block signals"))?;
     let standing = Standing::look().map_err(step("read the own capabilities"))?;
     let (init_line, far_line) = Line::pair().map_err(step("make a socket pair"))?;
     let around = error::Surroundings::look(standing.wants_user_namespace());
@@ -142,8 +142,8 @@ impl Kept {
             if gone || asked && !self.answer() {
                 return self.kill();
             }
-            if signalled && self.signals.drain_for(Signal::CONT) {
-                self.resume();
+            if signalled {
+                self.follow_shell();
             }
         }
     }
@@ -166,11 +166,16 @@ impl Kept {
         grant.is_none_or(|grant| self.line.send(&grant).is_ok())
     }
 
-    /// The shell lets the job go on.
-    fn resume(&mut self) {
-        let terminal = self.terminal.hand_over();
-        // Its absence is noticed at the next turn.
-        let _ = self.line.send(&Grant::Resume { terminal });
+    /// Mirrors what the shell or the terminal did to the job. The first process's absence is noticed at the next turn.
+    fn follow_shell(&mut self) {
+        for number in self.signals.arrived() {
+            if number == Signal::TSTP.as_raw() {
+                let _ = self.line.send(&Grant::Stop);
+            } else if number == Signal::CONT.as_raw() {
+                let terminal = self.terminal.hand_over();
+                let _ = self.line.send(&Grant::Resume { terminal });
+            }
+        }
     }
 
     /// Ends the first process, and so everything inside, and waits for that.

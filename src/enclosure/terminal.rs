@@ -4,9 +4,13 @@
 //!
 //! The shell knows one job: the outer process's group, in which the keeper is too. The command has another group, so that inside
 //! it has a number, and so that a Ctrl-C goes to the command and not to the router. While the job is in the foreground the
-//! command's group is handed the terminal. When the command is stopped (Ctrl-Z), the terminal goes back and the job's group and
-//! the outer process are stopped, which the shell sees; when the shell lets the job go on, the keeper gets SIGCONT like every
-//! process of the group, hands the terminal over again if the job is in the foreground, and has the command go on.
+//! command's group is handed the terminal: from the start where standard input is one, else when the command first reaches for
+//! it (a pager at the end of a pipe). A script's background job, whose input the shell has taken away, so leaves the terminal to
+//! the script.
+//!
+//! When the command is stopped (Ctrl-Z), the terminal goes back and the job's group and the outer process are stopped, which the
+//! shell sees. When the shell lets the job go on, the keeper gets SIGCONT like every process of the group, hands the terminal
+//! over again if the job is in the foreground, and has the command go on.
 //!
 //! Keeps one rule: without a controlling terminal nothing here does anything. The keeper has every signal blocked, so neither a
 //! stop nor an interrupt that it sends to the group hits itself.
@@ -16,7 +20,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, kill_current_process_group, kill_process};
-use rustix::termios::tcsetpgrp;
+use rustix::termios::{isatty, tcsetpgrp};
 
 use super::signals::signal;
 
@@ -28,6 +32,8 @@ pub(super) struct Terminal {
     tty: Option<OwnedFd>,
     outer: Option<Pid>,
     group: Id,
+    /// Whether the command shall have the terminal whenever the job is in the foreground.
+    wanted: bool,
     handed_over: bool,
     outer_stopped: bool,
 }
@@ -37,32 +43,36 @@ impl Terminal {
     pub(super) fn open(outer: u32) -> Self {
         let tty = open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok();
         let outer = i32::try_from(outer).ok().and_then(Pid::from_raw);
-        Self { tty, outer, group: group_of(0), handed_over: false, outer_stopped: false }
+        Self { tty, outer, group: group_of(0), wanted: isatty(std::io::stdin()), handed_over: false, outer_stopped: false }
     }
 
     /// Says whether the command may take the terminal: the job must be in the foreground.
     pub(super) fn hand_over(&mut self) -> bool {
         self.outer_stopped = false;
-        self.handed_over |= self.is_foreground();
-        self.handed_over
+        let granted = self.wanted && self.is_foreground();
+        self.handed_over |= granted;
+        granted
     }
 
     fn is_foreground(&self) -> bool {
         self.tty.as_ref().is_some_and(|tty| foreground_of(tty) == self.group)
     }
 
-    /// The command was stopped: the job stops with it. Where no shell could let it go on, the command shall go on at once; the
-    /// answer then says whether it keeps the terminal.
+    /// The command was stopped: the job stops with it. An answer means that the command shall go on at once, and whether it gets
+    /// the terminal: when it reached for the terminal of a foreground job, and when no shell could ever let it go on.
     pub(super) fn mirror_stop(&mut self, number: i32) -> Option<bool> {
         let (Some(_), Some(outer), Some(signal)) = (&self.tty, self.outer, signal(number)) else { return None };
-        let keyboard = [Signal::TSTP, Signal::TTIN, Signal::TTOU].contains(&signal);
-        if !self.has_shell(outer) {
-            // The kernel spares orphaned groups the terminal's stops (setpgid(2)); a plain SIGSTOP holds there too.
-            return keyboard.then_some(self.handed_over);
+        if [Signal::TTIN, Signal::TTOU].contains(&signal) && self.is_foreground() {
+            self.wanted = true;
+            return Some(self.hand_over());
         }
-        self.give_back();
+        if !self.has_shell(outer) {
+            // The kernel spares orphaned groups the terminal's stops (setpgid(2)); a plain SIGSTOP holds there too. Who reaches
+            // for a terminal that nobody can give it would only be stopped again.
+            return (signal == Signal::TSTP).then_some(false);
+        }
         self.outer_stopped = true;
-        if keyboard {
+        if self.give_back() && signal != Signal::STOP {
             // The other processes of a pipeline stop as they would have by the key.
             let _ = kill_current_process_group(Signal::TSTP);
         }
@@ -154,7 +164,8 @@ mod tests {
 
     #[test]
     fn without_a_terminal_nothing_is_handed_over_or_stopped() {
-        let mut terminal = Terminal { tty: None, outer: None, group: group_of(0), handed_over: false, outer_stopped: false };
+        let mut terminal =
+            Terminal { tty: None, outer: None, group: group_of(0), wanted: true, handed_over: false, outer_stopped: false };
         assert!(!terminal.hand_over());
         assert_eq!(terminal.mirror_stop(libc::SIGTSTP), None);
         terminal.take_back(Some(libc::SIGINT));

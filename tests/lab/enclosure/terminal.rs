@@ -155,3 +155,37 @@ fn the_terminal_comes_back_when_the_outer_process_is_killed() {
     typist.types("words\n");
     typist.expect("words\r\nwords");
 }
+
+#[test]
+fn a_pager_at_the_end_of_a_pipe_gets_the_terminal() {
+    let mut typist = Typist::bash();
+    typist.types(&format!("seq 100 | {}\n", exec("sh -c 'read x </dev/tty; echo got=$x; wc -l'")));
+    std::thread::sleep(Duration::from_millis(300));
+    typist.types("key\n");
+    typist.expect("got=key\r\n100");
+}
+
+#[test]
+fn a_background_job_of_a_script_leaves_the_terminal_to_the_script() {
+    let mut typist = Typist::bash();
+    typist.types(&format!("sh -c '{} & sleep 0.5; read x; echo got=$x; kill $!'\n", exec("sleep 50")));
+    std::thread::sleep(Duration::from_millis(700));
+    typist.types("words\n");
+    typist.expect("got=words");
+}
+
+#[test]
+fn a_job_that_has_no_terminal_as_its_input_stops_and_goes_on_too() {
+    let mut typist = Typist::bash();
+    typist.types(&format!(
+        "{} </dev/null\n",
+        exec("sh -c 'echo rea\"\"dy; for i in 1 2 3 4 5 6 7 8 9; do sleep 0.2; done; echo do\"\"ne'")
+    ));
+    typist.expect("ready");
+    typist.types("\x1a");
+    typist.expect("Stopped");
+    std::thread::sleep(Duration::from_secs(2));
+    typist.types("echo sti\"\"ll; fg\n");
+    typist.expect("still");
+    typist.expect("done");
+}
