@@ -9,7 +9,10 @@ use portreeve::netlink::SocketTable;
 use portreeve::packet::{FiveTuple, Protocol};
 use portreeve::process::{Identity, Socket};
 use portreeve::procfs::{Options, Processes};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::thread::UnshareFlags;
+
+const PATIENCE: Timespec = Timespec { tv_sec: 20, tv_nsec: 0 };
 
 /// Runs a test in a network namespace of its own: loopback is up, and everything else goes to a TUN that nobody reads.
 pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -54,7 +57,8 @@ impl Program {
         program
     }
 
-    /// A Python program; `socket` and `os` are imported, `say(...)` prints a line, `end()` waits for the end.
+    /// A Python program; `socket` and `os` are imported, `say(...)` prints a line, `end()` waits for
+    /// [`Self::go_on`], reading no more than that one line: the next is for the program that it may become.
     pub(super) fn python(code: &str) -> Self {
         Self::start(Command::new("python3").args(["-c", &python(code)]))
     }
@@ -64,14 +68,23 @@ impl Program {
     }
 
     pub(super) fn next_line(&mut self) -> String {
+        self.wait_for_words();
         let mut line = String::new();
         self.stdout.read_line(&mut line).expect("the program speaks");
         assert!(!line.is_empty(), "the program ended before it was ready");
         line.trim_end().to_owned()
     }
 
+    /// A program that never speaks fails its test instead of stopping all.
+    fn wait_for_words(&self) {
+        let mut fds = [PollFd::new(self.stdout.get_ref(), PollFlags::IN)];
+        let spoke = !self.stdout.buffer().is_empty() || poll(&mut fds, Some(&PATIENCE)).is_ok_and(|ready| ready > 0);
+        assert!(spoke, "the program says nothing");
+    }
+
     /// True when a line comes, be it an empty one.
     pub(super) fn next_line_may_be_empty(&mut self) -> bool {
+        self.wait_for_words();
         let mut line = String::new();
         self.stdout.read_line(&mut line).is_ok_and(|length| length > 0)
     }

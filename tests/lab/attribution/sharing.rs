@@ -80,6 +80,7 @@ fn socket_inherited_by_another_program_has_both_as_ambiguous_holders() {
                 names.sort();
                 assert!(names.len() == 2 && names.contains(&PathBuf::from("sleep")), "{hand_over}: {names:?}");
                 assert!(found.iter().all(|identity| identity.confidence == Confidence::Ambiguous));
+                assert_eq!(processes.find_quick(&socket), None, "one holder alone is no answer");
             }
             end_children(&program);
         }
