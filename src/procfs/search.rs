@@ -36,8 +36,6 @@ const WALK_PAUSE: Duration = Duration::from_millis(250);
 const READS: usize = 3;
 /// Children of the first holder that are searched.
 const CHILDREN: usize = 32;
-/// Descriptors that a forked child most likely has a socket at, beside its parent's number: inetd's way.
-const INHERITED_FDS: [u32; 3] = [0, 1, 2];
 
 /// Where to look. The default is this machine, all of it.
 #[derive(Clone, Debug)]
@@ -128,8 +126,8 @@ impl Processes {
 
     /// All holders that can be seen with reasonable work: never empty, at least the unattributed identity with the user's number.
     ///
-    /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one
-    /// and at 0, 1 and 2, where a forked or exec'd child has it, and searches that one's parents and children. Holders that run the same program are one identity; different ones
+    /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one,
+    /// where a forked or exec'd child has it, and searches that one's parents and children. Holders that run the same program are one identity; different ones
     /// are all returned, each `Ambiguous`, and the strictest verdict holds.
     #[must_use]
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
@@ -286,10 +284,10 @@ impl Processes {
             let likely = search.found.first().map(|(_, fd)| *fd);
             let holder = match likely {
                 None => self.search_in(pid, search),
-                Some(fd) => std::iter::once(fd)
-                    .chain(INHERITED_FDS)
-                    .find(|fd| process::holds(root.as_fd(), pid, *fd, &search.link))
-                    .and_then(|fd| Some((self.inside(pid)?.confirm()?, fd))),
+                Some(fd) if process::holds(root.as_fd(), pid, fd, &search.link) => {
+                    self.inside(pid).and_then(Process::confirm).map(|process| (process, fd))
+                }
+                Some(_) => None,
             };
             search.found.extend(holder.map(|(process, fd)| (Arc::new(process), fd)));
         }
