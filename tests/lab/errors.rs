@@ -43,8 +43,9 @@ fn a_closed_udp_port_refuses() {
 }
 
 #[test]
-fn an_unreachable_host_is_told_to_datagrams_too() {
+fn an_unreachable_host_is_silence_to_plain_datagrams() {
     let [four, six] = Lab::UNREACHABLE;
     let send = |router: &Router<'_>, address: &str, port: u16| told(router.run(probe(&["datagram", address, &port.to_string()])));
-    compare([(four, 7, "EHOSTUNREACH"), (six, 7, "ENETUNREACH")], send);
+    // Not fatal to a UDP socket that does not ask for errors (net/ipv4/icmp.c, icmp_err_convert).
+    compare([(four, 7, "silence"), (six, 7, "silence")], send);
 }
