@@ -46,7 +46,7 @@
 //! | top | [`app`] | start order, event loops, shutdown: the only room that sees all |
 //!
 //! Rule: `app → upper → router → verdict → profile, flow, names, process → packet`; an upper room never names another upper
-//! room, except that [`cli`] calls [`app`], and every upper room may be called by `app`.
+//! room, except that [`cli`], whose verbs are the others' doors, calls them and [`app`], and every upper room may be called by `app`.
 
 pub mod flow;
 pub mod names;

@@ -1,1 +1,15 @@
-fn main() {}
+//! The binary: hands the command line to `cli`, and to the verbs that start a router the functions of `app` that do it.
+
+use std::process::ExitCode;
+
+use portreeve::app;
+use portreeve::cli::{self, Starters};
+use portreeve::enclosure::{INNER_VERB, inner_main};
+
+fn main() -> ExitCode {
+    // The enclosure's keeper must have one thread: nothing may come before this.
+    if std::env::args_os().nth(1).is_some_and(|verb| verb == INNER_VERB) {
+        inner_main();
+    }
+    cli::main(Starters { exec: app::exec, up: |_| cli::Exit::Failed, level_features: |_| String::new() })
+}

@@ -1,1 +1,15 @@
-//! (room)
+//! Start order, event loops, shutdown: the only room that sees all.
+//!
+//! Keeps one rule: rules are loaded before the first packet can come, and what `up` installed is undone by whoever started it.
+
+mod asker;
+mod core;
+mod dns;
+mod engine;
+mod exec;
+mod policies;
+mod shard;
+mod shared;
+mod signals;
+
+pub use exec::exec;

@@ -4,5 +4,7 @@
 #![deny(clippy::disallowed_methods)]
 
 mod record;
+mod table;
 
 pub use record::{Direction, Record};
+pub use table::{Flow, FlowId, Owner, Parked, Service, State, Table};

@@ -4,7 +4,9 @@
 #![deny(clippy::disallowed_methods)]
 
 mod name;
+mod pattern;
 mod sightings;
 
 pub use name::{Name, NameError};
+pub use pattern::{Pattern, PatternError};
 pub use sightings::{Asker, Sighting, Sightings};

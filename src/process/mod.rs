@@ -3,6 +3,12 @@
 //! Keeps one rule: this room never looks at /proc or at any file; `procfs` hands it facts.
 #![deny(clippy::disallowed_methods)]
 
+mod fingerprint;
+mod framework;
 mod identity;
+mod socket;
 
+pub use fingerprint::{HomePath, Looked, Matching, Strength, tidy};
+pub use framework::{Framework, Surroundings, check_template, rewrite};
 pub use identity::{Ancestor, Confidence, Exe, Identity, Tag};
+pub use socket::Socket;

@@ -1,1 +1,25 @@
-//! (room)
+//! /proc and cgroups → identity: which program holds this socket, and what is known of it.
+//!
+//! Theory of operation. The kernel's tables name a socket by its inode; only the descriptor lists of /proc say who holds it.
+//! Looking at all of them takes milliseconds, so [`Processes::find_quick`] looks, within a fixed number of links, where the
+//! socket most likely is: at the last owner of this cookie, then at the programs that lately owned sockets of this user or
+//! cgroup, their last descriptor number first. What it misses goes to [`Processes::find`] off the data path: members of the
+//! cgroup, the user's processes, all; newest first. A cached answer is only a hint of where to look: the descriptor, the
+//! executable's device and inode, the arguments and the working directory are read again for every flow.
+//!
+//! Keeps one rule: no guess. A socket whose holder is not seen belongs to nobody, with its user kept.
+//!
+//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody),
+//! descriptors passed to a process that the search had no reason to visit.
+
+mod cache;
+mod cgroups;
+mod identity;
+mod process;
+mod search;
+mod sockets;
+mod tags;
+mod text;
+mod users;
+
+pub use search::{Options, Processes};

@@ -1,1 +1,8 @@
-//! (room)
+//! What stands on disk: profile sets.
+//!
+//! Keeps one rule: a set with a fault is not loaded, so that the last good policy stays. Does not decide anything.
+
+mod set;
+mod shipped;
+
+pub use set::{Set, default_dirs, load_default, load_set, read_default, read_set};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::profile::Layer;
+use crate::profile::{Layer, Source};
 
 /// What happens to the flow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +38,15 @@ impl fmt::Display for Verdict {
 pub enum Lane {
     Direct,
     Gate,
+}
+
+impl fmt::Display for Lane {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Gate => "gate",
+        })
+    }
 }
 
 /// Counts policy changes. A permit of an older epoch is judged again.
@@ -112,6 +121,26 @@ impl Reason {
     pub fn of(check: Check) -> Self {
         Self { check, layer: None, profile: None, rule: None, file: None, line: None }
     }
+
+    /// A reason that a line of a profile stands behind. Copies no text.
+    #[must_use]
+    pub fn at(check: Check, source: &Source) -> Self {
+        let Source { layer, profile, text, file, line } = source;
+        Self {
+            check,
+            layer: Some(*layer),
+            profile: Some(Arc::clone(profile)),
+            rule: Some(Arc::clone(text)),
+            file: Some(Arc::clone(file)),
+            line: Some(*line),
+        }
+    }
+
+    /// A reason in words, where no line of a profile stands behind it.
+    #[must_use]
+    pub fn because(check: Check, phrase: &str) -> Self {
+        Self { rule: Some(Arc::from(phrase)), ..Self::of(check) }
+    }
 }
 
 impl fmt::Display for Reason {
@@ -130,6 +159,18 @@ impl fmt::Display for Reason {
     }
 }
 
+impl Reason {
+    /// The rule with its file and line, as records show it.
+    #[must_use]
+    pub fn rule_text(&self) -> Option<String> {
+        let rule = self.rule.as_deref()?;
+        match (&self.file, self.line) {
+            (Some(file), Some(line)) => Some(format!("{rule} ({}:{line})", file.display())),
+            (_, _) => Some(rule.to_owned()),
+        }
+    }
+}
+
 /// Verdict and reason.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
@@ -139,14 +180,14 @@ pub struct Decision {
     sealed: Sealed,
 }
 
-/// Keeps `Decision` from being built outside this room: an Accept exists only if the walk came to it.
+/// The verdict that the walk came to. Keeps `Decision` from being built, or turned into an Accept, outside this room.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Sealed;
+struct Sealed(Verdict);
 
 impl Decision {
     /// Only the walk calls this.
     pub(super) fn new(verdict: Verdict, lane: Lane, reason: Reason) -> Self {
-        Self { verdict, lane, reason, sealed: Sealed }
+        Self { verdict, lane, reason, sealed: Sealed(verdict) }
     }
 
     /// A refusal that needs no walk: a limit was reached, a prompt expired, nobody could be asked.
@@ -155,10 +196,16 @@ impl Decision {
         Self::new(Verdict::Block, Lane::Direct, reason)
     }
 
+    /// A decision that no walk came to.
+    #[cfg(test)]
+    pub(crate) fn for_test(verdict: Verdict, reason: Reason) -> Self {
+        Self::new(verdict, Lane::Direct, reason)
+    }
+
     /// The ticket to egress; None unless the verdict is Accept.
     #[must_use]
     pub fn permit(&self, epoch: Epoch) -> Option<Permit> {
-        (self.verdict == Verdict::Accept).then_some(Permit { epoch, lane: self.lane })
+        (self.sealed == Sealed(Verdict::Accept) && self.verdict == Verdict::Accept).then_some(Permit { epoch, lane: self.lane })
     }
 }
 

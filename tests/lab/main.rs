@@ -11,3 +11,4 @@ mod names;
 mod programs;
 mod refusal;
 mod whole;
+mod route;

@@ -1,0 +1,275 @@
+//! What `up` and `exec` have in common: the packet loop, the resolver, the control socket, and their threads.
+//!
+//! Start order: rules are loaded by the caller, then the threads start, then traffic may flow. End: the packet loop first, so that
+//! every flow writes its record, then the rest.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::path::Path;
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::runtime::Runtime;
+use tokio::sync::{mpsc, watch};
+
+use super::dns::{self, PolicyJudge};
+use super::engine::{Facts, Running};
+use super::policies::{Loaded, Loader};
+use super::shard::{Attributor, Handle, Message, Parts, Shard};
+use super::shared::Shared;
+use crate::control::{Event, Listener, render};
+use crate::egress::Dialer;
+use crate::flow::Record;
+use crate::names::Name;
+use crate::netlink::SocketTable;
+use crate::procfs::Processes;
+use crate::profile::Level;
+use crate::resolver::{Resolver, Upstreams};
+use crate::router::Config;
+use crate::tun::Queue;
+
+/// Where the host's own loopback is reached with `--host-loopback`.
+pub(super) const HOST_LOOPBACK: (Ipv4Addr, Ipv6Addr) =
+    (Ipv4Addr::new(169, 254, 17, 1), Ipv6Addr::new(0xfd17, 0, 0, 0, 0, 0, 0, 1));
+/// Its name.
+const HOST_NAME: &str = "host.portreeve.internal";
+/// Questions and streams on their way to the resolver.
+const QUESTIONS: usize = 1024;
+/// Sockets on their way to the attribution thread.
+const JOBS: usize = 1024;
+/// Records on their way to the record file.
+const RECORDS: usize = 16_384;
+/// Descriptors kept for DNS, control and files beside the flows' own.
+const RESERVED_DESCRIPTORS: u64 = 512;
+
+/// What a router is made from.
+pub(super) struct Plan {
+    pub(super) tun: Queue,
+    pub(super) sockets: SocketTable,
+    pub(super) processes: Arc<Processes>,
+    pub(super) netns_of: Option<u32>,
+    pub(super) mark: Option<u32>,
+    pub(super) host_loopback: bool,
+    pub(super) own_addresses: Vec<IpAddr>,
+    pub(super) loader: Loader,
+    pub(super) loaded: Loaded,
+    pub(super) level: Level,
+    pub(super) upstreams: Upstreams,
+    pub(super) facts: Facts,
+    pub(super) record: Option<std::fs::File>,
+    pub(super) loopback_dns: (Vec<UdpSocket>, Vec<TcpListener>),
+}
+
+/// A router that runs.
+pub(super) struct Core {
+    pub(super) runtime: Runtime,
+    pub(super) running: Arc<Running>,
+    pub(super) undone: watch::Sender<bool>,
+    pub(super) ending: watch::Receiver<bool>,
+    threads: Vec<JoinHandle<()>>,
+    recorder: Option<JoinHandle<()>>,
+}
+
+impl Core {
+    /// Starts the threads; packets are read from now on.
+    pub(super) fn start(plan: Plan) -> io::Result<Self> {
+        let descriptors = raise_descriptor_limit();
+        let (recorder, records) = match plan.record {
+            Some(file) => {
+                let (sender, receiver) = sync_channel(RECORDS);
+                (Some(spawn("records", move || write_records(file, &receiver))?), Some(sender))
+            }
+            None => (None, None),
+        };
+        let policy = Arc::new(plan.loaded.policy);
+        let shared = Arc::new(Shared::new(policy, plan.level, plan.processes.clone(), records));
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()?;
+        let attributor = Arc::new(Attributor::new(plan.sockets, plan.processes, plan.netns_of));
+        let (jobs, job_queue) = sync_channel(JOBS);
+        let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
+        let (stream_sender, streams) = mpsc::channel(QUESTIONS);
+        let parts = Parts {
+            tun: plan.tun,
+            config: config_of(plan.host_loopback, descriptors),
+            dialer: Dialer::new(plan.mark),
+            attributor: attributor.clone(),
+            jobs,
+            dns: dns_sender,
+            streams: stream_sender,
+            own_addresses: plan.own_addresses,
+        };
+        let (shard, handle) = Shard::new(parts, shared.clone())?;
+        let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;
+        runtime.spawn(dns::serve_datagrams(datagrams, resolver.clone(), handle.clone()));
+        runtime.spawn(dns::serve_streams(streams, resolver.clone()));
+        for socket in plan.loopback_dns.0 {
+            runtime.spawn(dns::serve_loopback_udp(socket, resolver.clone(), attributor.clone()));
+        }
+        for listener in plan.loopback_dns.1 {
+            runtime.spawn(dns::serve_loopback_tcp(listener, resolver.clone(), attributor.clone()));
+        }
+        let searching = (attributor, handle.clone());
+        let (ending_sender, ending) = watch::channel(false);
+        let (undone, ended) = watch::channel(false);
+        let stopped = ending_sender.clone();
+        let threads = vec![
+            spawn("attribution", move || searching.0.serve(&job_queue, &searching.1))?,
+            spawn("packets", move || {
+                if let Err(error) = shard.run() {
+                    tracing::error!(%error, "the packet loop ended; traffic is refused");
+                }
+                stopped.send_replace(true);
+            })?,
+        ];
+        let running = Arc::new(Running {
+            facts: plan.facts,
+            shared,
+            shard: handle,
+            loader: plan.loader,
+            sources: Mutex::new(plan.loaded.sources),
+            ending: ending_sender,
+            ended,
+        });
+        Ok(Self { runtime, running, undone, ending, threads, recorder })
+    }
+
+    /// Serves the control socket until the end.
+    pub(super) fn serve_control(&self, listener: Listener) {
+        let engine = self.running.clone();
+        self.runtime.spawn(async move {
+            if let Err(error) = crate::control::serve(listener, engine).await {
+                tracing::error!(%error, "the control socket failed");
+            }
+        });
+    }
+
+    /// Prints each verdict to stderr.
+    pub(super) fn print_verdicts(&self) {
+        let mut events = self.running.shared.events.subscribe();
+        let colour = render::Colour::of(&io::stderr());
+        self.runtime.spawn(async move {
+            loop {
+                match events.recv().await {
+                    Ok(event) => {
+                        if let Some(line) = told(&event).then(|| render::event_line(&event, colour)).flatten() {
+                            eprintln!("{line}");
+                        }
+                    }
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => eprintln!("… {missed} events missed"),
+                    Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
+                }
+            }
+        });
+    }
+
+    /// Ends the packet loop and waits until every record is written.
+    pub(super) fn stop(self) {
+        let Self { runtime, running, undone, ending: _, threads, recorder } = self;
+        running.shard.send(Message::Stop);
+        let wait = |thread: JoinHandle<()>| {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the router panicked");
+            }
+        };
+        threads.into_iter().for_each(wait);
+        undone.send_replace(true);
+        // Whoever asked for the end reads the answer before the socket goes.
+        runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(20)).await });
+        runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+        drop(running);
+        recorder.into_iter().for_each(wait);
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        self.running.shard.clone()
+    }
+}
+
+/// A verdict line says what was decided; ends are told by records.
+fn told(event: &Event) -> bool {
+    match event {
+        Event::Ended(record) => record.verdict != "accept",
+        Event::Opened(_) => false,
+        Event::Decided(_)
+        | Event::Question(_)
+        | Event::Prompt(_)
+        | Event::PromptClosed { .. }
+        | Event::Level(_)
+        | Event::Reloaded(_)
+        | Event::Notice(_) => true,
+    }
+}
+
+fn make_resolver(
+    runtime: &Runtime,
+    upstreams: Upstreams,
+    mark: Option<u32>,
+    host_loopback: bool,
+    shared: Arc<Shared>,
+) -> io::Result<Arc<Resolver<PolicyJudge>>> {
+    let mut fixed = BTreeMap::new();
+    if host_loopback && let Ok(name) = HOST_NAME.parse::<Name>() {
+        fixed.insert(name, vec![HOST_LOOPBACK.0.into(), HOST_LOOPBACK.1.into()]);
+    }
+    let _inside = runtime.enter();
+    let judge = Arc::new(PolicyJudge::new(shared));
+    let resolver = Resolver::new(upstreams, crate::resolver::Dialer { mark }, fixed, judge).map_err(io::Error::other)?;
+    Ok(Arc::new(resolver))
+}
+
+fn config_of(host_loopback: bool, descriptors: u64) -> Config {
+    let mut seed = [0; 8];
+    // The kernel's generator is always ready by the time that programs run; a zero seed is weaker, not wrong.
+    let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+    let mut config = Config::new((Instant::now(), unix_ms()), u64::from_ne_bytes(seed));
+    config.host_loopback = host_loopback.then_some(HOST_LOOPBACK);
+    let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);
+    config.max_flows = config.max_flows.min(usize::try_from(room).unwrap_or(usize::MAX));
+    config
+}
+
+/// Milliseconds since the Unix epoch.
+pub(super) fn unix_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// One flow is one descriptor: take all that may be had.
+fn raise_descriptor_limit() -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
+    match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
+        Err(_) => limit.current.unwrap_or(1024),
+    }
+}
+
+fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(f)
+}
+
+/// Writes records as JSON lines until no sender is left.
+fn write_records(file: std::fs::File, records: &Receiver<Record>) {
+    use std::io::Write;
+    let mut file = io::BufWriter::new(file);
+    while let Ok(record) = records.recv() {
+        let written = serde_json::to_writer(&mut file, &record).map_err(io::Error::from).and_then(|()| writeln!(file));
+        // Whoever follows the file sees a record as soon as there is no other right behind it.
+        if let Err(error) = written.and_then(|()| file.flush()) {
+            tracing::error!(%error, "the record file cannot be written; records are lost from here on");
+            return;
+        }
+    }
+}
+
+/// Opens the record file for appending.
+pub(super) fn open_record(path: Option<&Path>) -> Result<Option<std::fs::File>, String> {
+    let Some(path) = path else { return Ok(None) };
+    let opened = std::fs::OpenOptions::new().create(true).append(true).open(path);
+    opened.map(Some).map_err(|error| format!("open the record file {}: {error}", path.display()))
+}

@@ -1,0 +1,246 @@
+//! DNS between the packet loop and the resolver, and the judge of questions.
+//!
+//! Keeps one rule: a question is judged for the program that asked, under the rules of that moment.
+
+use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::{Semaphore, mpsc};
+
+use super::shard::{Attributor, Found, Handle, Message};
+use super::shared::{Shared, locked};
+use crate::control::Event;
+use crate::flow::{Direction, Flow, FlowId, Record};
+use crate::names::{Asker, Name};
+use crate::packet::{FiveTuple, Protocol};
+use crate::process::Identity;
+use crate::resolver::{Judge, Resolver};
+use crate::verdict::{Case, Check, Decision, Reason, Target, answer_allowed, decide};
+
+/// DNS streams served at once.
+const STREAMS: usize = 256;
+
+/// Who asks: every program that holds the socket.
+#[derive(Clone)]
+pub(super) struct DnsAsker {
+    programs: Arc<[(Arc<Identity>, Asker)]>,
+    tuple: FiveTuple,
+}
+
+impl DnsAsker {
+    pub(super) fn of(flow: &Flow) -> Self {
+        let programs = flow.owners.iter().map(|owner| (owner.subject.identity.clone(), owner.asker.clone())).collect();
+        Self { programs, tuple: flow.tuple }
+    }
+
+    fn found(identities: &[Arc<Identity>], tuple: FiveTuple) -> Self {
+        let programs = identities.iter().map(|identity| (identity.clone(), super::asker::asker_of(identity))).collect();
+        Self { programs, tuple }
+    }
+}
+
+/// One DNS datagram that the packet loop captured.
+pub(super) struct Datagram {
+    pub(super) flow: FlowId,
+    pub(super) from: SocketAddr,
+    pub(super) asked: SocketAddr,
+    pub(super) payload: Vec<u8>,
+    pub(super) asker: DnsAsker,
+}
+
+/// The resolver's end of one captured TCP flow to port 53.
+pub(super) struct Stream {
+    pub(super) stream: std::os::unix::net::UnixStream,
+    pub(super) from: SocketAddr,
+    pub(super) asked: SocketAddr,
+    pub(super) asker: DnsAsker,
+}
+
+/// Judges questions by the rules in force.
+pub(super) struct PolicyJudge {
+    shared: Arc<Shared>,
+}
+
+impl PolicyJudge {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        Self { shared }
+    }
+
+    fn record(&self, asker: &DnsAsker, program: Option<usize>, name: &Name, decision: &Decision) -> Record {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let identity = program.and_then(|index| asker.programs.get(index)).map(|(identity, _)| identity);
+        let subject = identity.map(|identity| self.shared.subject(identity));
+        Record {
+            id: self.shared.next_question(),
+            start: now,
+            end: Some(now),
+            direction: Direction::Outbound,
+            proto: "dns".to_owned(),
+            src: asker.tuple.local.to_string(),
+            dst: asker.tuple.remote.to_string(),
+            name: Some(name.to_string()),
+            exe: identity.and_then(|i| i.exe.as_ref()).map(|exe| exe.path.display().to_string()),
+            pid: identity.and_then(|i| i.pid),
+            uid: identity.and_then(|i| i.uid),
+            profile: subject.as_ref().and_then(|subject| subject.profile_name()).map(str::to_owned),
+            confidence: identity.map_or(crate::process::Confidence::None, |i| i.confidence),
+            verdict: decision.verdict.to_string(),
+            check: decision.reason.check.to_string(),
+            rule: decision.reason.rule_text(),
+            lane: None,
+            bytes_up: 0,
+            bytes_down: 0,
+            rtt_us: None,
+            outcome: None,
+        }
+    }
+
+    fn tell(&self, asker: &DnsAsker, program: Option<usize>, name: &Name, decision: &Decision) {
+        let record = self.record(asker, program, name, decision);
+        self.shared.tell(|| Some(Event::Question(record.clone())));
+        self.shared.keep(record);
+    }
+}
+
+impl Judge for PolicyJudge {
+    type Asker = DnsAsker;
+
+    fn question(&self, asker: &DnsAsker, name: &Name, qtype: u16) -> Decision {
+        let rules = self.shared.rules();
+        let judged = asker.programs.iter().enumerate().map(|(index, (identity, _))| {
+            let subject = self.shared.subject(identity);
+            let case = Case { subject: &subject, level: rules.level, target: Target::Question { name, qtype }, answer: None };
+            (index, decide(&rules.policy, &case))
+        });
+        let strictest = judged.max_by_key(|(index, decision)| (decision.verdict, std::cmp::Reverse(*index)));
+        let (program, decision) = match strictest {
+            Some((index, decision)) => (Some(index), decision),
+            None => (None, Decision::refused(Reason::of(Check::Identity))),
+        };
+        self.tell(asker, program, name, &decision);
+        decision
+    }
+
+    fn chain(&self, asker: &DnsAsker, name: &Name, chain: &[Name]) -> Option<Reason> {
+        let rules = self.shared.rules();
+        asker.programs.iter().find_map(|(identity, _)| {
+            let subject = self.shared.subject(identity);
+            super::policies::chain_denied(&rules, &subject, name, chain)
+        })
+    }
+
+    fn address(&self, asker: &DnsAsker, name: &Name, address: IpAddr) -> Result<(), Reason> {
+        let rules = self.shared.rules();
+        asker.programs.iter().try_for_each(|(identity, _)| {
+            let subject = self.shared.subject(identity);
+            answer_allowed(&rules.policy, &subject, rules.level, name, address)
+        })
+    }
+
+    fn learned(&self, asker: &DnsAsker, name: &Name, chain: &Arc<[Name]>, address: IpAddr, ttl: Duration) {
+        let now = Instant::now();
+        let mut sightings = locked(&self.shared.sightings);
+        for (_, key) in &*asker.programs {
+            sightings.learn(key, name, chain, address, ttl, now);
+        }
+    }
+
+    fn account(&self, asker: &DnsAsker) -> Option<u64> {
+        let (_, key) = asker.programs.first()?;
+        match key {
+            Asker::Program { inode, .. } => Some(*inode),
+            Asker::ResolverService | Asker::Unattributed { .. } => None,
+        }
+    }
+}
+
+/// Answers captured datagrams until the packet loop is gone.
+pub(super) async fn serve_datagrams(
+    mut datagrams: mpsc::Receiver<Datagram>,
+    resolver: Arc<Resolver<PolicyJudge>>,
+    shard: Handle,
+) {
+    while let Some(Datagram { flow, from, asked, payload, asker }) = datagrams.recv().await {
+        let (resolver, shard) = (resolver.clone(), shard.clone());
+        tokio::spawn(async move {
+            if let Some(payload) = resolver.answer(&payload, from, asked, asker).await {
+                // An answer that the packet loop cannot take is lost like any datagram; the program asks again.
+                let _ = shard.send(Message::Answered { flow, payload });
+            }
+        });
+    }
+}
+
+/// Answers captured streams until the packet loop is gone.
+pub(super) async fn serve_streams(mut streams: mpsc::Receiver<Stream>, resolver: Arc<Resolver<PolicyJudge>>) {
+    let places = Arc::new(Semaphore::new(STREAMS));
+    while let Some(Stream { stream, from, asked, asker }) = streams.recv().await {
+        let (Ok(stream), Ok(place)) = (tokio::net::UnixStream::from_std(stream), places.clone().try_acquire_owned()) else {
+            continue;
+        };
+        let resolver = resolver.clone();
+        tokio::spawn(async move {
+            resolver.serve_stream(stream, from, asked, asker).await;
+            drop(place);
+        });
+    }
+}
+
+/// Who asks on a loopback socket of the enclosure.
+async fn asker_of(attributor: &Arc<Attributor>, from: SocketAddr, asked: SocketAddr, protocol: Protocol) -> DnsAsker {
+    let tuple = FiveTuple { protocol, local: from, remote: asked };
+    match attributor.quick(&tuple) {
+        Found::Identities(identities) => DnsAsker::found(&identities, tuple),
+        Found::Search(socket) => {
+            let attributor = attributor.clone();
+            // A search that panics finds nobody, which is refused by default.
+            let identities = tokio::task::spawn_blocking(move || attributor.search(&socket)).await.unwrap_or_default();
+            DnsAsker::found(&identities, tuple)
+        }
+    }
+}
+
+/// Answers on a loopback UDP socket of the enclosure.
+pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver<PolicyJudge>>, attributor: Arc<Attributor>) {
+    let Ok(socket) = tokio::net::UdpSocket::from_std(socket) else { return };
+    let Ok(asked) = socket.local_addr() else { return };
+    let socket = Arc::new(socket);
+    let places = Arc::new(Semaphore::new(STREAMS));
+    let mut buffer = vec![0; 65_535];
+    loop {
+        // The errors that a UDP socket reports here are those of answers that nobody waited for.
+        let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let payload = buffer.get(..len).unwrap_or(&[]).to_vec();
+        let (socket, resolver, attributor) = (socket.clone(), resolver.clone(), attributor.clone());
+        tokio::spawn(async move {
+            let asker = asker_of(&attributor, from, asked, Protocol::UDP).await;
+            if let Some(answer) = resolver.answer(&payload, from, asked, asker).await {
+                let _ = socket.send_to(&answer, from).await;
+            }
+            drop(place);
+        });
+    }
+}
+
+/// Answers on a loopback TCP socket of the enclosure.
+pub(super) async fn serve_loopback_tcp(listener: TcpListener, resolver: Arc<Resolver<PolicyJudge>>, attributor: Arc<Attributor>) {
+    let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
+    let Ok(asked) = listener.local_addr() else { return };
+    let places = Arc::new(Semaphore::new(STREAMS));
+    loop {
+        let Ok((stream, from)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else { continue };
+        let (resolver, attributor) = (resolver.clone(), attributor.clone());
+        tokio::spawn(async move {
+            let asker = asker_of(&attributor, from, asked, Protocol::TCP).await;
+            resolver.serve_stream(stream, from, asked, asker).await;
+            drop(place);
+        });
+    }
+}

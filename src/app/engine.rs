@@ -1,0 +1,144 @@
+//! The running router as the control socket sees it.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::Mutex;
+
+use tokio::sync::{broadcast, watch};
+
+use super::policies::Loader;
+use super::shard::{Handle, Message};
+use super::shared::{Shared, locked};
+use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
+use crate::flow::Record;
+use crate::profile::Level;
+use crate::verdict::Answer;
+
+/// What does not change while it runs.
+#[derive(Clone, Debug)]
+pub(super) struct Facts {
+    pub(super) way: Way,
+    pub(super) since: u64,
+    pub(super) device: String,
+    pub(super) addresses: Vec<(IpAddr, u8)>,
+    pub(super) mtu: u32,
+    pub(super) plan: Option<String>,
+    pub(super) socket: PathBuf,
+    pub(super) dns_upstreams: Vec<String>,
+    pub(super) notes: Vec<String>,
+}
+
+pub(super) struct Running {
+    pub(super) facts: Facts,
+    pub(super) shared: Arc<Shared>,
+    pub(super) shard: Handle,
+    pub(super) loader: Loader,
+    pub(super) sources: Mutex<Vec<ProfileSource>>,
+    /// Turns true when somebody wants it to end.
+    pub(super) ending: watch::Sender<bool>,
+    /// Turns true when everything is undone.
+    pub(super) ended: watch::Receiver<bool>,
+}
+
+impl Running {
+    /// Reads the profiles again; what they refuse is cut before this returns or soon after.
+    pub(super) fn reload_now(&self) -> Result<Reloaded, Vec<Fault>> {
+        let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
+        let open = |snapshot: Option<super::shard::Snapshot>| snapshot.map_or(0, |s| s.open + s.pending);
+        let before = open(self.shard.snapshot());
+        let (policy, sources) = (Arc::new(loaded.policy), loaded.sources);
+        let epoch = self.shared.change_rules(|rules| (policy.clone(), rules.level));
+        self.shard.send(Message::Rules);
+        // The snapshot comes after the rules were taken up, so that the flows that they refuse are gone from it.
+        let after = open(self.shard.snapshot());
+        let profiles = sources.iter().map(|source| source.profiles).sum();
+        *locked(&self.sources) = sources;
+        let reloaded = Reloaded { profiles, epoch: epoch.0, cut: u64::try_from(before.saturating_sub(after)).unwrap_or(0) };
+        self.shared.tell(|| Some(Event::Reloaded(reloaded.clone())));
+        Ok(reloaded)
+    }
+}
+
+#[async_trait::async_trait]
+impl crate::control::Engine for Running {
+    fn status(&self) -> Status {
+        let rules = self.shared.rules();
+        let snapshot = self.shard.snapshot();
+        let mut notes = self.facts.notes.clone();
+        if snapshot.is_none() {
+            notes.push("the packet loop does not answer; traffic may be stalled".to_owned());
+        }
+        let snapshot = snapshot.unwrap_or_default();
+        let mut counters = snapshot.counters;
+        counters.insert("records_lost".to_owned(), self.shared.records_lost());
+        let Facts { way, since, device, addresses, mtu, plan, socket, dns_upstreams, notes: _ } = self.facts.clone();
+        Status {
+            state: State::Active,
+            way,
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            since,
+            level: rules.level,
+            profiles: locked(&self.sources).clone(),
+            epoch: rules.epoch.0,
+            device,
+            addresses: addresses.iter().map(|(address, length)| format!("{address}/{length}")).collect(),
+            mtu,
+            plan,
+            socket,
+            dns_upstreams,
+            flows_open: u64::try_from(snapshot.open).unwrap_or(0),
+            flows_pending: u64::try_from(snapshot.pending).unwrap_or(0),
+            prompts: u64::try_from(locked(&self.shared.prompts).len()).unwrap_or(0),
+            inbound_judged: false,
+            notes,
+            counters,
+        }
+    }
+
+    fn flows(&self) -> Vec<Record> {
+        let mut records = self.shared.ended();
+        records.extend(self.shard.snapshot().unwrap_or_default().records);
+        records.sort_by_key(|record| (record.start, record.id));
+        records
+    }
+
+    fn subscribe(&self) -> broadcast::Receiver<Event> {
+        self.shared.events.subscribe()
+    }
+
+    async fn set_level(&self, level: Level) -> Result<(), Fault> {
+        self.shared.change_rules(|rules| (rules.policy.clone(), level));
+        self.shard.send(Message::Rules);
+        self.shared.tell(|| Some(Event::Level(level)));
+        Ok(())
+    }
+
+    async fn reload(&self) -> Result<Reloaded, Vec<Fault>> {
+        self.reload_now()
+    }
+
+    fn prompts(&self) -> Vec<Prompt> {
+        locked(&self.shared.prompts).values().cloned().collect()
+    }
+
+    async fn answer(&self, id: u64, answer: Answer) -> Result<(), Fault> {
+        if !locked(&self.shared.prompts).contains_key(&id) {
+            return Err(Fault::no_such_prompt(id));
+        }
+        if self.shard.send(Message::Prompt { id, answer }) {
+            Ok(())
+        } else {
+            Err(Fault::failed("the packet loop does not keep up; try again"))
+        }
+    }
+
+    async fn down(&self) -> Result<(), Fault> {
+        self.ending.send_replace(true);
+        let mut ended = self.ended.clone();
+        // The other end is dropped only when everything is undone, too.
+        let _ = ended.wait_for(|ended| *ended).await;
+        Ok(())
+    }
+}

@@ -1,0 +1,205 @@
+//! `portreeve exec`: one command and its children behind the router; nothing of the host changes.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use rustix::event::{PollFd, PollFlags, poll};
+use tokio::signal::unix::SignalKind;
+
+use super::core::{Core, Plan, open_record, unix_ms};
+use super::engine::Facts;
+use super::policies::{Loaded, Loader};
+use super::signals::Signals;
+use crate::cli::{ExecArgs, Exit, complain};
+use crate::config::{Config, paths::Places};
+use crate::control::{Access, Listener, Way};
+use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
+use crate::netlink::SocketTable;
+use crate::procfs::{Options, Processes};
+use crate::resolver::Upstreams;
+use crate::tun::{DEVICE_NAME, Queue};
+
+/// What `exec` itself could not do, as env(1) has it.
+const FAILED: u8 = 125;
+/// The enclosure's addresses where the host has none: those of `up`.
+const FALLBACK_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
+const FALLBACK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1);
+
+/// Why the command was not run.
+#[derive(Debug, thiserror::Error)]
+enum ExecError {
+    #[error("{0}")]
+    Configuration(String),
+    #[error("{0}")]
+    Enclosure(#[from] crate::enclosure::EncloseError),
+    #[error("{0}")]
+    Control(#[from] crate::control::BindError),
+    #[error("{0}")]
+    Record(String),
+    #[error("start the router: {0}")]
+    Start(#[from] io::Error),
+}
+
+/// Runs the command; its status is ours.
+#[must_use]
+pub fn exec(args: ExecArgs) -> Exit {
+    match run(args) {
+        Ok(status) => {
+            if matches!(status, CommandStatus::NotFound { .. } | CommandStatus::NotExecutable { .. }) {
+                return complain(&status.to_string(), Exit::Command(status.code()));
+            }
+            Exit::Command(status.code())
+        }
+        Err(error @ ExecError::Configuration(_)) => complain(&error.to_string(), Exit::Configuration),
+        Err(error) => complain(&error.to_string(), Exit::Command(FAILED)),
+    }
+}
+
+fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
+    let places = Places::of_this_process();
+    let config = Config::load(&places).map_err(|error| ExecError::Configuration(error.to_string()))?;
+    let faults = |faults: Vec<String>| ExecError::Configuration(faults.join("\n"));
+    let loader = Loader::new(args.profiles.clone(), places.uid != 0, &config).map_err(faults)?;
+    let loaded = loader.load().map_err(faults)?;
+    let upstreams = upstreams_of(&config)?;
+    let record = open_record(args.record.as_deref()).map_err(ExecError::Record)?;
+    let addresses = own_addresses();
+    let mtu = 1500;
+    let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
+    let request = Request {
+        command: args.command.clone(),
+        addresses: addresses.clone(),
+        mtu,
+        device: DEVICE_NAME.to_owned(),
+        record_env: Vec::new(),
+    };
+    let enclosed = enclose(request)?;
+    let listener = Listener::bind(&socket, Access::Own)?;
+    let facts = Facts {
+        way: Way::Exec,
+        since: unix_ms(),
+        device: DEVICE_NAME.to_owned(),
+        addresses,
+        mtu,
+        plan: None,
+        socket,
+        dns_upstreams: upstreams.describe(),
+        notes: vec!["inbound connections cannot reach the command; loopback inside is its own".to_owned()],
+    };
+    let level = args.level.unwrap_or(config.level);
+    run_enclosed(enclosed, &args, Start { listener, facts, loader, loaded, level, upstreams, record })
+}
+
+struct Start {
+    listener: Listener,
+    facts: Facts,
+    loader: Loader,
+    loaded: Loaded,
+    level: crate::profile::Level,
+    upstreams: Upstreams,
+    record: Option<std::fs::File>,
+}
+
+fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result<CommandStatus, ExecError> {
+    let Start { listener, facts, loader, loaded, level, upstreams, record } = start;
+    let core = Core::start(Plan {
+        tun: Queue::adopt(enclosed.tun.as_fd().try_clone_to_owned()?)?,
+        sockets: SocketTable::adopt(enclosed.sock_diag.as_fd().try_clone_to_owned()?)?,
+        processes: Arc::new(Processes::new(Options { enclosure: Some(enclosed.init_pid), ..Options::default() })),
+        netns_of: Some(enclosed.init_pid),
+        mark: None,
+        host_loopback: args.host_loopback,
+        own_addresses: facts.addresses.iter().map(|(address, _)| *address).collect(),
+        loader,
+        loaded,
+        level,
+        upstreams,
+        facts,
+        record,
+        loopback_dns: (std::mem::take(&mut enclosed.dns_udp), std::mem::take(&mut enclosed.dns_tcp)),
+    })?;
+    core.serve_control(listener);
+    if args.verbose > 0 {
+        core.print_verdicts();
+    }
+    let status = core.runtime.block_on(watch(&core, &mut enclosed));
+    core.stop();
+    Ok(status?)
+}
+
+/// Lets the command go, passes signals on, and waits for its end.
+async fn watch(core: &Core, enclosed: &mut Enclosed) -> io::Result<CommandStatus> {
+    let kinds = [
+        SignalKind::hangup(),
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::quit(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+        SignalKind::window_change(),
+    ];
+    let mut signals = Signals::of(&kinds)?;
+    let mut ending = core.ending.clone();
+    enclosed.start()?;
+    let status = enclosed.status_fd().try_clone_to_owned()?;
+    let mut ended = tokio::task::spawn_blocking(move || wait_readable(&status));
+    loop {
+        tokio::select! {
+            _ = &mut ended => break,
+            number = signals.next() => {
+                if number == SignalKind::hangup().as_raw_value() {
+                    reload(core);
+                } else {
+                    enclosed.signal(number)?;
+                }
+            }
+            // `down`, or the packet loop has ended: the command ends, too.
+            _ = ending.wait_for(|ending| *ending) => {
+                enclosed.signal(SignalKind::terminate().as_raw_value())?;
+                let _ = ended.await;
+                break;
+            }
+        }
+    }
+    enclosed.wait()
+}
+
+/// Waits until the enclosure has something to say, which is the end.
+fn wait_readable(status: &OwnedFd) {
+    let mut fds = [PollFd::new(status, PollFlags::IN)];
+    // A signal that interrupts the wait is handled elsewhere.
+    while matches!(poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
+}
+
+/// SIGHUP: the terminal's own goes to the command's group; one that reaches us asks for the profiles to be read again.
+fn reload(core: &Core) {
+    if let Err(faults) = core.running.reload_now() {
+        for fault in faults {
+            eprintln!("portreeve: {fault}");
+        }
+    }
+}
+
+fn upstreams_of(config: &Config) -> Result<Upstreams, ExecError> {
+    if config.dns.upstream.is_empty() {
+        return Ok(Upstreams::system(true));
+    }
+    Upstreams::parse(&config.dns.upstream).map_err(|error| ExecError::Configuration(format!("[dns] upstream: {error}")))
+}
+
+/// The addresses that this host uses towards the Internet, so that programs inside see what they see outside.
+fn own_addresses() -> Vec<(IpAddr, u8)> {
+    let v4 = source_towards((Ipv4Addr::new(192, 0, 2, 1), 9).into()).unwrap_or(FALLBACK_V4.into());
+    let v6 = source_towards((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()).unwrap_or(FALLBACK_V6.into());
+    vec![(v4, 32), (v6, 128)]
+}
+
+/// Connecting a UDP socket sends nothing; it only asks the routing table.
+fn source_towards(to: SocketAddr) -> Option<IpAddr> {
+    let any: SocketAddr = if to.is_ipv4() { (Ipv4Addr::UNSPECIFIED, 0).into() } else { (Ipv6Addr::UNSPECIFIED, 0).into() };
+    let socket = UdpSocket::bind(any).ok()?;
+    socket.connect(to).ok()?;
+    socket.local_addr().ok().map(|address| address.ip()).filter(|ip| !ip.is_loopback() && !ip.is_unspecified())
+}

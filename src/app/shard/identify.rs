@@ -1,0 +1,113 @@
+//! Who owns a flow: inline where that takes microseconds, else by the attribution thread.
+
+use std::net::IpAddr;
+use std::sync::mpsc::Receiver;
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::{Handle, Message, Shard};
+use crate::app::shared::locked;
+use crate::flow::FlowId;
+use crate::netlink::SocketTable;
+use crate::packet::FiveTuple;
+use crate::process::{Identity, Socket, Tag};
+use crate::procfs::Processes;
+use crate::router::{Counter, Input};
+
+/// A socket whose holder must be searched for.
+pub(in crate::app) struct Job {
+    flow: FlowId,
+    socket: Socket,
+}
+
+/// The kernel's socket tables and /proc.
+pub(in crate::app) struct Attributor {
+    table: Mutex<SocketTable>,
+    processes: Arc<Processes>,
+    /// Whose /proc/PID/net lists the programs' ICMP sockets; None: ours.
+    netns_of: Option<u32>,
+}
+
+/// What could be said at once.
+pub(in crate::app) enum Found {
+    Identities(Vec<Arc<Identity>>),
+    /// The socket is known, its holder must be searched for.
+    Search(Socket),
+}
+
+impl Attributor {
+    pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
+        Self { table: Mutex::new(table), processes, netns_of }
+    }
+
+    /// Looks where an answer costs microseconds.
+    pub(in crate::app) fn quick(&self, tuple: &FiveTuple) -> Found {
+        let socket = if tuple.protocol.has_ports() {
+            // A table that fails to answer is as good as one without an answer: nobody, which is refused by default.
+            locked(&self.table).owner(tuple).unwrap_or_default()
+        } else {
+            self.processes.icmp_owner(tuple, self.netns_of)
+        };
+        let Some(socket) = socket else { return Found::Identities(vec![unattributed(None)]) };
+        match self.processes.find_quick(&socket) {
+            Some(identity) => Found::Identities(vec![identity]),
+            None => Found::Search(socket),
+        }
+    }
+
+    /// Searches. May take milliseconds.
+    pub(in crate::app) fn search(&self, socket: &Socket) -> Vec<Arc<Identity>> {
+        self.processes.find(socket)
+    }
+
+    /// The attribution thread: searches until the loop is gone.
+    pub(in crate::app) fn serve(&self, jobs: &Receiver<Job>, shard: &Handle) {
+        while let Ok(Job { flow, socket }) = jobs.recv() {
+            let identities = self.search(&socket);
+            if !shard.send(Message::Identified { flow, identities }) {
+                // The flow's own deadline refuses it.
+                tracing::warn!("an attribution was lost: the packet loop does not keep up");
+            }
+        }
+    }
+}
+
+impl Shard {
+    pub(super) fn identify(&mut self, id: FlowId, now: Instant) {
+        let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
+        if !self.is_own(tuple.local.ip()) {
+            let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
+            return self.identified(id, &[forwarded], now);
+        }
+        match self.attributor.quick(&tuple) {
+            Found::Identities(identities) => self.identified(id, &identities, now),
+            Found::Search(socket) => {
+                let uid = socket.uid;
+                if self.jobs.try_send(Job { flow: id, socket }).is_err() {
+                    self.router.count(Counter::HandOverFull);
+                    self.identified(id, &[unattributed(Some(uid))], now);
+                }
+            }
+        }
+    }
+
+    /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.own_addresses.is_empty() || self.own_addresses.contains(&address) || address.is_loopback()
+    }
+
+    pub(super) fn on_identities(&mut self, id: FlowId, identities: &[Arc<Identity>], now: Instant) {
+        self.identified(id, identities, now);
+        self.obey(None, now);
+    }
+
+    fn identified(&mut self, id: FlowId, identities: &[Arc<Identity>], now: Instant) {
+        let Some(remote) = self.router.flow(id).map(|flow| flow.tuple.remote.ip()) else { return };
+        let owners = self.shared.owners(identities, remote, now);
+        self.router.handle(Input::Identified { flow: id, owners }, now);
+    }
+}
+
+fn unattributed(uid: Option<u32>) -> Arc<Identity> {
+    Arc::new(Identity::tagged(Tag::UNATTRIBUTED, uid))
+}

@@ -1,0 +1,410 @@
+//! The packet loop: one thread, one TUN queue, one router, one stack.
+//!
+//! # Theory of operation
+//!
+//! The thread waits in epoll for the TUN, for upstream sockets and for its inbox. It reads the TUN in batches and runs each packet to
+//! completion: parse, router, and whatever the router wants done. Flows that were touched are pumped once a batch, which merges their
+//! ACKs. Nothing here waits: who owns a new flow is asked inline where that takes microseconds (the socket table, the programs seen
+//! last); else the question goes to the attribution thread by a bounded channel and comes back through the inbox, as do prompts'
+//! answers and DNS answers.
+//!
+//! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
+//!
+//! `lanes` holds what carries a flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `telling` speaks to people.
+
+mod datagrams;
+mod identify;
+mod lanes;
+mod tcp;
+mod telling;
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsRawFd, RawFd};
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender};
+use std::time::{Duration, Instant};
+
+use mio::unix::SourceFd;
+use mio::{Events, Interest, Poll, Token, Waker};
+
+use super::dns::Datagram;
+use super::shared::Shared;
+use crate::egress::Dialer;
+use crate::flow::{FlowId, Record};
+use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, is_unfinished};
+use crate::process::Identity;
+use crate::router::{Config, Counter, Input, Output, Router, Rules};
+use crate::stack::{PacketSink, Stack};
+use crate::tun::Queue;
+use crate::verdict::Answer;
+pub(super) use identify::{Attributor, Found, Job};
+use lanes::{Lane, Lanes};
+
+const TUN: Token = Token(usize::MAX);
+const INBOX: Token = Token(usize::MAX - 1);
+/// Packets read in a row before the flows that they touched are pumped.
+const BATCH: usize = 32;
+/// Largest packet with its header.
+const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
+/// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
+const TURN_BYTES: u64 = 2 << 20;
+
+/// What other threads send to the loop; wake it afterwards.
+pub(super) enum Message {
+    Identified {
+        flow: FlowId,
+        identities: Vec<Arc<Identity>>,
+    },
+    /// The answer to a DNS datagram of this flow.
+    Answered {
+        flow: FlowId,
+        payload: Vec<u8>,
+    },
+    Prompt {
+        id: u64,
+        answer: Answer,
+    },
+    Snapshot(SyncSender<Snapshot>),
+    Addresses(Vec<IpAddr>),
+    /// The rules changed.
+    Rules,
+    Stop,
+}
+
+/// The loop's state, for `status` and `flows`.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Snapshot {
+    pub(super) records: Vec<Record>,
+    pub(super) open: usize,
+    pub(super) pending: usize,
+    pub(super) counters: std::collections::BTreeMap<String, u64>,
+}
+
+/// How others reach the loop.
+#[derive(Clone)]
+pub(super) struct Handle {
+    inbox: SyncSender<Message>,
+    waker: Arc<Waker>,
+}
+
+impl Handle {
+    /// False when the loop is gone or cannot keep up; what was sent is then lost.
+    pub(super) fn send(&self, message: Message) -> bool {
+        let sent = self.inbox.try_send(message).is_ok();
+        sent && self.waker.wake().is_ok()
+    }
+
+    /// The loop's state, unless it is stuck.
+    pub(super) fn snapshot(&self) -> Option<Snapshot> {
+        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
+        self.send(Message::Snapshot(sender)).then(|| receiver.recv_timeout(Duration::from_secs(2)).ok()).flatten()
+    }
+}
+
+/// What the loop is made from.
+pub(super) struct Parts {
+    pub(super) tun: Queue,
+    pub(super) config: Config,
+    pub(super) dialer: Dialer,
+    pub(super) attributor: Arc<Attributor>,
+    pub(super) jobs: SyncSender<Job>,
+    pub(super) dns: tokio::sync::mpsc::Sender<Datagram>,
+    pub(super) streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
+    pub(super) own_addresses: Vec<IpAddr>,
+}
+
+pub(super) struct Shard {
+    shared: Arc<Shared>,
+    poll: Poll,
+    inbox: Receiver<Message>,
+    tun: Queue,
+    tun_ready: bool,
+    router: Router,
+    stack: Stack,
+    lanes: Lanes,
+    dialer: Dialer,
+    attributor: Arc<Attributor>,
+    jobs: SyncSender<Job>,
+    dns: tokio::sync::mpsc::Sender<Datagram>,
+    streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
+    own_addresses: Vec<IpAddr>,
+    dirty: Vec<usize>,
+    buffer: Box<[u8]>,
+    out: Vec<u8>,
+    told_older: bool,
+}
+
+impl Shard {
+    /// Makes the loop and the handle to it.
+    pub(super) fn new(parts: Parts, shared: Arc<Shared>) -> io::Result<(Self, Handle)> {
+        let Parts { tun, config, dialer, attributor, jobs, dns, streams, own_addresses } = parts;
+        let poll = Poll::new()?;
+        let (sender, inbox) = std::sync::mpsc::sync_channel(4096);
+        let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?) };
+        poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
+        let now = Instant::now();
+        let seed = config.seed;
+        let rules = Rules::clone(&shared.rules());
+        let mut router = Router::new(config, rules);
+        router.handle(Input::Addresses(own_addresses.clone()), now);
+        let shard = Self {
+            shared,
+            poll,
+            inbox,
+            tun,
+            tun_ready: true,
+            router,
+            stack: Stack::new(seed.rotate_left(32), now),
+            lanes: Lanes::default(),
+            dialer,
+            attributor,
+            jobs,
+            dns,
+            streams,
+            own_addresses,
+            dirty: Vec::new(),
+            buffer: vec![0; PACKET_MAX].into_boxed_slice(),
+            out: Vec::with_capacity(PACKET_MAX),
+            told_older: false,
+        };
+        Ok((shard, handle))
+    }
+
+    /// Runs until it is told to stop.
+    ///
+    /// # Errors
+    ///
+    /// The TUN is gone, or epoll failed.
+    pub(super) fn run(mut self) -> io::Result<()> {
+        let mut events = Events::with_capacity(256);
+        loop {
+            let timeout = self.timeout();
+            match self.poll.poll(&mut events, timeout) {
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                other => other?,
+            }
+            let now = Instant::now();
+            if self.shared.rules_changed(self.router.rules().epoch) {
+                self.take_rules(now);
+            }
+            for event in &events {
+                match event.token() {
+                    TUN => self.tun_ready = true,
+                    INBOX => {}
+                    Token(slot) => self.on_event(slot, event, now),
+                }
+            }
+            if self.drain_inbox(now) {
+                return self.stop(now);
+            }
+            if self.tun_ready {
+                self.read_tun(now)?;
+            }
+            self.pump_dirty(now);
+            self.run_timers(Instant::now());
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.tun_ready || !self.dirty.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let next = [self.router.poll_timeout(), self.stack.poll_timeout()].into_iter().flatten().min()?;
+        // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
+        Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+    }
+
+    fn read_tun(&mut self, now: Instant) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut result = Ok(());
+        for _ in 0..BATCH {
+            match self.tun.read(&mut buffer) {
+                Ok(len) => self.on_packet(buffer.get(..len).unwrap_or(&[]), now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.tun_ready = false;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        result
+    }
+
+    fn on_packet(&mut self, bytes: &[u8], now: Instant) {
+        let Some((header, packet)) = bytes.split_at_checked(VNET_HEADER_LEN) else { return };
+        let checksums = if is_unfinished(header) { Checksums::Unfinished } else { Checksums::Finished };
+        match IpPacket::parse(packet, checksums) {
+            Ok(packet) => {
+                self.router.handle(Input::Packet(&packet), now);
+                self.obey(Some(&packet), now);
+            }
+            Err(why) => self.router.count(Counter::Malformed(why)),
+        }
+    }
+
+    /// Hands one input to the router and does what it wants done.
+    fn input(&mut self, input: Input<'_>, now: Instant) {
+        self.router.handle(input, now);
+        self.obey(None, now);
+    }
+
+    fn obey(&mut self, packet: Option<&IpPacket<'_>>, now: Instant) {
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                Output::Deliver(id) => {
+                    if let Some(packet) = packet {
+                        self.deliver(id, packet, now);
+                    }
+                }
+                Output::Identify(id) => self.identify(id, now),
+                Output::Open { flow, permit, to } => self.open(flow, permit, to, now),
+                Output::OpenDns(id) => self.open_dns(id, now),
+                Output::Release { flow, packets } => self.release(flow, &packets, now),
+                Output::Reply(reply) => self.reply(&reply),
+                Output::Cut(id) => self.cut(id, now),
+                Output::Ask(question) => self.tell_prompt(&question, now),
+                Output::Asked { prompt, how } => self.tell_prompt_end(prompt, how),
+                Output::Told(id) => self.tell_flow(id, now),
+                Output::Ended(record) => self.tell_end(*record),
+                Output::Older => self.tell_older(),
+            }
+        }
+    }
+
+    fn deliver(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
+        match self.lanes.lane(id.index()) {
+            Some(Lane::Tcp(_)) => {
+                self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
+                self.mark(id.index());
+            }
+            Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => self.send_datagram(id, packet, now),
+            None => {}
+        }
+    }
+
+    /// Parked packets of a flow that is open now.
+    fn release(&mut self, id: FlowId, packets: &[Box<[u8]>], now: Instant) {
+        for bytes in packets {
+            let Ok(packet) = IpPacket::parse(bytes, Checksums::Unfinished) else { continue };
+            if matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_))) {
+                self.accept_tcp(id, &packet, now);
+            } else {
+                self.send_datagram(id, &packet, now);
+            }
+        }
+    }
+
+    /// Writes a finished IP packet to the program.
+    fn reply(&mut self, packet: &[u8]) {
+        self.out.clear();
+        self.out.resize(VNET_HEADER_LEN, 0);
+        self.out.extend_from_slice(packet);
+        self.write_out();
+    }
+
+    fn write_out(&mut self) {
+        if self.tun.write(&self.out).is_err() {
+            self.router.count(Counter::TunFull);
+        }
+    }
+
+    fn mark(&mut self, slot: usize) {
+        if self.lanes.mark_dirty(slot) {
+            self.dirty.push(slot);
+        }
+    }
+
+    fn pump_dirty(&mut self, now: Instant) {
+        let mut dirty = std::mem::take(&mut self.dirty);
+        for slot in dirty.drain(..) {
+            self.lanes.clear_dirty(slot);
+            self.pump(slot, now);
+        }
+        // Flows that did not finish their turn wait for the next round.
+        if self.dirty.is_empty() {
+            self.dirty = dirty;
+        }
+    }
+
+    fn on_event(&mut self, slot: usize, event: &mio::event::Event, now: Instant) {
+        match self.lanes.lane_mut(slot) {
+            Some(Lane::Tcp(lane)) => {
+                lane.note(event);
+                self.on_tcp_event(slot, now);
+            }
+            Some(Lane::Udp(_) | Lane::Echo(_)) => self.on_datagram_event(slot, now),
+            Some(Lane::Dns(_)) | None => {}
+        }
+    }
+
+    fn drain_inbox(&mut self, now: Instant) -> bool {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Identified { flow, identities } => self.on_identities(flow, &identities, now),
+                Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
+                Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
+                Message::Snapshot(to) => {
+                    // Whoever asked may have given up.
+                    let _ = to.try_send(self.snapshot(now));
+                }
+                Message::Addresses(own) => {
+                    self.own_addresses.clone_from(&own);
+                    self.input(Input::Addresses(own), now);
+                }
+                Message::Rules => {}
+                Message::Stop => return true,
+            }
+        }
+        false
+    }
+
+    fn take_rules(&mut self, now: Instant) {
+        let rules = Rules::clone(&self.shared.rules());
+        let shared = self.shared.clone();
+        self.input(Input::Rules { rules, subject: &|identity| shared.subject(identity) }, now);
+    }
+
+    fn run_timers(&mut self, now: Instant) {
+        while let Some(slot) = self.stack.expired(now) {
+            self.stack.flush(slot, &mut Sink(&self.tun), now);
+            self.mark(slot);
+        }
+        if self.router.poll_timeout().is_some_and(|at| at <= now) {
+            self.input(Input::Timeout, now);
+        }
+    }
+
+    /// Ends every flow, so that each has its record.
+    fn stop(&mut self, now: Instant) -> io::Result<()> {
+        for slot in 0..self.lanes.len() {
+            let Some(id) = self.lanes.lane(slot).map(Lane::id) else { continue };
+            self.cut(id, now);
+            self.input(Input::Ended { flow: id, outcome: "portreeve ended" }, now);
+        }
+        Ok(())
+    }
+
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let (open, pending) = self.router.population();
+        Snapshot { records: self.router.records(now), open, pending, counters: self.router.counters().named() }
+    }
+
+    fn register(&self, slot: usize, fd: RawFd) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE | Interest::WRITABLE)
+    }
+}
+
+/// The TUN as smoltcp's way out. What the TUN does not take is lost, as on any wire; TCP sends it again.
+struct Sink<'a>(&'a Queue);
+
+impl PacketSink for Sink<'_> {
+    fn write(&mut self, packet: &[u8]) {
+        let _ = self.0.write(packet);
+    }
+}

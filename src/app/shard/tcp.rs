@@ -1,0 +1,245 @@
+//! TCP: the upstream connection comes first, then bytes move between it and the program's socket in smoltcp.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
+use std::time::Instant;
+
+use smoltcp::socket::tcp::{Socket, State};
+
+use super::lanes::{Lane, TcpLane, Upstream};
+use super::{Shard, Sink, TURN_BYTES};
+use crate::egress::{DialError, Stream, failure_of};
+use crate::flow::FlowId;
+use crate::packet::{IpPacket, Protocol, Transport};
+use crate::router::{Failure, Input};
+use crate::stack::Opening;
+use crate::verdict::Permit;
+
+/// How a turn of the pump ended.
+enum Turn {
+    /// Nothing more to do until an event or a packet.
+    Rest,
+    /// There is more; the next flow first.
+    More,
+    /// Both sides said their last word.
+    Closed,
+    /// The program reset the connection.
+    ProgramReset,
+    /// The upstream connection broke.
+    Broken(Failure),
+}
+
+impl Shard {
+    pub(super) fn open(&mut self, id: FlowId, permit: Permit, to: SocketAddr, now: Instant) {
+        let Some(protocol) = self.router.flow(id).map(|flow| flow.tuple.protocol) else { return };
+        let opened = match protocol {
+            Protocol::TCP => self.dialer.tcp(permit, to).map(|socket| {
+                let fd = socket.as_raw_fd();
+                (Lane::Tcp(TcpLane::new(id, Upstream::Connecting(socket))), fd)
+            }),
+            Protocol::UDP => self.open_udp(id, permit, to),
+            _ => self.open_echo(id, permit, to),
+        };
+        let failure = match opened {
+            Ok((lane, fd)) => {
+                self.lanes.put(lane);
+                self.register(id.index(), fd).err().map(|error| failure_of(&error))
+            }
+            Err(DialError::NoGate) => Some(Failure::Unreachable(crate::packet::Unreachable::Prohibited)),
+            Err(DialError::Kernel { source, .. }) => Some(failure_of(&source)),
+        };
+        if let Some(failure) = failure {
+            self.lanes.take(id.index());
+            return self.router.handle(Input::Failed { flow: id, failure }, now);
+        }
+        if protocol != Protocol::TCP {
+            self.router.handle(Input::Opened(id), now);
+        }
+    }
+
+    /// Port 53 over TCP: the "upstream" is a pair of sockets whose other end the resolver reads.
+    pub(super) fn open_dns(&mut self, id: FlowId, now: Instant) {
+        let Some(flow) = self.router.flow(id) else { return };
+        if flow.tuple.protocol != Protocol::TCP {
+            self.lanes.put(Lane::Dns(id));
+            return self.router.handle(Input::Opened(id), now);
+        }
+        let stream = self.dns_stream(id);
+        match stream {
+            Ok(stream) => {
+                let fd = stream.as_raw_fd();
+                self.lanes.put(Lane::Tcp(TcpLane { writable: true, ..TcpLane::new(id, Upstream::Open(stream)) }));
+                let registered = self.register(id.index(), fd);
+                let input = match registered {
+                    Ok(()) => Input::Opened(id),
+                    Err(error) => Input::Failed { flow: id, failure: failure_of(&error) },
+                };
+                self.router.handle(input, now);
+            }
+            Err(error) => self.router.handle(Input::Failed { flow: id, failure: failure_of(&error) }, now),
+        }
+    }
+
+    fn dns_stream(&mut self, id: FlowId) -> io::Result<Stream> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        theirs.set_nonblocking(true)?;
+        let full = || io::Error::from_raw_os_error(libc::ENOBUFS);
+        let flow = self.router.flow(id).ok_or_else(full)?;
+        let asker = super::super::dns::DnsAsker::of(flow);
+        let stream = super::super::dns::Stream { stream: theirs, from: flow.tuple.local, asked: flow.tuple.remote, asker };
+        self.streams.try_send(stream).map_err(|_| full())?;
+        Ok(Stream::from(ours))
+    }
+
+    pub(super) fn on_tcp_event(&mut self, slot: usize, now: Instant) {
+        let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
+        let id = lane.id;
+        if !matches!(lane.upstream, Upstream::Connecting(_)) {
+            return self.mark(slot);
+        }
+        if !lane.writable {
+            return;
+        }
+        let Upstream::Connecting(connecting) = std::mem::replace(&mut lane.upstream, Upstream::Gone) else { return };
+        match connecting.finish() {
+            Ok(Ok(stream)) => {
+                lane.upstream = Upstream::Open(stream);
+                self.input(Input::Opened(id), now);
+                self.mark(slot);
+            }
+            Ok(Err(connecting)) => {
+                lane.upstream = Upstream::Connecting(connecting);
+                lane.writable = false;
+            }
+            Err(error) => {
+                self.lanes.take(slot);
+                self.input(Input::Failed { flow: id, failure: failure_of(&error) }, now);
+            }
+        }
+    }
+
+    /// The upstream connection stands: the SYN that waited may be answered.
+    pub(super) fn accept_tcp(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
+        let Transport::Tcp(segment) = packet.transport() else { return };
+        let opening = Opening { syn: packet.bytes(), max_segment: segment.max_segment, has_timestamps: segment.has_timestamps };
+        let accepted = self.stack.accept(id.index(), &packet.tuple(), opening, &mut Sink(&self.tun), now);
+        if accepted.is_err() {
+            self.cut(id, now);
+            self.router.handle(Input::Ended { flow: id, outcome: "out of memory" }, now);
+        }
+    }
+
+    /// Moves what can be moved for one flow, then sends what became due.
+    pub(super) fn pump(&mut self, slot: usize, now: Instant) {
+        let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
+        let id = lane.id;
+        let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket)) else { return };
+        if up + down > 0 {
+            lane.carried += up + down;
+            self.router.account(id, up, down, now);
+        }
+        if let Turn::Broken(_) = turn {
+            self.stack.with_socket(slot, Socket::abort);
+        }
+        self.stack.flush(slot, &mut Sink(&self.tun), now);
+        match turn {
+            Turn::Rest => {}
+            Turn::More => self.mark(slot),
+            Turn::Closed => self.end_tcp(slot, now, Input::Ended { flow: id, outcome: "closed" }),
+            Turn::ProgramReset => {
+                if let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot)
+                    && let Upstream::Open(stream) = std::mem::replace(&mut lane.upstream, Upstream::Gone)
+                {
+                    stream.reset();
+                }
+                self.end_tcp(slot, now, Input::Ended { flow: id, outcome: "reset by program" });
+            }
+            Turn::Broken(failure) => self.end_tcp(slot, now, Input::Failed { flow: id, failure }),
+        }
+    }
+
+    fn end_tcp(&mut self, slot: usize, now: Instant, input: Input<'_>) {
+        if let Some(Lane::Tcp(lane)) = self.lanes.take(slot) {
+            if let Upstream::Open(stream) = &lane.upstream
+                && let Some(rtt) = stream.rtt_us()
+            {
+                self.router.note_rtt(lane.id, rtt);
+            }
+            self.stack.remove(slot, lane.carried);
+        }
+        self.input(input, now);
+    }
+
+    /// Ends a flow at both ends at once: a reset each way.
+    pub(super) fn cut(&mut self, id: FlowId, now: Instant) {
+        if self.lanes.lane(id.index()).is_none_or(|lane| lane.id() != id) {
+            return;
+        }
+        let Some(lane) = self.lanes.take(id.index()) else { return };
+        if let Lane::Tcp(lane) = lane {
+            self.stack.with_socket(id.index(), Socket::abort);
+            self.stack.flush(id.index(), &mut Sink(&self.tun), now);
+            self.stack.remove(id.index(), lane.carried);
+            if let Upstream::Open(stream) = lane.upstream {
+                stream.reset();
+            }
+        }
+    }
+}
+
+fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>) -> (Turn, u64, u64) {
+    let Upstream::Open(stream) = &lane.upstream else { return (Turn::Rest, 0, 0) };
+    let (mut up, mut down) = (0, 0);
+    while lane.writable && socket.can_recv() && up < TURN_BYTES {
+        match socket.recv(|bytes| split(stream.write(bytes))) {
+            Ok(Ok(sent)) => up += sent,
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => lane.writable = false,
+            Ok(Err(error)) => return (Turn::Broken(failure_of(&error)), up, down),
+            Err(_) => break,
+        }
+    }
+    let program_finished = matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+    if program_finished && !lane.finished_up && socket.recv_queue() == 0 {
+        stream.finish_writing();
+        lane.finished_up = true;
+    }
+    while lane.readable && !lane.finished_down && socket.can_send() && down < TURN_BYTES {
+        let mut room = 0;
+        let read = socket.send(|bytes| {
+            room = bytes.len();
+            split(stream.read(bytes))
+        });
+        match read {
+            Ok(Ok(0)) => {
+                socket.close();
+                lane.finished_down = true;
+            }
+            Ok(Ok(read)) => {
+                down += read;
+                // A short read of a stream has emptied it (epoll(7)); the next bytes make a new edge.
+                lane.readable = lane.hung_up || usize::try_from(read).is_ok_and(|read| read == room);
+            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => lane.readable = false,
+            Ok(Err(error)) => return (Turn::Broken(failure_of(&error)), up, down),
+            Err(_) => break,
+        }
+    }
+    let turn = match socket.state() {
+        State::TimeWait => Turn::Closed,
+        State::Closed if lane.finished_up && lane.finished_down => Turn::Closed,
+        State::Closed => Turn::ProgramReset,
+        _ if up >= TURN_BYTES || down >= TURN_BYTES => Turn::More,
+        _ => Turn::Rest,
+    };
+    (turn, up, down)
+}
+
+/// What smoltcp wants of a closure: how many bytes were moved, and what to hand on.
+fn split(result: io::Result<usize>) -> (usize, io::Result<u64>) {
+    match result {
+        Ok(moved) => (moved, Ok(u64::try_from(moved).unwrap_or(u64::MAX))),
+        Err(error) => (0, Err(error)),
+    }
+}

@@ -1,0 +1,64 @@
+//! What people are told.
+
+use std::time::Instant;
+
+use super::Shard;
+use crate::app::shared::locked;
+use crate::control::{Closed, Event, Prompt};
+use crate::flow::{FlowId, Record};
+use crate::router::{PromptEnd, Question};
+use crate::verdict::Answer;
+
+impl Shard {
+    pub(super) fn tell_flow(&self, id: FlowId, now: Instant) {
+        self.shared.tell(|| {
+            // A flow to the resolver has no decision; its questions are told one by one.
+            self.router.flow(id)?.decision.as_ref()?;
+            let record = self.router.record(id, now)?;
+            Some(if record.verdict == "ask" { Event::Opened(record) } else { Event::Decided(record) })
+        });
+    }
+
+    pub(super) fn tell_end(&self, record: Record) {
+        self.shared.tell(|| Some(Event::Ended(record.clone())));
+        self.shared.keep(record);
+    }
+
+    pub(super) fn tell_prompt(&self, question: &Question, now: Instant) {
+        let Some(record) = self.router.record(question.flow, now) else { return };
+        let program = record.exe.as_deref().and_then(|exe| exe.rsplit('/').next()).unwrap_or("?").to_owned();
+        let prompt = Prompt {
+            id: question.id,
+            program,
+            exe: record.exe,
+            pid: record.pid,
+            uid: record.uid,
+            name: record.name,
+            dst: record.dst,
+            proto: record.proto,
+            since_ms: self.router.wall(now),
+            deadline_ms: self.router.wall(question.deadline),
+        };
+        locked(&self.shared.prompts).insert(prompt.id, prompt.clone());
+        self.shared.tell(|| Some(Event::Prompt(prompt)));
+    }
+
+    pub(super) fn tell_prompt_end(&self, id: u64, how: PromptEnd) {
+        locked(&self.shared.prompts).remove(&id);
+        let how = match how {
+            PromptEnd::Answered(Answer::Allow) => Closed::Allowed,
+            PromptEnd::Answered(Answer::Deny) => Closed::Denied,
+            PromptEnd::Expired => Closed::Expired,
+            PromptEnd::Gone => Closed::Gone,
+        };
+        self.shared.tell(|| Some(Event::PromptClosed { id, how }));
+    }
+
+    pub(super) fn tell_older(&mut self) {
+        if !std::mem::replace(&mut self.told_older, true) {
+            let notice = "TCP flows that are older than Portreeve are reset; programs connect again by themselves";
+            tracing::info!("{notice}");
+            self.shared.tell(|| Some(Event::Notice(notice.to_owned())));
+        }
+    }
+}

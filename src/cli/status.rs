@@ -1,0 +1,25 @@
+//! `portreeve status`
+
+use super::locate::Wanted;
+use super::{Exit, Json, out};
+use crate::control::{Client, ClientError, render};
+
+pub(super) fn run(wanted: &Wanted, Json { json }: Json) -> Exit {
+    let path = match wanted.path() {
+        Ok(path) => path,
+        Err(several) => return several.complain(),
+    };
+    match Client::connect(&path).and_then(|mut client| client.status()) {
+        Ok(status) if json => out::print_json(&[status], Exit::Done),
+        Ok(status) => out::print(&render::status_screen(&status, out::now_ms(), out::colour()), Exit::Done),
+        Err(ClientError::NotActive { .. }) if json => out::print("{\"state\":\"inactive\"}\n", Exit::NotActive),
+        Err(ClientError::NotActive { path }) => {
+            let text = format!(
+                "Portreeve is not active (no socket at {})\n  `portreeve up` protects this machine, `portreeve exec -- CMD` one command\n",
+                path.display()
+            );
+            out::print(&text, Exit::NotActive)
+        }
+        Err(error) => out::fail(&error),
+    }
+}

@@ -1,0 +1,126 @@
+//! Where things are. Nothing here looks at the disk; what it needs of the environment is handed in by [`Places`].
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Run-time files of a machine-wide router: socket, undo file.
+pub const RUN_DIR: &str = "/run/portreeve";
+
+/// The configuration of this machine.
+pub const CONFIG_FILE: &str = "/etc/portreeve/portreeve.toml";
+
+/// Names another configuration file.
+pub const CONFIG_ENV: &str = "PORTREEVE_CONFIG";
+
+/// This machine's profile set.
+pub const PROFILES_DIR: &str = "/etc/portreeve/profiles";
+
+/// What of the environment decides where a user's own files are.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Places {
+    pub uid: u32,
+    pub home: Option<PathBuf>,
+    pub xdg_config_home: Option<PathBuf>,
+    pub xdg_runtime_dir: Option<PathBuf>,
+    pub config_override: Option<PathBuf>,
+}
+
+impl Places {
+    /// Reads the environment of this process.
+    #[must_use]
+    pub fn of_this_process() -> Self {
+        let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            home: absolute("HOME"),
+            xdg_config_home: absolute("XDG_CONFIG_HOME"),
+            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
+            config_override: env::var_os(CONFIG_ENV).filter(|path| !path.is_empty()).map(PathBuf::from),
+        }
+    }
+
+    /// The configuration file. A file that the user named must exist; the default one may be missing.
+    #[must_use]
+    pub fn config_file(&self) -> PathBuf {
+        self.config_override.clone().unwrap_or_else(|| PathBuf::from(CONFIG_FILE))
+    }
+
+    /// The user's own profile set, for `exec` as an ordinary user. Root has none: its set is the machine's.
+    #[must_use]
+    pub fn user_profiles_dir(&self) -> Option<PathBuf> {
+        if self.uid == 0 {
+            return None;
+        }
+        // XDG Base Directory Specification: relative values are ignored, the default is ~/.config.
+        let base = self.xdg_config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?;
+        Some(base.join("portreeve/profiles"))
+    }
+
+    /// The folder of this user's `exec` sockets. The fallback lies in a folder that everybody may write to; whoever uses it
+    /// checks its owner.
+    #[must_use]
+    pub fn exec_dir(&self) -> PathBuf {
+        match &self.xdg_runtime_dir {
+            Some(dir) => dir.join("portreeve"),
+            None => PathBuf::from(format!("/tmp/portreeve-{}", self.uid)),
+        }
+    }
+
+    /// The control socket of the `exec` with this PID.
+    #[must_use]
+    pub fn exec_socket(&self, pid: u32) -> PathBuf {
+        self.exec_dir().join(format!("exec-{pid}.sock"))
+    }
+}
+
+/// The control socket of a machine-wide router.
+#[must_use]
+pub fn up_socket() -> PathBuf {
+    Path::new(RUN_DIR).join("portreeve.sock")
+}
+
+/// The PID in the file name of an `exec` socket; None for any other file.
+#[must_use]
+pub fn exec_pid(socket: &Path) -> Option<u32> {
+    socket.file_name()?.to_str()?.strip_prefix("exec-")?.strip_suffix(".sock")?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(uid: u32) -> Places {
+        Places { uid, home: Some("/home/anna".into()), ..Places::default() }
+    }
+
+    #[test]
+    fn the_users_own_set_follows_xdg_and_root_has_none() {
+        assert_eq!(places(1000).user_profiles_dir(), Some("/home/anna/.config/portreeve/profiles".into()));
+        let moved = Places { xdg_config_home: Some("/cfg".into()), ..places(1000) };
+        assert_eq!(moved.user_profiles_dir(), Some("/cfg/portreeve/profiles".into()));
+        assert_eq!(places(0).user_profiles_dir(), None);
+        assert_eq!(Places { uid: 1000, ..Places::default() }.user_profiles_dir(), None, "no home, no set");
+    }
+
+    #[test]
+    fn exec_sockets_lie_in_the_runtime_dir_or_in_a_folder_per_user() {
+        let placed = Places { xdg_runtime_dir: Some("/run/user/1000".into()), ..places(1000) };
+        assert_eq!(placed.exec_socket(42), PathBuf::from("/run/user/1000/portreeve/exec-42.sock"));
+        assert_eq!(places(1000).exec_socket(42), PathBuf::from("/tmp/portreeve-1000/exec-42.sock"));
+    }
+
+    #[test]
+    fn a_pid_is_read_from_an_exec_socket_only() {
+        assert_eq!(exec_pid(Path::new("/x/exec-42.sock")), Some(42));
+        for other in ["/x/exec-.sock", "/x/exec-4", "/x/portreeve.sock", "/x/exec--4.sock", "/"] {
+            assert_eq!(exec_pid(Path::new(other)), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_named_configuration_file_wins() {
+        assert_eq!(places(0).config_file(), PathBuf::from(CONFIG_FILE));
+        let named = Places { config_override: Some("x.toml".into()), ..places(0) };
+        assert_eq!(named.config_file(), PathBuf::from("x.toml"));
+    }
+}

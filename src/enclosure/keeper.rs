@@ -1,0 +1,198 @@
+//! The keeper: a single-threaded copy of this program that clones the first process and stays as its parent.
+//!
+//! # Theory of operation
+//!
+//! The outer process may have threads, which must not be cloned, and may be killed at any moment, from any of them. So it starts
+//! `/proc/self/exe __enclosure`, which has one thread, makes the namespaces in one clone and lives on outside them. The keeper
+//! stays in the caller's session and process group: it sees what the shell does to the job and mirrors it for the command, which
+//! has a process group of its own (see `terminal`).
+//!
+//! Keeps one rule: the keeper ends with the outer process, and the first process with the keeper. The outer's death is the end
+//! of the line, and also a death signal where the outer's thread is its main one (the kernel sends it when that thread ends).
+
+use std::ffi::OsString;
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, FromRawFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, Signal, WaitOptions, getppid, kill_process, set_parent_process_death_signal, waitpid};
+use serde::{Deserialize, Serialize};
+
+use super::line::{Grant, Line, Need, Report};
+use super::privileges::{Standing, write_maps};
+use super::signals::Signals;
+use super::terminal::Terminal;
+use super::{EncloseError, error, init};
+
+/// What the keeper is started with, beside the command.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Parameters {
+    pub(super) addresses: Vec<(IpAddr, u8)>,
+    pub(super) mtu: u32,
+    pub(super) device: String,
+    /// The outer process.
+    pub(super) outer: u32,
+    /// Whether the outer's main thread starts the keeper.
+    pub(super) from_main_thread: bool,
+}
+
+/// Runs the keeper with what stands behind the hidden verb: the line's descriptor, the parameters, `--` and the command.
+/// Its return is the end of the keeper; the result is said to a person who called the verb by hand.
+pub(super) fn run(mut arguments: impl Iterator<Item = OsString>) -> Result<(), &'static str> {
+    const BY_HAND: &str = "__enclosure is internal; use: portreeve exec -- CMD…";
+    let word = |argument: Option<OsString>| argument.and_then(|argument| argument.into_string().ok()).ok_or(BY_HAND);
+    let number: i32 = word(arguments.next())?.parse().map_err(|_| BY_HAND)?;
+    let parameters: Parameters = serde_json::from_str(&word(arguments.next())?).map_err(|_| BY_HAND)?;
+    if word(arguments.next())? != "--" {
+        return Err(BY_HAND);
+    }
+    let outer = adopt_line(number).map_err(|_| BY_HAND)?;
+    if let Err(refusal) = keep(&outer, &parameters, arguments.collect()) {
+        // An outer process that is gone needs no reason.
+        let _ = outer.send(&Report::Refused(refusal));
+    }
+    Ok(())
+}
+
+/// Takes the inherited descriptor and hides it from what is executed later.
+fn adopt_line(number: i32) -> io::Result<Line> {
+    // SAFETY: F_GETFD only asks; a number that is no descriptor is refused.
+    if number <= 2 || unsafe { libc::fcntl(number, libc::F_GETFD) } == -1 {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    // SAFETY: the descriptor is open, was inherited for us alone and is owned by nothing else in this fresh process.
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::CLOEXEC)?;
+    Ok(Line::adopt(fd))
+}
+
+/// Makes the first process and keeps it until it ends.
+fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result<(), EncloseError> {
+    let step = |what: &'static str| move |source: io::Error| EncloseError::step(what, source);
+    follow_outer(parameters).map_err(step("follow the outer process"))?;
+    let signals = Signals::block_all_and_read(&[Signal::CHILD, Signal::CONT]).map_err(step("block signals"))?;
+    let standing = Standing::look().map_err(step("read the own capabilities"))?;
+    let (init_line, far_line) = Line::pair().map_err(step("make a socket pair"))?;
+    let around = error::Surroundings::look(standing.wants_user_namespace());
+    let cloned = clone_namespaces(standing);
+    let Some(init) = cloned.map_err(|source| error::explain("clone the enclosure's namespaces", &source, &around))? else {
+        drop((init_line, signals));
+        let outer = outer.as_fd().try_clone_to_owned().map_err(step("keep the line"))?;
+        init::run(Line::adopt(outer), far_line, parameters, command, standing.wants_user_namespace());
+        std::process::exit(0);
+    };
+    drop(far_line);
+    let mut kept = Kept { init, line: init_line, signals, terminal: Terminal::open(parameters.outer) };
+    kept.release(outer, standing).map_err(|source| error::explain("write the enclosure's id maps", &source, &around))?;
+    kept.serve(outer);
+    Ok(())
+}
+
+/// Asks for a death signal where one can be had, and closes the race with a death before that.
+fn follow_outer(parameters: &Parameters) -> io::Result<()> {
+    if !parameters.from_main_thread {
+        return Ok(());
+    }
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    let parent = getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
+    // An outer process in another PID namespace (`setns`) has no number here; then the line alone tells its death.
+    if parent.is_some_and(|parent| parent != parameters.outer) {
+        return Err(io::Error::other("it is gone"));
+    }
+    Ok(())
+}
+
+/// The one clone. `None` in the child.
+fn clone_namespaces(standing: Standing) -> io::Result<Option<Pid>> {
+    let mut flags = libc::CLONE_NEWNET | libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::SIGCHLD;
+    if standing.wants_user_namespace() {
+        flags |= libc::CLONE_NEWUSER;
+    }
+    const NONE: libc::c_long = 0;
+    // SAFETY: without CLONE_VM and with no stack this is fork(2) with namespaces; one thread exists, so the child may go on.
+    let pid = unsafe { libc::syscall(libc::SYS_clone, libc::c_long::from(flags), NONE, NONE, NONE, NONE) };
+    match i32::try_from(pid) {
+        Ok(-1) | Err(_) => Err(io::Error::last_os_error()),
+        Ok(pid) => Ok(Pid::from_raw(pid)),
+    }
+}
+
+/// The first process as its keeper has it.
+struct Kept {
+    init: Pid,
+    line: Line,
+    signals: Signals,
+    terminal: Terminal,
+}
+
+impl Kept {
+    /// Tells the outer process of the first one, writes its maps and lets it go.
+    fn release(&mut self, outer: &Line, standing: Standing) -> io::Result<()> {
+        let init_pid = u32::try_from(self.init.as_raw_nonzero().get()).map_err(io::Error::other)?;
+        let released = outer
+            .send(&Report::Born { init_pid })
+            .and_then(|()| write_maps(standing, self.init))
+            .and_then(|()| self.line.send(&Grant::Maps));
+        if released.is_err() {
+            self.kill();
+        }
+        released
+    }
+
+    /// Serves until the first process or the outer one has ended.
+    fn serve(&mut self, outer: &Line) {
+        loop {
+            let mut fds = [
+                // The first process reads this line; here only its end counts, which is always told (poll(2)).
+                PollFd::from_borrowed_fd(outer.as_fd(), PollFlags::empty()),
+                PollFd::from_borrowed_fd(self.line.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.signals.as_fd(), PollFlags::IN),
+            ];
+            match poll(&mut fds, None) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(_) => return self.kill(),
+            }
+            let [gone, asked, signalled] = fds.map(|fd| !fd.revents().is_empty());
+            if gone || asked && !self.answer() {
+                return self.kill();
+            }
+            if signalled && self.signals.drain_for(Signal::CONT) {
+                self.resume();
+            }
+        }
+    }
+
+    /// Answers the first process. False when it is gone.
+    fn answer(&mut self) -> bool {
+        let Ok(Some((need, _))) = self.line.receive() else { return false };
+        let grant = match need {
+            Need::Terminal => Some(Grant::Terminal(self.terminal.hand_over())),
+            Need::Stopped(signal) => self.terminal.mirror_stop(signal).map(|terminal| Grant::Resume { terminal }),
+            Need::Continued => {
+                self.terminal.mirror_continue();
+                None
+            }
+            Need::Over { signal } => {
+                self.terminal.take_back(signal);
+                Some(Grant::Over)
+            }
+        };
+        grant.is_none_or(|grant| self.line.send(&grant).is_ok())
+    }
+
+    /// The shell lets the job go on.
+    fn resume(&mut self) {
+        let terminal = self.terminal.hand_over();
+        // Its absence is noticed at the next turn.
+        let _ = self.line.send(&Grant::Resume { terminal });
+    }
+
+    /// Ends the first process, and so everything inside, and waits for that.
+    fn kill(&mut self) {
+        self.terminal.take_back(None);
+        // Whoever has ended already is only reaped.
+        let _ = kill_process(self.init, Signal::KILL);
+        while matches!(waitpid(Some(self.init), WaitOptions::empty()), Err(rustix::io::Errno::INTR)) {}
+    }
+}

@@ -1,0 +1,99 @@
+//! The virtio header in front of a TCP segment that the kernel shall finish: checksum and segmentation
+//! (`struct virtio_net_hdr`, virtio 1.2 §5.1.6).
+
+use smoltcp::wire::{IpProtocol, checksum};
+
+/// Bytes of the header.
+pub const VNET_HEADER_LEN: usize = 10;
+
+const NEEDS_CSUM: u8 = 1;
+const GSO_TCPV4: u8 = 1;
+const GSO_TCPV6: u8 = 4;
+/// Where the checksum stands in a TCP header (RFC 9293 §3.1).
+const TCP_CHECKSUM: usize = 16;
+
+/// Prepares `packet`, an IPv4 or IPv6 header without options followed by a TCP segment, for the kernel: writes the pseudo-header sum
+/// into the checksum field and returns the header that asks for the rest. Segments whose payload is larger than `max_payload` bytes
+/// are to be cut into such pieces.
+///
+/// None when the packet is not TCP as smoltcp emits it.
+pub fn unfinished_tcp(packet: &mut [u8], max_payload: u16) -> Option<[u8; VNET_HEADER_LEN]> {
+    let v4 = packet.first()? >> 4 == 4;
+    let ip_len: usize = if v4 { 20 } else { 40 };
+    let tcp_len = packet.len().checked_sub(ip_len)?;
+    let data_offset = usize::from(*packet.get(ip_len + 12)? >> 4) * 4;
+    let payload = tcp_len.checked_sub(data_offset)?;
+    let sum = pseudo_header(packet, v4, u32::try_from(tcp_len).ok()?)?;
+    packet.get_mut(ip_len + TCP_CHECKSUM..ip_len + TCP_CHECKSUM + 2)?.copy_from_slice(&sum.to_be_bytes());
+    let cut = payload > usize::from(max_payload);
+    let gso = match (cut, v4) {
+        (false, _) => 0,
+        (true, true) => GSO_TCPV4,
+        (true, false) => GSO_TCPV6,
+    };
+    let [h0, h1] = u16::try_from(ip_len + data_offset).ok()?.to_ne_bytes();
+    let [s0, s1] = if cut { max_payload.to_ne_bytes() } else { [0, 0] };
+    let [c0, c1] = u16::try_from(ip_len).ok()?.to_ne_bytes();
+    let [o0, o1] = u16::try_from(TCP_CHECKSUM).ok()?.to_ne_bytes();
+    Some([NEEDS_CSUM, gso, h0, h1, s0, s1, c0, c1, o0, o1])
+}
+
+/// Whether the virtio header says that the sender left the checksum to the device.
+#[must_use]
+pub fn is_unfinished(header: &[u8]) -> bool {
+    header.first().is_some_and(|flags| flags & NEEDS_CSUM != 0)
+}
+
+fn pseudo_header(packet: &[u8], v4: bool, length: u32) -> Option<u16> {
+    Some(if v4 {
+        let (src, dst): ([u8; 4], [u8; 4]) = (*packet.get(12..)?.first_chunk()?, *packet.get(16..)?.first_chunk()?);
+        checksum::pseudo_header_v4(&src.into(), &dst.into(), IpProtocol::Tcp, length)
+    } else {
+        let (src, dst): ([u8; 16], [u8; 16]) = (*packet.get(8..)?.first_chunk()?, *packet.get(24..)?.first_chunk()?);
+        checksum::pseudo_header_v6(&src.into(), &dst.into(), IpProtocol::Tcp, length)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+
+    #[test]
+    fn a_large_segment_asks_to_be_cut_and_a_small_one_does_not() {
+        for v6 in [false, true] {
+            for (len, cut) in [(100, false), (1448, false), (1449, true), (60_000, true)] {
+                let mut packet = Vec::new();
+                let built = if v6 {
+                    PacketBuilder::ipv6([1; 16], [2; 16], 64).tcp(1, 2, 3, 4).write(&mut packet, &vec![0; len])
+                } else {
+                    PacketBuilder::ipv4([1; 4], [2; 4], 64).tcp(1, 2, 3, 4).write(&mut packet, &vec![0; len])
+                };
+                built.expect("writing to memory");
+                let header = unfinished_tcp(&mut packet, 1448).expect("TCP");
+                let gso = if v6 { 4 } else { 1 };
+                assert_eq!(header[..2], [1, if cut { gso } else { 0 }], "{len}");
+                assert!(is_unfinished(&header));
+            }
+        }
+    }
+
+    #[test]
+    fn the_sum_in_the_field_becomes_the_checksum_when_the_rest_is_added() {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4([10, 9, 0, 2], [203, 0, 113, 10], 64).tcp(1, 2, 3, 4).write(&mut packet, b"abc").expect("memory");
+        let right = packet[36..38].to_vec();
+        packet[36..38].fill(0);
+        unfinished_tcp(&mut packet, 1448).expect("TCP");
+        assert_eq!((!checksum::data(&packet[20..])).to_be_bytes()[..], right);
+    }
+
+    #[test]
+    fn what_is_no_tcp_is_left_alone() {
+        for bytes in [&[][..], &[0x45; 10], &[0x60; 39]] {
+            let mut packet = bytes.to_vec();
+            assert!(unfinished_tcp(&mut packet, 1448).is_none());
+        }
+    }
+}

@@ -1,0 +1,136 @@
+//! Refusals that a program sees at once: TCP resets and ICMP errors.
+
+use std::net::IpAddr;
+
+use smoltcp::phy::ChecksumCapabilities;
+use smoltcp::wire::{
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl,
+    TcpPacket, TcpRepr, TcpSeqNumber,
+};
+
+use super::build::start;
+use super::{IpPacket, Transport, extension};
+
+/// Why a destination cannot be reached, in the words that both families share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Unreachable {
+    Network,
+    Host,
+    Protocol,
+    Port,
+    /// Refused by a policy.
+    Prohibited,
+}
+
+/// Errors quote no more than fits the smallest MTU that both families must carry (RFC 1812 §4.3.2.3, RFC 4443 §2.4).
+const MAX_ERROR_V4: usize = 576;
+const MAX_ERROR_V6: usize = 1280;
+/// The hop limit that Linux gives to packets of its own.
+const HOP_LIMIT: u8 = 64;
+
+/// Appends the reset that answers `packet` (RFC 9293 §3.10.7.1). Nothing is appended for anything but a TCP segment, or for a reset.
+pub fn reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) {
+    let Transport::Tcp(segment) = packet.transport() else { return };
+    if segment.control == TcpControl::Rst {
+        return;
+    }
+    let Some(tcp) = tcp_of(packet.bytes()) else { return };
+    let tuple = packet.tuple();
+    let (seq_number, ack_number) =
+        if segment.has_ack { (tcp.ack_number(), None) } else { (TcpSeqNumber(0), Some(tcp.seq_number() + tcp.segment_len())) };
+    let repr = TcpRepr {
+        src_port: tuple.remote.port(),
+        dst_port: tuple.local.port(),
+        control: TcpControl::Rst,
+        seq_number,
+        ack_number,
+        window_len: 0,
+        window_scale: None,
+        max_seg_size: None,
+        sack_permitted: false,
+        sack_ranges: [None; 3],
+        timestamp: None,
+        payload: &[],
+    };
+    let (from, to) = (tuple.remote.ip(), tuple.local.ip());
+    let Some(body) = start(from, to, IpProtocol::Tcp, repr.buffer_len(), HOP_LIMIT, out) else { return };
+    let ends: (IpAddress, IpAddress) = (from.into(), to.into());
+    repr.emit(&mut TcpPacket::new_unchecked(body), &ends.0, &ends.1, &ChecksumCapabilities::default());
+}
+
+/// Appends the ICMP error that tells the sender of `packet` why its destination cannot be reached. Nothing is appended for
+/// packets to several hosts and for ICMP errors (RFC 1122 §3.2.2, RFC 4443 §2.4).
+pub fn unreachable(packet: &IpPacket<'_>, why: Unreachable, out: &mut Vec<u8>) {
+    let v4 = match why {
+        Unreachable::Network => 0,
+        Unreachable::Host => 1,
+        Unreachable::Protocol => 2,
+        Unreachable::Port => 3,
+        Unreachable::Prohibited => 13,
+    };
+    let v6 = match why {
+        Unreachable::Network => (Icmpv6Message::DstUnreachable, 0, 0),
+        Unreachable::Prohibited => (Icmpv6Message::DstUnreachable, 1, 0),
+        Unreachable::Host => (Icmpv6Message::DstUnreachable, 3, 0),
+        Unreachable::Port => (Icmpv6Message::DstUnreachable, 4, 0),
+        // ICMPv6 has no such code: it points at the next-header field, byte 6 (RFC 4443 §3.4).
+        Unreachable::Protocol => (Icmpv6Message::ParamProblem, 1, 6),
+    };
+    error(packet, packet.tuple().remote.ip(), (Icmpv4Message::DstUnreachable, v4), v6, out);
+}
+
+/// Appends the ICMP error that says that the hop limit of `packet` ran out at `hop`.
+pub fn time_exceeded(packet: &IpPacket<'_>, hop: IpAddr, out: &mut Vec<u8>) {
+    error(packet, hop, (Icmpv4Message::TimeExceeded, 0), (Icmpv6Message::TimeExceeded, 0, 0), out);
+}
+
+fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8), v6: (Icmpv6Message, u8, u32), out: &mut Vec<u8>) {
+    let tuple = packet.tuple();
+    let to_many = match tuple.remote.ip() {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
+    };
+    if to_many || matches!(packet.transport(), Transport::Icmp { .. }) {
+        return;
+    }
+    match (from, tuple.local.ip()) {
+        (IpAddr::V4(_), IpAddr::V4(_)) => {
+            let quote = packet.bytes().get(..MAX_ERROR_V4 - 28).unwrap_or(packet.bytes());
+            let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmp, 8 + quote.len(), HOP_LIMIT, out) else { return };
+            let mut icmp = Icmpv4Packet::new_unchecked(body);
+            icmp.set_msg_type(v4.0);
+            icmp.set_msg_code(v4.1);
+            icmp.data_mut().copy_from_slice(quote);
+            icmp.fill_checksum();
+        }
+        (IpAddr::V6(src), IpAddr::V6(dst)) => {
+            let quote = packet.bytes().get(..MAX_ERROR_V6 - 48).unwrap_or(packet.bytes());
+            let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmpv6, 8 + quote.len(), HOP_LIMIT, out) else { return };
+            let (head, data) = body.split_at_mut(8);
+            data.copy_from_slice(quote);
+            if let Some(pointer) = head.get_mut(4..8) {
+                pointer.copy_from_slice(&v6.2.to_be_bytes());
+            }
+            let mut icmp = Icmpv6Packet::new_unchecked(body);
+            icmp.set_msg_type(v6.0);
+            icmp.set_msg_code(v6.1);
+            icmp.fill_checksum(&src, &dst);
+        }
+        _ => {}
+    }
+}
+
+fn tcp_of(bytes: &[u8]) -> Option<TcpPacket<&[u8]>> {
+    let payload = match bytes.first()? >> 4 {
+        4 => Ipv4Packet::new_checked(bytes).ok()?.payload(),
+        _ => {
+            let ip = Ipv6Packet::new_checked(bytes).ok()?;
+            let (_, offset) = extension::walk(ip.next_header(), ip.payload()).ok()?;
+            ip.payload().get(offset..)?
+        }
+    };
+    TcpPacket::new_checked(payload).ok()
+}
+
+#[cfg(test)]
+mod tests;

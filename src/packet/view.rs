@@ -1,0 +1,271 @@
+//! The checked view of one IP packet. An [`IpPacket`] exists only if its headers are whole and sane.
+
+use std::net::IpAddr;
+
+use smoltcp::wire::{
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl,
+    TcpPacket, UdpPacket,
+};
+
+use super::{FiveTuple, Protocol, extension};
+
+/// Whether the sender's checksums are finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Checksums {
+    /// The local kernel left them to the device (virtio header `NEEDS_CSUM`); there is nothing to check.
+    Unfinished,
+    /// They came over a wire or from a raw socket; check them.
+    Finished,
+}
+
+/// Why a packet is dropped unread. Each is a counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, thiserror::Error)]
+pub enum Malformed {
+    #[error("truncated")]
+    Truncated,
+    #[error("not IPv4 or IPv6")]
+    Version,
+    #[error("bad checksum")]
+    Checksum,
+    #[error("impossible source or destination address")]
+    Address,
+    #[error("port 0")]
+    PortZero,
+    #[error("impossible TCP flags")]
+    Flags,
+    #[error("source route")]
+    SourceRoute,
+    #[error("too many IPv6 extension headers")]
+    HeaderChain,
+    #[error("fragment")]
+    Fragment,
+}
+
+impl Malformed {
+    pub const ALL: [Self; 9] = [
+        Self::Truncated,
+        Self::Version,
+        Self::Checksum,
+        Self::Address,
+        Self::PortZero,
+        Self::Flags,
+        Self::SourceRoute,
+        Self::HeaderChain,
+        Self::Fragment,
+    ];
+}
+
+/// What a TCP segment says beyond its ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub control: TcpControl,
+    pub has_ack: bool,
+    /// The MSS option of a SYN.
+    pub max_segment: Option<u16>,
+    pub has_timestamps: bool,
+}
+
+impl Segment {
+    /// A SYN without ACK opens a flow.
+    #[must_use]
+    pub fn opens(&self) -> bool {
+        self.control == TcpControl::Syn && !self.has_ack
+    }
+}
+
+/// An ICMP echo request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo<'a> {
+    pub ident: u16,
+    pub sequence: u16,
+    pub data: &'a [u8],
+}
+
+/// What is inside the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport<'a> {
+    Tcp(Segment),
+    Udp(&'a [u8]),
+    Echo(Echo<'a>),
+    /// ICMP that is no echo request: neighbour discovery, multicast reports, errors.
+    Icmp {
+        kind: u8,
+    },
+    Other,
+}
+
+/// One IP packet, parsed once.
+#[derive(Clone, Copy, Debug)]
+pub struct IpPacket<'a> {
+    bytes: &'a [u8],
+    tuple: FiveTuple,
+    hop_limit: u8,
+    transport: Transport<'a>,
+}
+
+impl<'a> IpPacket<'a> {
+    /// Reads a packet that a program on this host sent: its source is the local end.
+    ///
+    /// # Errors
+    ///
+    /// Why the packet must be dropped.
+    pub fn parse(bytes: &'a [u8], checksums: Checksums) -> Result<Self, Malformed> {
+        match bytes.first().ok_or(Malformed::Truncated)? >> 4 {
+            4 => Self::parse_v4(bytes, checksums),
+            6 => Self::parse_v6(bytes, checksums),
+            _ => Err(Malformed::Version),
+        }
+    }
+
+    fn parse_v4(bytes: &'a [u8], checksums: Checksums) -> Result<Self, Malformed> {
+        let ip = Ipv4Packet::new_checked(bytes).map_err(|_| Malformed::Truncated)?;
+        if !ip.verify_checksum() {
+            return Err(Malformed::Checksum);
+        }
+        let (src, dst) = (ip.src_addr(), ip.dst_addr());
+        if src.is_unspecified() || src.is_multicast() || src.is_broadcast() || dst.octets()[0] == 0 {
+            return Err(Malformed::Address);
+        }
+        if ip.more_frags() || ip.frag_offset() != 0 {
+            return Err(Malformed::Fragment);
+        }
+        let payload = ip.payload();
+        Self::finish(bytes, ip.hop_limit(), (src.into(), dst.into()), ip.next_header(), payload, checksums)
+    }
+
+    fn parse_v6(bytes: &'a [u8], checksums: Checksums) -> Result<Self, Malformed> {
+        let ip = Ipv6Packet::new_checked(bytes).map_err(|_| Malformed::Truncated)?;
+        let (src, dst) = (ip.src_addr(), ip.dst_addr());
+        let payload = ip.payload();
+        let (protocol, offset) = extension::walk(ip.next_header(), payload)?;
+        // Duplicate address detection and multicast reports come from `::` (RFC 4861 §4.3); nothing else may.
+        let from_nowhere = src.is_unspecified() && protocol != IpProtocol::Icmpv6;
+        if from_nowhere || src.is_multicast() || dst.is_unspecified() {
+            return Err(Malformed::Address);
+        }
+        if protocol == IpProtocol::Ipv6Frag {
+            return Err(Malformed::Fragment);
+        }
+        let payload = payload.get(offset..).ok_or(Malformed::Truncated)?;
+        Self::finish(bytes, ip.hop_limit(), (src.into(), dst.into()), protocol, payload, checksums)
+    }
+
+    fn finish(
+        bytes: &'a [u8],
+        hop_limit: u8,
+        (src, dst): (IpAddr, IpAddr),
+        protocol: IpProtocol,
+        payload: &'a [u8],
+        checksums: Checksums,
+    ) -> Result<Self, Malformed> {
+        let ends = (IpAddress::from(src), IpAddress::from(dst));
+        let (ports, transport) = match protocol {
+            IpProtocol::Tcp => tcp(payload, ends, checksums)?,
+            IpProtocol::Udp => udp(payload, ends, checksums)?,
+            IpProtocol::Icmp => icmp_v4(payload)?,
+            IpProtocol::Icmpv6 => icmp_v6(payload, checksums, ends)?,
+            _ => ((0, 0), Transport::Other),
+        };
+        let tuple = FiveTuple::new(Protocol(protocol.into()), (src, ports.0), (dst, ports.1));
+        Ok(Self { bytes, tuple, hop_limit, transport })
+    }
+
+    /// The whole packet, from the IP header on.
+    #[must_use]
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    #[must_use]
+    pub fn tuple(&self) -> FiveTuple {
+        self.tuple
+    }
+
+    /// TTL or hop limit.
+    #[must_use]
+    pub fn hop_limit(&self) -> u8 {
+        self.hop_limit
+    }
+
+    #[must_use]
+    pub fn transport(&self) -> Transport<'a> {
+        self.transport
+    }
+}
+
+type Parts<'a> = ((u16, u16), Transport<'a>);
+
+fn tcp(payload: &[u8], (src, dst): (IpAddress, IpAddress), checksums: Checksums) -> Result<Parts<'_>, Malformed> {
+    let tcp = TcpPacket::new_checked(payload).map_err(|_| Malformed::Truncated)?;
+    if checksums == Checksums::Finished && !tcp.verify_checksum(&src, &dst) {
+        return Err(Malformed::Checksum);
+    }
+    if tcp.src_port() == 0 || tcp.dst_port() == 0 {
+        return Err(Malformed::PortZero);
+    }
+    let control = match (tcp.syn(), tcp.fin(), tcp.rst(), tcp.psh()) {
+        (false, false, false, false) => TcpControl::None,
+        (false, false, false, true) => TcpControl::Psh,
+        (true, false, false, _) => TcpControl::Syn,
+        (false, true, false, _) => TcpControl::Fin,
+        (false, false, true, _) => TcpControl::Rst,
+        _ => return Err(Malformed::Flags),
+    };
+    let (mut max_segment, mut has_timestamps) = (None, false);
+    if tcp.syn() {
+        let mut options = tcp.options();
+        while !options.is_empty() {
+            let (rest, option) = smoltcp::wire::TcpOption::parse(options).map_err(|_| Malformed::Truncated)?;
+            match option {
+                smoltcp::wire::TcpOption::EndOfList => break,
+                smoltcp::wire::TcpOption::MaxSegmentSize(size) => max_segment = Some(size),
+                smoltcp::wire::TcpOption::TimeStamp { .. } => has_timestamps = true,
+                _ => {}
+            }
+            options = rest;
+        }
+    }
+    let segment = Segment { control, has_ack: tcp.ack(), max_segment, has_timestamps };
+    Ok(((tcp.src_port(), tcp.dst_port()), Transport::Tcp(segment)))
+}
+
+fn udp(payload: &[u8], (src, dst): (IpAddress, IpAddress), checksums: Checksums) -> Result<Parts<'_>, Malformed> {
+    let udp = UdpPacket::new_checked(payload).map_err(|_| Malformed::Truncated)?;
+    if checksums == Checksums::Finished && !udp.verify_checksum(&src, &dst) {
+        return Err(Malformed::Checksum);
+    }
+    if udp.src_port() == 0 || udp.dst_port() == 0 {
+        return Err(Malformed::PortZero);
+    }
+    let ports = (udp.src_port(), udp.dst_port());
+    let data = payload.get(8..usize::from(udp.len())).ok_or(Malformed::Truncated)?;
+    Ok((ports, Transport::Udp(data)))
+}
+
+fn icmp_v4(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
+    let icmp = Icmpv4Packet::new_checked(payload).map_err(|_| Malformed::Truncated)?;
+    if !icmp.verify_checksum() {
+        return Err(Malformed::Checksum);
+    }
+    if icmp.msg_type() != Icmpv4Message::EchoRequest {
+        return Ok(((0, 0), Transport::Icmp { kind: icmp.msg_type().into() }));
+    }
+    let data = payload.get(8..).ok_or(Malformed::Truncated)?;
+    Ok(((icmp.echo_ident(), 0), Transport::Echo(Echo { ident: icmp.echo_ident(), sequence: icmp.echo_seq_no(), data })))
+}
+
+fn icmp_v6(payload: &[u8], checksums: Checksums, (src, dst): (IpAddress, IpAddress)) -> Result<Parts<'_>, Malformed> {
+    let icmp = Icmpv6Packet::new_checked(payload).map_err(|_| Malformed::Truncated)?;
+    let (IpAddress::Ipv6(src), IpAddress::Ipv6(dst)) = (src, dst) else { return Err(Malformed::Version) };
+    if checksums == Checksums::Finished && !icmp.verify_checksum(&src, &dst) {
+        return Err(Malformed::Checksum);
+    }
+    if icmp.msg_type() != Icmpv6Message::EchoRequest {
+        return Ok(((0, 0), Transport::Icmp { kind: icmp.msg_type().into() }));
+    }
+    let data = payload.get(8..).ok_or(Malformed::Truncated)?;
+    Ok(((icmp.echo_ident(), 0), Transport::Echo(Echo { ident: icmp.echo_ident(), sequence: icmp.echo_seq_no(), data })))
+}
+
+#[cfg(test)]
+mod tests;

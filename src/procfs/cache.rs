@@ -1,0 +1,157 @@
+//! What was found lately: bounded tables for the quick way.
+//!
+//! Keeps one rule: a hit is a hint about where to look, never an answer; whoever takes one checks it against /proc.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+use std::sync::Arc;
+
+use super::process::Process;
+use crate::process::Socket;
+
+/// Processes with a held directory descriptor, so this bounds descriptors too.
+pub(super) const HOT_PROCESSES: usize = 128;
+
+/// A map of bounded size that forgets what was not used lately.
+///
+/// Two generations: when the young one is full it becomes the old one, and what was old is dropped. Every step is O(1), and
+/// the last `capacity / 2` keys in use are always there.
+#[derive(Debug)]
+pub(super) struct Recent<K, V> {
+    young: HashMap<K, V>,
+    old: HashMap<K, V>,
+    half: usize,
+}
+
+impl<K: Eq + Hash, V> Recent<K, V> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { young: HashMap::new(), old: HashMap::new(), half: (capacity / 2).max(1) }
+    }
+
+    pub(super) fn find(&mut self, key: &K) -> Option<&V> {
+        if !self.young.contains_key(key)
+            && let Some((key, value)) = self.old.remove_entry(key)
+        {
+            self.insert(key, value);
+        }
+        self.young.get(key)
+    }
+
+    pub(super) fn insert(&mut self, key: K, value: V) {
+        if self.young.len() >= self.half && !self.young.contains_key(&key) {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(key, value);
+    }
+
+    pub(super) fn remove(&mut self, key: &K) {
+        self.young.remove(key);
+        self.old.remove(key);
+    }
+}
+
+/// A process that owned a socket lately.
+#[derive(Clone, Debug)]
+pub(super) struct Hot {
+    pub(super) process: Arc<Process>,
+    uid: u32,
+    cgroup_id: Option<u64>,
+    /// The descriptor number of its last socket: a program that opens and closes one after another gets the same again.
+    pub(super) fd: u32,
+}
+
+/// The processes that owned sockets lately, the last one first.
+#[derive(Debug, Default)]
+pub(super) struct HotList {
+    entries: VecDeque<Hot>,
+}
+
+impl HotList {
+    /// Those that may own a socket of this user or cgroup, at most `limit`.
+    pub(super) fn candidates(&self, socket: &Socket, limit: usize) -> Vec<Hot> {
+        let is_candidate = |hot: &&Hot| hot.uid == socket.uid || (hot.cgroup_id.is_some() && hot.cgroup_id == socket.cgroup_id);
+        self.entries.iter().filter(is_candidate).take(limit).cloned().collect()
+    }
+
+    /// Puts a process first.
+    pub(super) fn put(&mut self, process: &Arc<Process>, socket: &Socket, fd: u32) {
+        let same = |hot: &Hot| hot.process.pid == process.pid && hot.uid == socket.uid && hot.cgroup_id == socket.cgroup_id;
+        if let Some(first) = self.entries.front_mut()
+            && same(first)
+            && first.process.start_ticks == process.start_ticks
+        {
+            first.fd = fd;
+            return;
+        }
+        self.entries.retain(|hot| !same(hot));
+        self.entries.truncate(HOT_PROCESSES - 1);
+        let hot = Hot { process: Arc::clone(process), uid: socket.uid, cgroup_id: socket.cgroup_id, fd };
+        self.entries.push_front(hot);
+    }
+
+    /// Drops a process that is gone.
+    pub(super) fn drop_process(&mut self, gone: &Process) {
+        self.entries.retain(|hot| hot.process.pid != gone.pid || hot.process.start_ticks != gone.start_ticks);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::Confidence;
+    use std::path::Path;
+
+    fn socket(uid: u32, cgroup_id: Option<u64>) -> Socket {
+        Socket { inode: 1, uid, cookie: 1, cgroup_id, confidence: Confidence::Exact }
+    }
+
+    fn us() -> Arc<Process> {
+        Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"))
+    }
+
+    #[test]
+    fn table_stays_within_its_bound_and_keeps_what_is_in_use() {
+        let mut table = Recent::new(100);
+        for key in 0..1000 {
+            table.insert(key, key);
+            assert!(table.find(&0).is_some(), "0 is used all the time");
+            assert!(table.young.len() + table.old.len() <= 101);
+        }
+        assert_eq!(table.find(&1), None);
+        assert_eq!(table.find(&999), Some(&999));
+    }
+
+    #[test]
+    fn removed_key_is_gone_from_both_generations() {
+        let mut table = Recent::new(2);
+        table.insert(1, 1);
+        table.insert(2, 2);
+        table.remove(&1);
+        table.remove(&2);
+        assert_eq!(table.find(&1), None);
+        assert_eq!(table.find(&2), None);
+    }
+
+    #[test]
+    fn process_of_another_user_is_no_candidate_unless_the_cgroup_is_the_same() {
+        let mut hot = HotList::default();
+        hot.put(&us(), &socket(1000, Some(7)), 3);
+        assert_eq!(hot.candidates(&socket(1000, None), 8).len(), 1);
+        assert_eq!(hot.candidates(&socket(0, Some(7)), 8).len(), 1);
+        assert_eq!(hot.candidates(&socket(0, Some(8)), 8).len(), 0);
+        assert_eq!(hot.candidates(&socket(0, None), 8).len(), 0);
+    }
+
+    #[test]
+    fn hot_list_is_bounded_and_forgets_a_process_that_is_gone() {
+        let mut hot = HotList::default();
+        let us = us();
+        for uid in 0..1000 {
+            hot.put(&us, &socket(uid, None), 3);
+        }
+        assert_eq!(hot.entries.len(), HOT_PROCESSES);
+        assert_eq!(hot.entries.front().map(|hot| hot.uid), Some(999));
+        hot.drop_process(&us);
+        assert_eq!(hot.entries.len(), 0);
+    }
+}

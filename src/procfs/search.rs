@@ -1,0 +1,338 @@
+//! The search for a socket's holder, quick and thorough.
+//!
+//! Keeps one rule: [`Processes::find_quick`] reads a bounded number of links, whatever the number of processes, and the lock is
+//! never held while /proc is read. Does not ask the socket tables; `netlink` does.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+
+use super::cache::{Hot, HotList, Recent};
+use super::cgroups::Cgroups;
+use super::identity::{self, Snapshot, Surroundings};
+use super::process::{FileId, Process, SocketLink, all, file_id};
+use super::users::Users;
+use super::{sockets, tags};
+use crate::packet::FiveTuple;
+use crate::process::{Confidence, Identity, Socket};
+
+/// Links that the quick search may read: some 0.6 µs each.
+const QUICK_LINKS: usize = 256;
+/// Hot processes that the quick search looks at.
+const QUICK_PROCESSES: usize = 32;
+/// Links that the thorough search may read over all processes.
+const THOROUGH_LINKS: usize = 1_000_000;
+/// An identity is read anew after this time even if nothing seems changed: sessions, groups, cgroups.
+const IDENTITY_AGE: Duration = Duration::from_secs(5);
+/// A socket that nobody held is not searched again for this long.
+const MISS_PAUSE: Duration = Duration::from_millis(100);
+/// After a walk over all processes in vain, the next one for the same user waits this long.
+const WALK_PAUSE: Duration = Duration::from_millis(250);
+/// Times that a program is read which executes another meanwhile.
+const READS: usize = 3;
+/// Descriptors that a forked child most likely has a socket at, beside its parent's number: inetd's way.
+const INHERITED_FDS: [u32; 3] = [0, 1, 2];
+
+/// Where to look. The default is this machine, all of it.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// A mounted proc filesystem.
+    pub proc_root: PathBuf,
+    /// The folder of `passwd` and `group`.
+    pub etc_dir: PathBuf,
+    /// The folder of logind's state and of utmp.
+    pub run_dir: PathBuf,
+    /// The first process of an enclosure, by its PID out here: then only processes in its network namespace, or below it in the
+    /// process tree, are ever found, and its mount namespace is trusted like ours.
+    pub enclosure: Option<u32>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { proc_root: "/proc".into(), etc_dir: "/etc".into(), run_dir: "/run".into(), enclosure: None }
+    }
+}
+
+/// The processes of the machine, or of an enclosure. Shared by all threads.
+#[derive(Debug)]
+pub struct Processes {
+    options: Options,
+    /// `None` in `Some`: an enclosure that cannot be seen, in which nobody is found.
+    enclosure: Option<Option<Process>>,
+    mounts: Vec<FileId>,
+    users: Users,
+    cgroups: Cgroups,
+    shared: Mutex<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    hot: HotList,
+    cookies: Recent<u64, (Weak<Process>, u32)>,
+    identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
+    missed: Recent<u64, Instant>,
+    walked: Recent<u32, Instant>,
+}
+
+type IdentityKey = (u32, u64, Option<FileId>, u32, Confidence);
+
+/// A process that has the socket open, and at which descriptor.
+type Holder = (Arc<Process>, u32);
+
+impl Processes {
+    #[must_use]
+    pub fn new(options: Options) -> Self {
+        let enclosure = options.enclosure.map(|pid| Process::open(&options.proc_root, pid));
+        let ours = file_id(&options.proc_root.join("self/ns/mnt"));
+        let theirs = enclosure.iter().flatten().filter_map(|init| init.file("ns/mnt").ok()).map(|stat| FileId::from(&stat));
+        let mounts = ours.into_iter().chain(theirs).collect();
+        let mountinfo = std::fs::read_to_string(options.proc_root.join("self/mountinfo")).unwrap_or_default();
+        Self {
+            enclosure,
+            mounts,
+            users: Users::new(&options.etc_dir, &options.run_dir),
+            cgroups: Cgroups::new(&mountinfo),
+            options,
+            shared: Mutex::new(Shared {
+                hot: HotList::default(),
+                cookies: Recent::new(4096),
+                identities: Recent::new(1024),
+                missed: Recent::new(1024),
+                walked: Recent::new(256),
+            }),
+        }
+    }
+
+    /// The holder of a socket where it most likely is; `None` means "ask [`Self::find`], off the data path".
+    ///
+    /// Stops at the first holder.
+    #[must_use]
+    pub fn find_quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
+        let (process, fd) = self.quick_holder(socket)?;
+        let identity = self.identify(&process, socket)?;
+        self.remember(&process, socket, fd);
+        Some(identity)
+    }
+
+    /// All holders that can be seen with reasonable work: never empty, at least the unattributed identity with the user's number.
+    ///
+    /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one
+    /// and at 0, 1 and 2, where a forked or exec'd child has it. Holders that run the same program are one identity; different ones
+    /// are all returned, each `Ambiguous`, and the strictest verdict holds.
+    #[must_use]
+    pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
+        let now = Instant::now();
+        let is_recent = |at: Option<&Instant>| at.is_some_and(|at| now.duration_since(*at) < MISS_PAUSE);
+        let missed = is_recent(self.shared().missed.find(&socket.inode));
+        let holders = if missed || socket.inode == 0 { Vec::new() } else { self.holders(socket, now) };
+        let mut found: Vec<Arc<Identity>> = Vec::new();
+        for (process, fd) in &holders {
+            let Some(identity) = self.identify(process, socket) else { continue };
+            self.remember(process, socket, *fd);
+            if !found.iter().any(|other| is_same_program(other, &identity)) {
+                found.push(identity);
+            }
+        }
+        if found.is_empty() {
+            if !missed {
+                self.shared().missed.insert(socket.inode, now);
+            }
+            return vec![Arc::new(identity::nobody(socket.uid, &self.users))];
+        }
+        if found.len() > 1 {
+            let ambiguous = |identity: &Arc<Identity>| Identity {
+                confidence: identity.confidence.min(Confidence::Ambiguous),
+                ..Identity::clone(identity)
+            };
+            found = found.iter().map(|identity| Arc::new(ambiguous(identity))).collect();
+        }
+        found
+    }
+
+    /// The socket behind an ICMP echo flow or one of another protocol without ports, which sock_diag does not list.
+    ///
+    /// `netns_of` is a process in the network namespace of the flow; `None` is the calling thread's own.
+    #[must_use]
+    pub fn icmp_owner(&self, tuple: &FiveTuple, netns_of: Option<u32>) -> Option<Socket> {
+        let owner = netns_of.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
+        sockets::owner(tuple, &self.options.proc_root.join(owner).join("net"))
+    }
+
+    /// Whether a path exists as a program sees it, in its own root and mounts. False when that cannot be seen.
+    pub fn exists_for(&self, identity: &Identity) -> impl Fn(&Path) -> bool + use<> {
+        let start_ticks = identity.start_ticks;
+        let process = identity.pid.and_then(|pid| Process::open(&self.options.proc_root, pid));
+        let process = process.filter(|process| process.start_ticks == start_ticks);
+        let root = process.and_then(|process| {
+            openat(process.dir(), "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
+        });
+        move |path| {
+            let Some(root) = &root else { return false };
+            // Absolute links inside a container must not lead out to our files.
+            openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+        }
+    }
+
+    fn quick_holder(&self, socket: &Socket) -> Option<Holder> {
+        if socket.inode == 0 {
+            // Closed by its program; whoever had it may have become another one since.
+            return None;
+        }
+        let link = SocketLink::new(socket.inode);
+        if let Some((process, fd)) = self.last_owner(socket)
+            && process.holds(fd, &link)
+        {
+            return Some((process, fd));
+        }
+        let hot = self.shared().hot.candidates(socket, QUICK_PROCESSES);
+        let mut budget = QUICK_LINKS;
+        for Hot { process, fd, .. } in &hot {
+            // A program that opens several at once gets the next number each time.
+            for fd in [*fd, fd.saturating_add(1)] {
+                budget = budget.saturating_sub(1);
+                if process.holds(fd, &link) {
+                    return Some((Arc::clone(process), fd));
+                }
+            }
+        }
+        for Hot { process, .. } in hot {
+            if let Some(fd) = process.search(&link, &mut budget) {
+                return Some((process, fd));
+            }
+            if budget == 0 {
+                return None;
+            }
+            if process.file("stat").is_err() {
+                self.shared().hot.drop_process(&process);
+            }
+        }
+        None
+    }
+
+    /// The process that was seen with this very socket before.
+    fn last_owner(&self, socket: &Socket) -> Option<Holder> {
+        let mut shared = self.shared();
+        let (process, fd) = shared.cookies.find(&socket.cookie)?;
+        let holder = process.upgrade().map(|process| (process, *fd));
+        if holder.is_none() {
+            shared.cookies.remove(&socket.cookie);
+        }
+        holder
+    }
+
+    fn holders(&self, socket: &Socket, now: Instant) -> Vec<Holder> {
+        let mut search =
+            Search { link: SocketLink::new(socket.inode), budget: THOROUGH_LINKS, seen: HashSet::new(), found: vec![] };
+        search.found.extend(self.quick_holder(socket));
+        search.seen.extend(search.found.iter().map(|(process, _)| process.pid));
+        let members = socket.cgroup_id.map(|id| self.cgroups.members(id)).unwrap_or_default();
+        let is_narrowed = !members.is_empty();
+        self.look_at(members, &mut search);
+        if is_narrowed && !search.found.is_empty() {
+            return search.found;
+        }
+        let everyone = all(&self.options.proc_root);
+        let mine = everyone.iter().filter(|(_, owner)| *owner == socket.uid).map(|(pid, _)| *pid);
+        self.look_at(mine.collect(), &mut search);
+        let walked = self.shared().walked.find(&socket.uid).is_some_and(|at| now.duration_since(*at) < WALK_PAUSE);
+        if search.found.is_empty() && !walked {
+            // Sockets made before a change of user, and programs that are not dumpable, whose directories are root's.
+            self.look_at(everyone.iter().map(|(pid, _)| *pid).collect(), &mut search);
+            if search.found.is_empty() {
+                self.shared().walked.insert(socket.uid, now);
+            }
+        }
+        search.found
+    }
+
+    fn look_at(&self, pids: Vec<u32>, search: &mut Search) {
+        for pid in pids {
+            if !search.seen.insert(pid) || search.budget == 0 {
+                continue;
+            }
+            let Some(process) = Process::open(&self.options.proc_root, pid) else { continue };
+            if !self.is_inside(&process) {
+                continue;
+            }
+            let fd = match search.found.first() {
+                None => process.search(&search.link, &mut search.budget),
+                Some((_, fd)) => std::iter::once(*fd).chain(INHERITED_FDS).find(|fd| process.holds(*fd, &search.link)),
+            };
+            search.found.extend(fd.map(|fd| (Arc::new(process), fd)));
+        }
+    }
+
+    /// True for a process of the enclosure; for every process where there is none.
+    fn is_inside(&self, process: &Process) -> bool {
+        let Some(enclosure) = &self.enclosure else { return true };
+        let Some(init) = enclosure else { return false };
+        let netns = |process: &Process| process.file("ns/net").ok().map(|stat| FileId::from(&stat));
+        match (netns(process), netns(init)) {
+            (Some(one), Some(other)) => one == other,
+            _ => self.is_below(process, init),
+        }
+    }
+
+    /// Orphans of a PID namespace are its first process's children, so the line of parents leads there.
+    fn is_below(&self, process: &Process, init: &Process) -> bool {
+        let mut pid = process.pid;
+        for _ in 0..64 {
+            if pid == init.pid {
+                return init.stat().is_some();
+            }
+            let Some(stat) = Process::open(&self.options.proc_root, pid).and_then(|process| process.stat()) else { return false };
+            pid = stat.parent;
+        }
+        false
+    }
+
+    /// The identity of a holder; read again when it becomes another program while it is read.
+    fn identify(&self, process: &Process, socket: &Socket) -> Option<Arc<Identity>> {
+        (0..READS).find_map(|_| self.identify_once(process, socket))
+    }
+
+    /// From the cache when nothing that an exec changes has changed.
+    fn identify_once(&self, process: &Process, socket: &Socket) -> Option<Arc<Identity>> {
+        let snapshot = Snapshot::take(process)?;
+        let key = (process.pid, process.start_ticks, snapshot.exe, socket.uid, socket.confidence);
+        if let Some((known, read_at, identity)) = self.shared().identities.find(&key)
+            && *known == snapshot
+            && read_at.elapsed() < IDENTITY_AGE
+        {
+            return Some(Arc::clone(identity));
+        }
+        let around = Surroundings { proc_root: &self.options.proc_root, users: &self.users, mounts: &self.mounts };
+        let identity = Arc::new(identity::read(process, socket, &snapshot, &around)?);
+        self.shared().identities.insert(key, (snapshot, Instant::now(), Arc::clone(&identity)));
+        Some(identity)
+    }
+
+    fn remember(&self, process: &Arc<Process>, socket: &Socket, fd: u32) {
+        let mut shared = self.shared();
+        shared.hot.put(process, socket, fd);
+        if socket.cookie != 0 && socket.inode != 0 {
+            shared.cookies.insert(socket.cookie, (Arc::downgrade(process), fd));
+        }
+    }
+
+    fn shared(&self) -> MutexGuard<'_, Shared> {
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+struct Search {
+    link: SocketLink,
+    budget: usize,
+    seen: HashSet<u32>,
+    found: Vec<Holder>,
+}
+
+/// Parent and child of one program are one identity; an interpreter with another command line is another program.
+fn is_same_program(one: &Identity, other: &Identity) -> bool {
+    let file = |identity: &Identity| identity.exe.as_ref().map(identity::exe_file);
+    let is_interpreter = one.exe.as_ref().is_some_and(|exe| tags::is_interpreter(&exe.path));
+    file(one).is_some() && file(one) == file(other) && one.tags == other.tags && (!is_interpreter || one.cmdline == other.cmdline)
+}

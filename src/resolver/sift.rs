@@ -1,0 +1,206 @@
+//! What an upstream said, reduced to what this program may be told.
+//!
+//! Keeps one rule: a record that does not belong to the asked name or to its CNAME chain is left out, and so is each address
+//! that the judge refuses. Additional records are left out altogether: they are addresses of names that nobody asked for.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hickory_proto::op::{Message, Query};
+use hickory_proto::rr::rdata::svcb::{IpHint, SvcParamKey, SvcParamValue};
+use hickory_proto::rr::rdata::{A, AAAA, HTTPS, SVCB};
+use hickory_proto::rr::{Name as WireName, RData, Record, RecordType};
+
+use super::judge::Judge;
+use super::reply::NoteCode;
+use crate::names::Name;
+use crate::verdict::{Check, Reason};
+
+/// CNAMEs followed in one answer; resolvers follow 8 to 16.
+const MAX_CHAIN: usize = 16;
+/// Sightings from one answer.
+const MAX_SIGHTINGS: usize = 64;
+
+/// What is left.
+#[derive(Debug)]
+pub(super) struct Sifted {
+    pub(super) answers: Vec<Record>,
+    pub(super) authorities: Vec<Record>,
+    /// The upstream vouched for the answer and nothing was taken out of it.
+    pub(super) authentic: bool,
+    pub(super) sightings: Vec<(IpAddr, Duration)>,
+    pub(super) chain: Arc<[Name]>,
+}
+
+/// Why nothing is left.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) code: NoteCode,
+    pub(super) reason: Reason,
+}
+
+impl Refusal {
+    fn chain(reason: Reason) -> Self {
+        Self { code: NoteCode::Blocked, reason }
+    }
+
+    fn unjudgeable(phrase: &str) -> Self {
+        Self::chain(Reason { rule: Some(phrase.into()), ..Reason::of(Check::RefusedName) })
+    }
+}
+
+/// The name as policy knows it; None for the root and for names that hold bytes no host name has.
+pub(super) fn canonical(name: &WireName) -> Option<Name> {
+    name.to_ascii().parse().ok()
+}
+
+/// Sifts `message`, the answer to `query`, for the program that asked for `name`.
+pub(super) fn sift<J: Judge>(
+    judge: &J,
+    asker: &J::Asker,
+    name: &Name,
+    query: &Query,
+    message: Message,
+) -> Result<Sifted, Refusal> {
+    let owners = owners(query.name(), &message.answers)?;
+    let (mut kept, strangers): (Vec<_>, Vec<_>) = message.answers.into_iter().partition(|record| belongs(record, &owners));
+    let chain = chain(&owners, &kept)?;
+    if let Some(reason) = judge.chain(asker, name, &chain) {
+        return Err(Refusal::chain(reason));
+    }
+    let mut sieve = Sieve { judge, asker, name, refused: None, sightings: Vec::new() };
+    kept.retain_mut(|record| sieve.keeps(record));
+    let Sieve { refused, mut sightings, .. } = sieve;
+    if let Some(reason) = refused.as_ref().filter(|_| sightings.is_empty() && asks_addresses(query.query_type())) {
+        return Err(Refusal { code: NoteCode::Filtered, reason: reason.clone() });
+    }
+    sightings.truncate(MAX_SIGHTINGS);
+    restore_case(&mut kept, query.name());
+    let mut authorities = message.authorities;
+    authorities.retain(|record| !matches!(record.data, RData::A(_) | RData::AAAA(_)));
+    let authentic = message.metadata.authentic_data && refused.is_none() && strangers.is_empty();
+    Ok(Sifted { answers: kept, authorities, authentic, sightings, chain })
+}
+
+fn asks_addresses(qtype: RecordType) -> bool {
+    matches!(qtype, RecordType::A | RecordType::AAAA | RecordType::ANY)
+}
+
+/// The asked name and the CNAME targets behind it, in order.
+fn owners(asked: &WireName, answers: &[Record]) -> Result<Vec<WireName>, Refusal> {
+    let mut owners = vec![asked.clone()];
+    let mut current = asked;
+    while let Some(target) = target(current, answers) {
+        if owners.contains(target) {
+            break;
+        }
+        if owners.len() > MAX_CHAIN {
+            return Err(Refusal::unjudgeable("the CNAME chain is too long"));
+        }
+        owners.push(target.clone());
+        current = target;
+    }
+    Ok(owners)
+}
+
+fn target<'a>(owner: &WireName, answers: &'a [Record]) -> Option<&'a WireName> {
+    answers.iter().find_map(|record| match &record.data {
+        RData::CNAME(cname) if record.name == *owner => Some(&cname.0),
+        _ => None,
+    })
+}
+
+/// A DNAME stands above the name that it rewrites (RFC 6672); the CNAME made from it is in the chain.
+fn belongs(record: &Record, owners: &[WireName]) -> bool {
+    let is_dname = record.record_type() == RecordType::DNAME;
+    owners.iter().any(|owner| *owner == record.name || (is_dname && record.name.zone_of(owner)))
+}
+
+/// CNAME targets, then the targets of SVCB and HTTPS records: a program may go there without asking again.
+fn chain(owners: &[WireName], kept: &[Record]) -> Result<Arc<[Name]>, Refusal> {
+    let services = kept.iter().filter_map(|record| match &record.data {
+        RData::SVCB(svcb) | RData::HTTPS(HTTPS(svcb)) => Some(&svcb.target_name),
+        _ => None,
+    });
+    let mut seen: BTreeSet<&WireName> = owners.first().into_iter().collect();
+    let mut chain = Vec::new();
+    for target in owners.iter().skip(1).chain(services.filter(|target| !target.is_root())) {
+        if seen.insert(target) {
+            chain.push(canonical(target).ok_or_else(|| Refusal::unjudgeable("a CNAME target is no host name"))?);
+        }
+    }
+    Ok(chain.into())
+}
+
+/// Upstream was asked in random case, which its answer repeats; the program sees the case that it wrote.
+fn restore_case(records: &mut [Record], asked: &WireName) {
+    for record in records {
+        if record.name == *asked {
+            record.name = asked.clone();
+        }
+    }
+}
+
+/// Judges addresses one after another.
+struct Sieve<'a, J: Judge> {
+    judge: &'a J,
+    asker: &'a J::Asker,
+    name: &'a Name,
+    /// Why the first refused address was refused.
+    refused: Option<Reason>,
+    sightings: Vec<(IpAddr, Duration)>,
+}
+
+impl<J: Judge> Sieve<'_, J> {
+    fn keeps(&mut self, record: &mut Record) -> bool {
+        let ttl = Duration::from_secs(u64::from(record.ttl));
+        match &mut record.data {
+            RData::A(A(address)) => self.passes(IpAddr::V4(*address), ttl),
+            RData::AAAA(AAAA(address)) => self.passes(IpAddr::V6(*address), ttl),
+            RData::SVCB(svcb) | RData::HTTPS(HTTPS(svcb)) => self.keeps_service(svcb, ttl),
+            _ => true,
+        }
+    }
+
+    fn passes(&mut self, address: IpAddr, ttl: Duration) -> bool {
+        match self.judge.address(self.asker, self.name, address) {
+            Ok(()) => {
+                self.sightings.push((address, ttl));
+                true
+            }
+            Err(reason) => {
+                self.refused.get_or_insert(reason);
+                false
+            }
+        }
+    }
+
+    /// Takes refused hints out; a record that declares an emptied hint mandatory goes as a whole (RFC 9460 §8).
+    fn keeps_service(&mut self, svcb: &mut SVCB, ttl: Duration) -> bool {
+        let mut emptied = Vec::new();
+        svcb.svc_params.retain_mut(|(key, value)| {
+            let left = match value {
+                SvcParamValue::Ipv4Hint(IpHint(hints)) => {
+                    hints.retain(|A(address)| self.passes(IpAddr::V4(*address), ttl));
+                    hints.len()
+                }
+                SvcParamValue::Ipv6Hint(IpHint(hints)) => {
+                    hints.retain(|AAAA(address)| self.passes(IpAddr::V6(*address), ttl));
+                    hints.len()
+                }
+                _ => return true,
+            };
+            if left == 0 {
+                emptied.push(*key);
+            }
+            left > 0
+        });
+        !svcb.svc_params.iter().any(|(_, value)| requires(value, &emptied))
+    }
+}
+
+fn requires(value: &SvcParamValue, emptied: &[SvcParamKey]) -> bool {
+    matches!(value, SvcParamValue::Mandatory(keys) if keys.0.iter().any(|key| emptied.contains(key)))
+}

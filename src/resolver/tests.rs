@@ -1,0 +1,6 @@
+//! Questions through the whole room, against fake upstreams on loopback.
+
+mod answers;
+mod bounds;
+mod refusals;
+mod transport;

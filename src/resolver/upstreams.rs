@@ -1,0 +1,324 @@
+//! Where questions go: the list that a user or the system configured.
+//!
+//! Keeps one rule: an upstream is an address, never a name, so that nothing has to be resolved before the resolver works.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+
+use super::resolv_conf;
+use crate::names::{Name, NameError};
+
+/// More upstreams than this are a mistake: each silent one costs the program a second.
+const MAX: usize = 8;
+/// The files that name the system's resolvers, best first: the first is systemd-resolved's own upstream list.
+const SYSTEM_FILES: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
+/// RFC 8484 §6 names this path as the usual one.
+const USUAL_PATH: &str = "/dns-query";
+
+/// The upstreams in the order in which they are asked, and the system's search domains.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Upstreams {
+    list: Vec<Upstream>,
+    search: Vec<Name>,
+    loopback: bool,
+}
+
+/// One upstream.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Upstream {
+    pub(super) address: SocketAddr,
+    pub(super) transport: Transport,
+}
+
+/// How one upstream is spoken to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Transport {
+    /// UDP, and TCP for what UDP cannot carry.
+    Plain,
+    Tcp,
+    Tls {
+        name: Arc<str>,
+    },
+    Https {
+        name: Arc<str>,
+        path: Arc<str>,
+    },
+    Quic {
+        name: Arc<str>,
+    },
+}
+
+impl fmt::Display for Upstream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let address = self.address;
+        match &self.transport {
+            Transport::Plain => write!(f, "udp://{address}"),
+            Transport::Tcp => write!(f, "tcp://{address}"),
+            Transport::Tls { name } => write!(f, "tls://{address}#{name}"),
+            Transport::Https { name, path } => write!(f, "https://{address}{path}#{name}"),
+            Transport::Quic { name } => write!(f, "quic://{address}#{name}"),
+        }
+    }
+}
+
+impl Transport {
+    pub(super) fn is_encrypted(&self) -> bool {
+        match self {
+            Self::Plain | Self::Tcp => false,
+            Self::Tls { .. } | Self::Https { .. } | Self::Quic { .. } => true,
+        }
+    }
+}
+
+/// A configured upstream cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UpstreamError {
+    #[error("no upstream is named; name at least one, such as `192.0.2.53` or `tls://192.0.2.53#dns.example`")]
+    None,
+    #[error("{0} upstreams are named; at most {MAX} are asked")]
+    TooMany(usize),
+    #[error("`{entry}`: `{scheme}` is no transport; transports are udp, tcp, tls, https and quic")]
+    Transport { entry: String, scheme: String },
+    #[error("`{entry}`: an upstream is an IP address with an optional port, such as `192.0.2.53:53` or `[2001:db8::53]:53`")]
+    Address { entry: String },
+    #[error("`{entry}`: no host answers at this address; give the resolver's own unicast address, without a zone")]
+    Unusable { entry: String },
+    #[error("`{entry}`: only tls, https and quic have a `#name`, it is what the certificate must show")]
+    SurplusName { entry: String },
+    #[error("`{entry}`: only https has a path, such as `https://192.0.2.53/dns-query#dns.example`")]
+    SurplusPath { entry: String },
+    #[error("`{entry}`: the name after `#` cannot be in a certificate: {source}")]
+    Name { entry: String, source: NameError },
+}
+
+impl Upstreams {
+    /// Reads a configured list: `192.0.2.53`, `udp://192.0.2.53:5353`, `tcp://…`, `tls://192.0.2.53#dns.example`,
+    /// `https://192.0.2.53/dns-query#dns.example`, `quic://192.0.2.53#dns.example`. Without `#name` the certificate must show
+    /// the address.
+    ///
+    /// # Errors
+    ///
+    /// The list is empty or too long, or the first entry that cannot be used.
+    pub fn parse(list: &[String]) -> Result<Self, UpstreamError> {
+        if list.is_empty() {
+            return Err(UpstreamError::None);
+        }
+        if list.len() > MAX {
+            return Err(UpstreamError::TooMany(list.len()));
+        }
+        let list = list.iter().map(|entry| parse_one(entry)).collect::<Result<_, _>>()?;
+        Ok(Self { list, search: Vec::new(), loopback: true })
+    }
+
+    /// The system's resolvers and search domains: systemd-resolved's own upstreams, else those of resolv.conf. Loopback stubs
+    /// are skipped unless allowed: where our own capture sees them, asking one would be a loop. Empty when nothing is left;
+    /// then each question goes to the address that the program asked.
+    #[must_use]
+    pub fn system(allow_loopback: bool) -> Self {
+        Self::from_files(&SYSTEM_FILES.map(Path::new), allow_loopback)
+    }
+
+    /// No upstream of our own: each question goes to the address that the program asked.
+    #[must_use]
+    pub fn asked(allow_loopback: bool) -> Self {
+        Self { list: Vec::new(), search: Vec::new(), loopback: allow_loopback }
+    }
+
+    fn from_files(files: &[&Path], allow_loopback: bool) -> Self {
+        for file in files {
+            let Ok(bytes) = std::fs::read(file) else { continue };
+            let read = resolv_conf::read(&bytes);
+            let usable = read.servers.into_iter().filter(|ip| allow_loopback || !ip.is_loopback());
+            let list: Vec<_> = usable.take(MAX).map(|ip| Upstream::plain(SocketAddr::new(ip, 53))).collect();
+            if !list.is_empty() {
+                return Self { list, search: read.search, loopback: allow_loopback };
+            }
+            tracing::debug!(file = %file.display(), "no usable resolver is named");
+        }
+        Self::asked(allow_loopback)
+    }
+
+    /// The upstreams as a person writes them, in their order.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        self.list.iter().map(ToString::to_string).collect()
+    }
+
+    /// The system's search domains; empty for a configured list.
+    #[must_use]
+    pub fn search(&self) -> &[Name] {
+        &self.search
+    }
+
+    /// True when each question goes to the address that the program asked.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.list.is_empty()
+    }
+
+    pub(super) fn list(&self) -> &[Upstream] {
+        &self.list
+    }
+
+    /// Whether an asked loopback address may be an upstream.
+    pub(super) fn allows_loopback(&self) -> bool {
+        self.loopback
+    }
+}
+
+impl Upstream {
+    pub(super) fn plain(address: SocketAddr) -> Self {
+        Self { address, transport: Transport::Plain }
+    }
+}
+
+fn parse_one(entry: &str) -> Result<Upstream, UpstreamError> {
+    let owned = || entry.to_owned();
+    let (scheme, rest) = entry.split_once("://").unwrap_or(("udp", entry));
+    let (rest, name) = rest.split_once('#').map_or((rest, None), |(rest, name)| (rest, Some(name)));
+    let (host, path) = rest.find('/').map_or((rest, None), |at| {
+        let (host, path) = rest.split_at(at);
+        (host, Some(path))
+    });
+    let default_port = match scheme {
+        "udp" | "tcp" => 53,
+        "tls" | "quic" => 853,
+        "https" => 443,
+        _ => return Err(UpstreamError::Transport { entry: owned(), scheme: scheme.to_owned() }),
+    };
+    if path.is_some() && scheme != "https" {
+        return Err(UpstreamError::SurplusPath { entry: owned() });
+    }
+    if name.is_some() && matches!(scheme, "udp" | "tcp") {
+        return Err(UpstreamError::SurplusName { entry: owned() });
+    }
+    let address = address(host, default_port).ok_or_else(|| UpstreamError::Address { entry: owned() })?;
+    if !can_answer(address.ip()) {
+        return Err(UpstreamError::Unusable { entry: owned() });
+    }
+    let name = certificate_name(name, address.ip()).map_err(|source| UpstreamError::Name { entry: owned(), source })?;
+    let transport = match scheme {
+        "tcp" => Transport::Tcp,
+        "tls" => Transport::Tls { name },
+        "quic" => Transport::Quic { name },
+        "https" => Transport::Https { name, path: path.filter(|path| *path != "/").unwrap_or(USUAL_PATH).into() },
+        _ => Transport::Plain,
+    };
+    Ok(Upstream { address, transport })
+}
+
+fn address(host: &str, default_port: u16) -> Option<SocketAddr> {
+    if let Ok(address) = host.parse::<SocketAddr>() {
+        return (address.port() != 0).then_some(address);
+    }
+    let bare = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(host);
+    bare.parse().ok().map(|ip| SocketAddr::new(ip, default_port))
+}
+
+/// Addresses that one host can have and that need no interface to be reached.
+pub(super) fn can_answer(ip: IpAddr) -> bool {
+    let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    !(ip.is_unspecified() || ip.is_multicast() || link_local || broadcast)
+}
+
+fn certificate_name(name: Option<&str>, ip: IpAddr) -> Result<Arc<str>, NameError> {
+    match name {
+        None => Ok(ip.to_string().into()),
+        Some(name) if name.parse::<IpAddr>().is_ok() => Ok(name.into()),
+        Some(name) => name.parse::<Name>().map(|name| name.as_str().into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::*;
+
+    fn parsed(entry: &str) -> Result<Upstream, UpstreamError> {
+        parse_one(entry)
+    }
+
+    fn upstream(address: &str, transport: Transport) -> Upstream {
+        Upstream { address: address.parse().expect("the test writes an address"), transport }
+    }
+
+    #[test]
+    fn each_transport_reads_with_its_default_port_in_both_families() {
+        let name: Arc<str> = "dns.example".into();
+        let path: Arc<str> = "/dns-query".into();
+        for (entry, wanted) in [
+            ("192.0.2.53", upstream("192.0.2.53:53", Transport::Plain)),
+            ("2001:db8::53", upstream("[2001:db8::53]:53", Transport::Plain)),
+            ("udp://192.0.2.53:5353", upstream("192.0.2.53:5353", Transport::Plain)),
+            ("tcp://[2001:db8::53]", upstream("[2001:db8::53]:53", Transport::Tcp)),
+            ("tls://192.0.2.53#DNS.Example.", upstream("192.0.2.53:853", Transport::Tls { name: name.clone() })),
+            ("quic://[2001:db8::53]:8853#dns.example", upstream("[2001:db8::53]:8853", Transport::Quic { name: name.clone() })),
+            (
+                "https://192.0.2.53/dns-query#dns.example",
+                upstream("192.0.2.53:443", Transport::Https { name: name.clone(), path: path.clone() }),
+            ),
+            ("https://192.0.2.53#dns.example", upstream("192.0.2.53:443", Transport::Https { name, path })),
+            ("tls://192.0.2.53", upstream("192.0.2.53:853", Transport::Tls { name: "192.0.2.53".into() })),
+        ] {
+            assert_eq!(parsed(entry), Ok(wanted), "{entry}");
+        }
+    }
+
+    #[test]
+    fn an_entry_that_cannot_be_asked_is_refused_with_what_would_be_right() {
+        for (entry, part) in [
+            ("ftp://192.0.2.53", "transports are"),
+            ("dns.example", "an IP address"),
+            ("tls://dns.example", "an IP address"),
+            ("192.0.2.53:0", "an IP address"),
+            ("192.0.2.53:99999", "an IP address"),
+            ("", "an IP address"),
+            ("0.0.0.0", "unicast"),
+            ("::", "unicast"),
+            ("224.0.0.251", "unicast"),
+            ("ff02::fb", "unicast"),
+            ("fe80::1", "unicast"),
+            ("fe80::1%eth0", "an IP address"),
+            ("192.0.2.53#dns.example", "`#name`"),
+            ("tls://192.0.2.53/dns-query", "only https has a path"),
+            ("tls://192.0.2.53#dns..example", "certificate"),
+            ("tls://192.0.2.53#", "certificate"),
+        ] {
+            let Err(error) = parsed(entry) else { panic!("`{entry}` was accepted") };
+            assert!(error.to_string().contains(part), "{entry}: {error}");
+        }
+    }
+
+    #[test]
+    fn an_empty_or_endless_list_is_refused() {
+        assert_eq!(Upstreams::parse(&[]), Err(UpstreamError::None));
+        let many = vec!["192.0.2.53".to_owned(); MAX + 1];
+        assert_eq!(Upstreams::parse(&many), Err(UpstreamError::TooMany(MAX + 1)));
+    }
+
+    #[test]
+    fn a_loopback_stub_is_skipped_for_the_next_file_unless_allowed() {
+        let mut stub = tempfile::NamedTempFile::new().expect("a temporary file");
+        writeln!(stub, "nameserver 127.0.0.53\nsearch stub.example").expect("written");
+        let mut real = tempfile::NamedTempFile::new().expect("a temporary file");
+        writeln!(real, "nameserver ::1\nnameserver 192.0.2.53\nsearch lan.example").expect("written");
+        let files = [Path::new("/nonexistent/resolv.conf"), stub.path(), real.path()];
+
+        let strict = Upstreams::from_files(&files, false);
+        assert_eq!(strict.list(), [upstream("192.0.2.53:53", Transport::Plain)]);
+        assert_eq!(strict.search().iter().map(Name::as_str).collect::<Vec<_>>(), ["lan.example"]);
+
+        let open = Upstreams::from_files(&files, true);
+        assert_eq!(open.list(), [upstream("127.0.0.53:53", Transport::Plain)]);
+    }
+
+    #[test]
+    fn without_any_usable_file_the_asked_address_is_the_upstream() {
+        let none = Upstreams::from_files(&[Path::new("/nonexistent/resolv.conf")], false);
+        assert!(none.is_empty() && !none.allows_loopback());
+    }
+}

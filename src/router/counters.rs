@@ -1,0 +1,104 @@
+//! What the router counts, by cause.
+
+use std::collections::BTreeMap;
+
+use crate::packet::Malformed;
+
+/// A cause. Its name in `status --json` is [`Counter::name`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Counter {
+    Malformed(Malformed),
+    /// Multicast reports, neighbour discovery and ICMP errors that the kernel sends by itself.
+    Chatter,
+    /// Protocols without ports that are not carried.
+    OtherProtocol,
+    /// A packet came after its flow had parked all it may.
+    ParkedOut,
+    /// The table, or the place for undecided flows, was full.
+    FlowsOut,
+    /// A TCP segment of a flow that nobody knows.
+    OlderFlow,
+    /// A repeated SYN of a flow that is not open yet.
+    Retransmit,
+    /// A datagram of a flow that was refused before.
+    RefusedAgain,
+    /// The resolver, the attribution or the control side could not keep up.
+    HandOverFull,
+    /// A packet for the program that the TUN did not take.
+    TunFull,
+    Accepted,
+    Blocked,
+    Dropped,
+    Asked,
+}
+
+impl Counter {
+    /// Every counter, in the order of its name's first use.
+    pub fn all() -> impl Iterator<Item = Self> {
+        let others = [
+            Self::Chatter,
+            Self::OtherProtocol,
+            Self::ParkedOut,
+            Self::FlowsOut,
+            Self::OlderFlow,
+            Self::Retransmit,
+            Self::RefusedAgain,
+            Self::HandOverFull,
+            Self::TunFull,
+            Self::Accepted,
+            Self::Blocked,
+            Self::Dropped,
+            Self::Asked,
+        ];
+        Malformed::ALL.into_iter().map(Self::Malformed).chain(others)
+    }
+
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Malformed(Malformed::Truncated) => "malformed_truncated",
+            Self::Malformed(Malformed::Version) => "malformed_version",
+            Self::Malformed(Malformed::Checksum) => "malformed_checksum",
+            Self::Malformed(Malformed::Address) => "malformed_address",
+            Self::Malformed(Malformed::PortZero) => "malformed_port_zero",
+            Self::Malformed(Malformed::Flags) => "malformed_flags",
+            Self::Malformed(Malformed::SourceRoute) => "malformed_source_route",
+            Self::Malformed(Malformed::HeaderChain) => "malformed_header_chain",
+            Self::Malformed(Malformed::Fragment) => "malformed_fragment",
+            Self::Chatter => "kernel_chatter",
+            Self::OtherProtocol => "other_protocol",
+            Self::ParkedOut => "parked_out",
+            Self::FlowsOut => "flows_out",
+            Self::OlderFlow => "older_flow",
+            Self::Retransmit => "retransmit",
+            Self::RefusedAgain => "refused_again",
+            Self::HandOverFull => "hand_over_full",
+            Self::TunFull => "tun_full",
+            Self::Accepted => "accepted",
+            Self::Blocked => "blocked",
+            Self::Dropped => "dropped",
+            Self::Asked => "asked",
+        }
+    }
+}
+
+/// All counters of one router.
+#[derive(Clone, Debug, Default)]
+pub struct Counters(BTreeMap<Counter, u64>);
+
+impl Counters {
+    pub(super) fn add(&mut self, counter: Counter) {
+        *self.0.entry(counter).or_default() += 1;
+    }
+
+    #[must_use]
+    pub fn value(&self, counter: Counter) -> u64 {
+        self.0.get(&counter).copied().unwrap_or(0)
+    }
+
+    /// Every counter with its name, zeros included.
+    #[must_use]
+    pub fn named(&self) -> BTreeMap<String, u64> {
+        Counter::all().map(|counter| (counter.name().to_owned(), self.value(counter))).collect()
+    }
+}

@@ -1,0 +1,254 @@
+//! Identities, answers and rules: everything that leads to a decision.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::prompts::{MAX_ANSWERS, MAX_OPEN, Open, Target as PromptTarget};
+use super::{Counter, Output, PromptEnd, PromptKey, Question, Router, Rules};
+use crate::flow::{Direction, Flow, FlowId, Owner, Service, State};
+use crate::packet::{Checksums, IpPacket, Protocol};
+use crate::process::Identity;
+use crate::profile::Subject;
+use crate::verdict::{Answer, Case, Check, Decision, Reason, Target, Verdict, decide};
+
+impl Router {
+    pub(super) fn on_identified(&mut self, id: FlowId, owners: Vec<Owner>, now: Instant) {
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        if flow.state != State::Identifying {
+            return;
+        }
+        flow.owners = owners;
+        let dns = flow.service == Service::Dns;
+        self.disarm(id);
+        if dns {
+            return self.open_dns(id);
+        }
+        let (decision, owner) = self.judge(id);
+        self.enact(id, decision, owner, now);
+    }
+
+    fn open_dns(&mut self, id: FlowId) {
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        flow.state = State::Opening;
+        self.say(Output::OpenDns(id));
+    }
+
+    /// The strictest decision among the owners, and whose it is.
+    fn judge(&self, id: FlowId) -> (Decision, usize) {
+        let nobody = (Decision::refused(Reason::of(Check::Identity)), 0);
+        let Some(flow) = self.table.flow(id) else { return nobody };
+        let decisions = flow.owners.iter().map(|owner| self.judge_owner(flow, owner));
+        let strictest = decisions.enumerate().max_by_key(|(index, d)| (d.verdict, std::cmp::Reverse(*index)));
+        strictest.map_or(nobody, |(index, decision)| (decision, index))
+    }
+
+    fn judge_owner(&self, flow: &Flow, owner: &Owner) -> Decision {
+        let remote = self.translated(flow.tuple.remote);
+        let protocol = flow.tuple.protocol;
+        let target = Target::Flow {
+            direction: Direction::Outbound,
+            protocol,
+            remote: remote.ip(),
+            port: protocol.has_ports().then_some(remote.port()),
+            names: &owner.names,
+            peer_is_this_host: remote.ip().is_loopback() || self.own.contains(&remote.ip()),
+        };
+        let answer = self.answers.get(&key_of(flow, owner)).copied();
+        decide(&self.rules.policy, &Case { subject: &owner.subject, level: self.rules.level, target, answer })
+    }
+
+    fn enact(&mut self, id: FlowId, decision: Decision, owner: usize, now: Instant) {
+        let epoch = self.rules.epoch;
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        flow.permit = decision.permit(epoch);
+        flow.decided_by = owner;
+        let verdict = decision.verdict;
+        flow.decision = Some(decision);
+        match (verdict, flow.permit) {
+            (Verdict::Accept, Some(permit)) => {
+                flow.state = State::Opening;
+                let to = flow.tuple.remote;
+                self.count(Counter::Accepted);
+                let to = self.translated(to);
+                self.say(Output::Open { flow: id, permit, to });
+            }
+            (Verdict::Ask, _) => self.ask(id, now),
+            (Verdict::Accept | Verdict::Block, _) => {
+                self.count(Counter::Blocked);
+                self.refuse(id, true, "refused by policy", now);
+            }
+            (Verdict::Drop, _) => {
+                self.count(Counter::Dropped);
+                self.refuse(id, false, "refused by policy", now);
+            }
+        }
+    }
+
+    /// Ends a pending flow as refused. Datagram flows stay for a while, so that one record stands for all that a program
+    /// goes on sending.
+    pub(super) fn refuse(&mut self, id: FlowId, tell: bool, outcome: &'static str, now: Instant) {
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        let packets = flow.parked.take();
+        self.parked -= packets.iter().map(|p| p.len()).sum::<usize>();
+        if tell
+            && let Some(first) = packets.first()
+            && let Ok(packet) = IpPacket::parse(first, Checksums::Unfinished)
+        {
+            self.reject(&packet);
+        }
+        let Some(flow) = self.table.flow(id) else { return };
+        let record = self.record_of(flow, Some(outcome), now);
+        self.say(Output::Ended(Box::new(record)));
+        self.unpend(id);
+        self.linger(id, now);
+    }
+
+    fn ask(&mut self, id: FlowId, now: Instant) {
+        let Some(flow) = self.table.flow(id) else { return };
+        let Some(key) = flow.owner().map(|owner| key_of(flow, owner)) else { return };
+        let open = self.prompts.iter_mut().find(|(_, open)| open.key == key);
+        if let Some((_, open)) = open {
+            open.flows.push(id);
+        } else if self.prompts.len() >= MAX_OPEN {
+            return self.refuse_for(id, Check::Limit, now);
+        } else {
+            let (prompt, deadline) = (self.next_prompt, now + self.config.prompt_deadline);
+            self.next_prompt += 1;
+            self.prompts.insert(prompt, Open { key, flows: vec![id], deadline });
+            self.say(Output::Ask(Question { id: prompt, flow: id, deadline }));
+        }
+        let deadline = self.prompts.values().find(|open| open.flows.contains(&id)).map(|open| open.deadline);
+        if let Some(flow) = self.table.flow_mut(id) {
+            flow.state = State::Asking;
+        }
+        if let Some(at) = deadline {
+            self.arm(id, at);
+        }
+        self.count(Counter::Asked);
+        self.say(Output::Told(id));
+    }
+
+    fn refuse_for(&mut self, id: FlowId, check: Check, now: Instant) {
+        if let Some(flow) = self.table.flow_mut(id) {
+            flow.decision = Some(Decision::refused(Reason::of(check)));
+        }
+        self.count(Counter::Blocked);
+        self.refuse(id, true, "refused by policy", now);
+    }
+
+    pub(super) fn on_answer(&mut self, prompt: u64, answer: Answer, now: Instant) {
+        let Some(open) = self.prompts.remove(&prompt) else { return };
+        if self.answers.len() >= MAX_ANSWERS {
+            self.answers.pop_first();
+        }
+        self.answers.insert(open.key, answer);
+        self.say(Output::Asked { prompt, how: PromptEnd::Answered(answer) });
+        for id in open.flows {
+            if self.table.flow(id).is_some_and(|flow| flow.state == State::Asking) {
+                self.disarm(id);
+                let (decision, owner) = self.judge(id);
+                self.enact(id, decision, owner, now);
+            }
+        }
+    }
+
+    /// The deadline of a prompt has passed, or an identity never came: silence is refusal.
+    pub(super) fn on_deadline(&mut self, id: FlowId, now: Instant) {
+        let Some(flow) = self.table.flow(id) else { return };
+        let check = if flow.state == State::Asking { Check::Prompt } else { Check::Identity };
+        let over: Vec<u64> = self.prompts.iter().filter(|(_, open)| open.deadline <= now).map(|(prompt, _)| *prompt).collect();
+        for prompt in over {
+            self.prompts.remove(&prompt);
+            self.say(Output::Asked { prompt, how: PromptEnd::Expired });
+        }
+        if let Some(flow) = self.table.flow_mut(id) {
+            flow.decision = Some(Decision::refused(Reason::of(check)));
+        }
+        self.count(Counter::Blocked);
+        let outcome = if check == Check::Prompt { "prompt expired" } else { "owner not found in time" };
+        self.refuse(id, true, outcome, now);
+    }
+
+    /// Judges every flow again under other rules; what they refuse is cut.
+    pub(super) fn on_rules(&mut self, rules: Rules, subject: &dyn Fn(&Arc<Identity>) -> Subject, now: Instant) {
+        self.rules = rules;
+        let ids: Vec<FlowId> = self.table.iter().filter(|flow| !flow.owners.is_empty()).map(|flow| flow.id).collect();
+        for id in ids {
+            let Some(flow) = self.table.flow_mut(id) else { continue };
+            for owner in &mut flow.owners {
+                owner.subject = subject(&owner.subject.identity);
+            }
+            match (flow.state, flow.service) {
+                (State::Refused, _) => {
+                    self.disarm(id);
+                    self.table.close(id);
+                }
+                (_, Service::Dns) | (State::Identifying, _) => {}
+                (State::Asking, _) => self.judge_waiting(id, now),
+                (State::Opening | State::Open, _) => self.judge_open(id, now),
+            }
+        }
+    }
+
+    fn judge_waiting(&mut self, id: FlowId, now: Instant) {
+        let (decision, owner) = self.judge(id);
+        if decision.verdict != Verdict::Ask {
+            self.disarm(id);
+            self.leave_prompts(id);
+            self.enact(id, decision, owner, now);
+        }
+    }
+
+    fn judge_open(&mut self, id: FlowId, now: Instant) {
+        let epoch = self.rules.epoch;
+        let (decision, owner) = self.judge(id);
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        flow.permit = decision.permit(epoch);
+        flow.decided_by = owner;
+        flow.decision = Some(decision);
+        if flow.permit.is_none() {
+            self.say(Output::Cut(id));
+            self.finish(id, "cut by policy", now);
+        }
+    }
+
+    fn leave_prompts(&mut self, id: FlowId) {
+        let mut over = Vec::new();
+        for (prompt, open) in &mut self.prompts {
+            open.flows.retain(|flow| *flow != id);
+            if open.flows.is_empty() {
+                over.push(*prompt);
+            }
+        }
+        for prompt in over {
+            self.prompts.remove(&prompt);
+            self.say(Output::Asked { prompt, how: PromptEnd::Gone });
+        }
+    }
+
+    /// A flow that was pending is so no more.
+    pub(super) fn unpend(&mut self, id: FlowId) {
+        self.pending = self.pending.saturating_sub(1);
+        self.disarm(id);
+        self.leave_prompts(id);
+    }
+
+    fn linger(&mut self, id: FlowId, now: Instant) {
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        if flow.tuple.protocol == Protocol::TCP {
+            self.table.close(id);
+            return;
+        }
+        flow.state = State::Refused;
+        flow.last_active = now;
+        self.arm_idle(id, now);
+    }
+}
+
+fn key_of(flow: &Flow, owner: &Owner) -> PromptKey {
+    let target = match owner.names.last() {
+        Some(sighting) => PromptTarget::Name(sighting.name.clone()),
+        None => PromptTarget::Address(flow.tuple.remote.ip()),
+    };
+    PromptKey { asker: owner.asker.clone(), target }
+}

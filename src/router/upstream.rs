@@ -1,0 +1,165 @@
+//! What becomes of upstream sockets, and idleness.
+
+use std::time::{Duration, Instant};
+
+use super::{Output, Router};
+use crate::flow::{FlowId, Service, State};
+use crate::packet::{Checksums, FiveTuple, IpPacket, Protocol, Unreachable, echo_request, reset, udp_datagram, unreachable};
+
+/// Why an upstream socket failed, as far as the program must be told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// A reset or an ICMP port-unreachable came back.
+    Refused,
+    Unreachable(Unreachable),
+    /// Nobody answered: nothing is sent, the program's own clock runs out as it would without us.
+    TimedOut,
+    /// The peer reset an open connection.
+    Reset,
+    /// This host ran out of ports, descriptors or memory.
+    Exhausted,
+}
+
+impl Failure {
+    fn outcome(self) -> &'static str {
+        match self {
+            Self::Refused => "refused by peer",
+            Self::Unreachable(Unreachable::Prohibited) => "prohibited on the way",
+            Self::Unreachable(_) => "unreachable",
+            Self::TimedOut => "timed out",
+            Self::Reset => "reset by peer",
+            Self::Exhausted => "out of ports or descriptors",
+        }
+    }
+}
+
+/// A datagram flow that only one side has used, and one that both have (RFC 4787 §4.3 asks for two minutes or more).
+const IDLE_ONE_WAY: Duration = Duration::from_secs(30);
+const IDLE_BOTH_WAYS: Duration = Duration::from_secs(180);
+/// A question is answered in seconds or never.
+const IDLE_DNS: Duration = Duration::from_secs(10);
+const IDLE_REFUSED: Duration = Duration::from_secs(10);
+
+impl Router {
+    pub(super) fn on_opened(&mut self, id: FlowId, now: Instant) {
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        if flow.state != State::Opening {
+            return;
+        }
+        flow.state = State::Open;
+        flow.last_active = now;
+        let packets = flow.parked.take();
+        let datagrams = flow.tuple.protocol != Protocol::TCP;
+        self.parked -= packets.iter().map(|p| p.len()).sum::<usize>();
+        self.unpend(id);
+        self.say(Output::Release { flow: id, packets });
+        self.say(Output::Told(id));
+        if datagrams {
+            self.arm_idle(id, now);
+        }
+    }
+
+    pub(super) fn on_failed(&mut self, id: FlowId, failure: Failure, now: Instant) {
+        let Some(flow) = self.table.flow(id) else { return };
+        let (tuple, state) = (flow.tuple, flow.state);
+        match state {
+            State::Opening => {
+                if let Some(first) = flow.parked.first()
+                    && let Ok(packet) = IpPacket::parse(first, Checksums::Unfinished)
+                {
+                    let reply = answer_to(&packet, failure);
+                    self.outputs.extend(reply.map(Output::Reply));
+                }
+                self.finish(id, failure.outcome(), now);
+            }
+            // A datagram flow outlives an error: the program may go on, as it may without us.
+            State::Open if tuple.protocol != Protocol::TCP => {
+                let reply = error_about(&tuple, failure);
+                self.outputs.extend(reply.map(Output::Reply));
+            }
+            State::Open => self.finish(id, failure.outcome(), now),
+            State::Identifying | State::Asking | State::Refused => {}
+        }
+    }
+
+    pub(super) fn on_timeout(&mut self, now: Instant) {
+        while let Some((at, id)) = self.timers.first().copied() {
+            if at > now {
+                break;
+            }
+            self.timers.pop_first();
+            let Some(flow) = self.table.flow_mut(id) else { continue };
+            flow.deadline = None;
+            let state = flow.state;
+            match state {
+                State::Identifying | State::Asking => self.on_deadline(id, now),
+                State::Opening => {}
+                State::Open | State::Refused if self.idle_deadline(id).is_some_and(|at| at > now) => self.arm_idle(id, now),
+                State::Open => {
+                    self.say(Output::Cut(id));
+                    self.finish(id, "idle", now);
+                }
+                State::Refused => {
+                    self.table.close(id);
+                }
+            }
+        }
+    }
+
+    /// Sets the flow's one timer.
+    pub(super) fn arm(&mut self, id: FlowId, at: Instant) {
+        self.disarm(id);
+        if let Some(flow) = self.table.flow_mut(id) {
+            flow.deadline = Some(at);
+            self.timers.insert((at, id));
+        }
+    }
+
+    pub(super) fn disarm(&mut self, id: FlowId) {
+        if let Some(at) = self.table.flow_mut(id).and_then(|flow| flow.deadline.take()) {
+            self.timers.remove(&(at, id));
+        }
+    }
+
+    pub(super) fn arm_idle(&mut self, id: FlowId, now: Instant) {
+        if let Some(at) = self.idle_deadline(id) {
+            self.arm(id, at.max(now));
+        }
+    }
+
+    fn idle_deadline(&self, id: FlowId) -> Option<Instant> {
+        let flow = self.table.flow(id)?;
+        let idle = match (flow.state, flow.service) {
+            (State::Refused, _) => IDLE_REFUSED,
+            (_, Service::Dns) => IDLE_DNS,
+            _ if flow.bytes_down > 0 => IDLE_BOTH_WAYS,
+            _ => IDLE_ONE_WAY,
+        };
+        Some(flow.last_active + idle)
+    }
+}
+
+/// The packet that tells the sender of `packet` what happened upstream; None where silence is the truth.
+fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u8>> {
+    let mut reply = Vec::new();
+    let tcp = packet.tuple().protocol == Protocol::TCP;
+    match failure {
+        Failure::Refused | Failure::Reset if tcp => reset(packet, &mut reply),
+        Failure::Refused | Failure::Reset => unreachable(packet, Unreachable::Port, &mut reply),
+        Failure::Unreachable(why) => unreachable(packet, why, &mut reply),
+        Failure::Exhausted => unreachable(packet, Unreachable::Host, &mut reply),
+        Failure::TimedOut => {}
+    }
+    (!reply.is_empty()).then_some(reply)
+}
+
+/// As [`answer_to`], for an error that comes back after the packet has gone: the kernel finds the socket by the quoted ports.
+fn error_about(tuple: &FiveTuple, failure: Failure) -> Option<Vec<u8>> {
+    let mut quoted = Vec::new();
+    if tuple.protocol == Protocol::UDP {
+        udp_datagram(tuple.local, tuple.remote, 64, &[], &mut quoted);
+    } else {
+        echo_request(tuple.local.ip(), tuple.remote.ip(), tuple.local.port(), 0, &mut quoted);
+    }
+    answer_to(&IpPacket::parse(&quoted, Checksums::Unfinished).ok()?, failure)
+}
