@@ -1,5 +1,6 @@
 //! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/prepare test` installs.
 
+#[macro_use]
 mod harness;
 
 mod enclosed;
@@ -10,5 +11,5 @@ mod live;
 mod names;
 mod programs;
 mod refusal;
-mod whole;
 mod route;
+mod whole;
