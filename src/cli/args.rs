@@ -3,7 +3,25 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::ValueEnum;
+use clap::builder::PossibleValue;
+
 use crate::profile::Level;
+
+/// Levels by name, so that help and completions list them.
+impl ValueEnum for Level {
+    fn value_variants<'a>() -> &'a [Self] {
+        &Self::ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(PossibleValue::new(match self {
+            Self::Dynamic => "dynamic",
+            Self::Secure => "secure",
+            Self::Fortress => "fortress",
+        }))
+    }
+}
 
 /// `portreeve exec`.
 #[derive(Clone, Debug, PartialEq, Eq, clap::Args)]
@@ -12,8 +30,8 @@ pub struct ExecArgs {
     #[arg(long, value_name = "DIR")]
     pub profiles: Option<PathBuf>,
 
-    /// Start at this security level: dynamic, secure or fortress
-    #[arg(long, value_name = "LEVEL")]
+    /// Start at this security level
+    #[arg(long)]
     pub level: Option<Level>,
 
     /// Write one JSON line for each flow that ends and each DNS question
@@ -48,8 +66,8 @@ pub struct UpArgs {
     #[arg(long, value_name = "DIR")]
     pub profiles: Option<PathBuf>,
 
-    /// Start at this security level: dynamic, secure or fortress
-    #[arg(long, value_name = "LEVEL")]
+    /// Start at this security level
+    #[arg(long)]
     pub level: Option<Level>,
 
     /// Stay in this terminal and print each verdict with its reason

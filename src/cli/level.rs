@@ -6,7 +6,7 @@ use crate::profile::Level;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::Args)]
 pub struct LevelArgs {
-    /// dynamic, secure or fortress; without it the level in force is shown
+    /// Set this level; without it the level in force is shown
     #[arg(conflicts_with = "features")]
     pub level: Option<Level>,
 

@@ -4,10 +4,14 @@
 //! that hangs up (`portreeve flows | head`) is no failure.
 
 mod args;
+pub mod case;
+pub mod check;
+pub mod cleanup;
 mod completions;
 mod doctor;
 mod down;
 mod exit;
+pub mod explain;
 mod flows;
 mod level;
 mod locate;
@@ -16,6 +20,7 @@ mod monitor;
 mod out;
 mod prompt;
 mod reload;
+pub mod route;
 mod status;
 
 use std::path::PathBuf;
@@ -26,10 +31,11 @@ use clap::{Parser, Subcommand};
 pub use args::{ExecArgs, UpArgs};
 pub use exit::Exit;
 pub use level::LevelArgs;
-pub use out::complain;
+pub use out::{complain, report_faults};
 
 pub use prompt::PromptCommand;
 
+use crate::profile::Setup;
 use locate::Wanted;
 
 /// An application firewall: every flow is attributed to its program, judged by its profile, and forwarded or refused
@@ -68,6 +74,14 @@ pub enum Command {
     /// Answer flows that are held
     #[command(subcommand)]
     Prompt(PromptCommand),
+    /// Decide a case without a daemon and say why
+    Explain(explain::ExplainArgs),
+    /// Run a profile set's [[expect]] cases and look for rules that cannot work
+    Check(check::CheckArgs),
+    /// Show what a route plan installs, as ip and nft commands
+    Route(route::RouteArgs),
+    /// Undo what a killed router left behind
+    Cleanup(cleanup::CleanupArgs),
     /// Check what this machine lacks and name the remedies
     Doctor(Json),
     /// Print a shell's completion script
@@ -89,6 +103,8 @@ pub struct Starters {
     pub up: fn(UpArgs) -> Exit,
     /// The table of `level --features`, as text or as JSON, with its last line ended.
     pub level_features: fn(Json) -> String,
+    /// What the configuration tells the rules: groups, countries; or its faults.
+    pub setup: fn() -> Result<Setup, Vec<String>>,
 }
 
 /// Reads the command line of this process and does what it says.
@@ -123,8 +139,19 @@ pub fn run(cli: Cli, starters: Starters) -> Exit {
         Command::Level(args) => level::run(&Wanted::any(socket), args, starters.level_features),
         Command::Reload(json) => reload::run(&Wanted::any(socket), json),
         Command::Prompt(command) => prompt::run(&Wanted::any(socket), command),
+        Command::Explain(args) => with_setup(starters, |setup| explain::run(args, setup)),
+        Command::Check(args) => with_setup(starters, |setup| check::run(&args, setup)),
+        Command::Route(args) => route::run(&args),
+        Command::Cleanup(args) => cleanup::run(&args, socket.as_deref()),
         Command::Doctor(json) => doctor::run(json),
         Command::Completions { shell } => completions::run(shell),
+    }
+}
+
+fn with_setup(starters: Starters, verb: impl FnOnce(Setup) -> Exit) -> Exit {
+    match (starters.setup)() {
+        Ok(setup) => verb(setup),
+        Err(faults) => report_faults(faults),
     }
 }
 
@@ -195,7 +222,7 @@ mod tests {
     #[test]
     fn an_unknown_level_names_the_levels() {
         let error = parse("up --level high").map(|cli| panic!("{cli:?}")).unwrap_or_else(|error| error);
-        assert!(error.to_string().contains("dynamic, secure and fortress"), "{error}");
+        assert!(error.to_string().contains("dynamic, secure, fortress"), "{error}");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! Keeps one rule: a closed stdout or stderr never panics. The macros `println!` and `eprintln!` do, so no verb uses them.
 
+use std::fmt::Display;
 use std::io::{self, BufWriter, ErrorKind, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -11,7 +12,7 @@ use super::Exit;
 use crate::control::render::Colour;
 use crate::control::{ClientError, FaultKind};
 
-/// Colours when stdout is a terminal that has them and nobody said no (<https://no-color.org>).
+/// The colours of stdout.
 pub(super) fn colour() -> Colour {
     Colour::of(&io::stdout())
 }
@@ -55,6 +56,12 @@ pub fn complain(why: &str, exit: Exit) -> Exit {
     exit
 }
 
+/// Says on stderr what is wrong with a file of the user, a line each as `FILE:LINE:COL: …`, so that editors and scripts can read it.
+pub fn report_faults<T: Display>(faults: impl IntoIterator<Item = T>) -> Exit {
+    faults.into_iter().for_each(|fault| remark(&fault.to_string()));
+    Exit::Configuration
+}
+
 /// Says something beside the output.
 pub(super) fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
@@ -65,8 +72,7 @@ pub(super) fn fail(error: &ClientError) -> Exit {
     let exit = exit_of(error);
     match error {
         ClientError::Refused(faults) => {
-            // A fault begins with its file and place, so that editors and scripts can read it.
-            faults.iter().for_each(|fault| remark(&fault.message));
+            report_faults(faults);
             exit
         }
         _ => complain(&error.to_string(), exit),

@@ -2,6 +2,20 @@
 //!
 //! Keeps one rule: parse, don't validate. What an upstream or a group entry *means* is for the rooms that use them; that it can
 //! mean something is checked here, where its line and column are known.
+//!
+//! ```toml
+//! level = "dynamic"                           # at start
+//!
+//! [dns]
+//! upstream = ["tls://192.0.2.53#dns.example.com", "192.0.2.1"]   # in this order; else the system's resolvers
+//!
+//! [groups]
+//! work = [".example.com", "192.0.2.0/24"]     # `@work` in endpoint rules
+//!
+//! [geo]
+//! country = "/usr/share/GeoIP/country.mmdb"
+//! asn = "/usr/share/GeoIP/asn.mmdb"
+//! ```
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -339,6 +353,17 @@ mod tests {
         ] {
             let faults = faults(text);
             assert!(faults.iter().any(|fault| fault.contains(what)), "{text}: {faults:?}");
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_text_makes_the_reader_panic_or_leaves_a_fault_without_its_place(text in "(\\[(dns|groups|geo)\\]\n|[a-z]{1,8} ?= ?|\"\\PC{0,8}\"|[\\[\\],{}\n#]|\\PC)*") {
+            if let Err(faults) = Config::parse(Path::new("p"), &text) {
+                proptest::prop_assert!(!faults.is_empty());
+                let lines = text.split('\n').count();
+                proptest::prop_assert!(faults.iter().all(|fault| (1..=lines).contains(&fault.line) && fault.column >= 1), "{faults:?}");
+            }
         }
     }
 

@@ -1,6 +1,8 @@
-//! Where things are. Nothing here looks at the disk; what it needs of the environment is handed in by [`Places`].
+//! Where things are: pure, from what [`Places`] says of the environment.
 
 use std::env;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// Run-time files of a machine-wide router: socket, undo file.
@@ -30,11 +32,13 @@ impl Places {
     #[must_use]
     pub fn of_this_process() -> Self {
         let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
+        let uid = rustix::process::geteuid().as_raw();
         Self {
-            uid: rustix::process::geteuid().as_raw(),
+            uid,
             home: absolute("HOME"),
             xdg_config_home: absolute("XDG_CONFIG_HOME"),
-            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR"),
+            // XDG Base Directory Specification: it must be the user's own. After `su` it is still that of the user before.
+            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR").filter(|dir| fs::metadata(dir).is_ok_and(|meta| meta.uid() == uid)),
             config_override: env::var_os(CONFIG_ENV).filter(|path| !path.is_empty()).map(PathBuf::from),
         }
     }
@@ -77,6 +81,13 @@ impl Places {
 #[must_use]
 pub fn up_socket() -> PathBuf {
     Path::new(RUN_DIR).join("portreeve.sock")
+}
+
+/// The folder of a machine-wide router's run-time files: that of its control socket.
+#[must_use]
+pub fn run_dir(socket: Option<&Path>) -> PathBuf {
+    let folder = socket.and_then(Path::parent).filter(|folder| !folder.as_os_str().is_empty());
+    folder.unwrap_or(Path::new(RUN_DIR)).to_owned()
 }
 
 /// The PID in the file name of an `exec` socket; None for any other file.

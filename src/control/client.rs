@@ -171,14 +171,9 @@ impl Client {
         let stream = self.stream.get_mut();
         let ready = stream.set_read_timeout(Some(patience)).and_then(|()| stream.set_write_timeout(Some(QUICK)));
         ready.map_err(|error| self.lost(&error))?;
-        // A server without room says so and hangs up before it has read: then writing fails and the answer is there.
-        let written = self.stream.get_mut().write_all(line.as_bytes());
-        match self.next() {
-            Err(ClientError::Unreachable { .. }) if written.is_err() => {
-                written.map_err(|error| self.lost(&error)).and_then(|()| self.next())
-            }
-            other => other,
-        }
+        // A server without room says so and hangs up before it has read: then writing fails, and reading tells why.
+        let _ = self.stream.get_mut().write_all(line.as_bytes());
+        self.next()
     }
 
     fn next(&mut self) -> Result<Response> {

@@ -45,7 +45,8 @@ pub enum BindError {
 }
 
 impl Listener {
-    /// Makes the socket at `path`. The folder of it is made, too, if it alone is missing; a socket of a process that ended is replaced.
+    /// Makes the socket at `path`. The folder of it is made, too, if it alone is missing; a socket of a process that ended is
+    /// replaced. Called by the process that serves, after any fork: the one that made the file removes it.
     ///
     /// # Errors
     ///
@@ -113,11 +114,13 @@ fn open_dir(dir: &Path, access: Access) -> Result<OwnedFd, BindError> {
         Access::Machine => 0o755,
         Access::Own => 0o700,
     };
-    match DirBuilder::new().mode(mode).create(dir) {
-        Ok(()) => {}
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
-        Err(source) => return Err(failed("make the folder", dir, source)),
-    }
+    let made = match DirBuilder::new().mode(mode).create(dir) {
+        // The umask may have taken bits that the group needs to reach the socket.
+        Ok(()) => fs::set_permissions(dir, Permissions::from_mode(mode)),
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(error),
+    };
+    made.map_err(|source| failed("make the folder", dir, source))?;
     let unsafe_dir = |dir: &Path, why| BindError::UnsafeDir { dir: dir.to_path_buf(), why };
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let opened = rustix::fs::open(dir, flags, Mode::empty()).map_err(|errno| match errno {
@@ -126,24 +129,53 @@ fn open_dir(dir: &Path, access: Access) -> Result<OwnedFd, BindError> {
         other => failed("open the folder", dir, other),
     })?;
     let real = fs::canonicalize(dir).map_err(|source| failed("look at", dir, source))?;
+    let own = Own::of_this_process();
     for above in real.ancestors() {
         let meta = fs::symlink_metadata(above).map_err(|source| failed("look at", above, source))?;
-        if let Some(why) = danger(meta.mode(), meta.uid(), meta.gid(), own_ids()) {
+        if let Some(why) = danger(meta.mode(), meta.uid(), meta.gid(), own) {
             return Err(unsafe_dir(above, why));
         }
     }
     Ok(opened)
 }
 
-fn own_ids() -> (u32, u32) {
-    (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw())
+/// Who we are, for telling our files from others'.
+#[derive(Clone, Copy, Debug)]
+struct Own {
+    uid: u32,
+    gid: u32,
+    /// As whom the files of root appear where root has no number of its own: in the user namespace of an enclosure
+    /// (user_namespaces(7), "unmapped user and group IDs").
+    unmapped: Option<u32>,
+}
+
+impl Own {
+    fn of_this_process() -> Self {
+        let overflow = fs::read_to_string("/proc/sys/kernel/overflowuid").ok().and_then(|text| text.trim().parse().ok());
+        let map = fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+        Self {
+            uid: rustix::process::geteuid().as_raw(),
+            gid: rustix::process::getegid().as_raw(),
+            unmapped: overflow.filter(|uid| !is_mapped(&map, 0) && !is_mapped(&map, *uid)),
+        }
+    }
+}
+
+/// Lines of /proc/self/uid_map: first number inside, first number outside, count. An unreadable map maps everything.
+fn is_mapped(map: &str, uid: u32) -> bool {
+    map.is_empty()
+        || map.lines().any(|line| {
+            let mut numbers = line.split_whitespace().map_while(|number| number.parse::<u64>().ok());
+            let (Some(inside), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next()) else { return true };
+            (inside..inside.saturating_add(count)).contains(&u64::from(uid))
+        })
 }
 
 /// Why a folder lets others replace what lies in it; None when it does not.
-fn danger(mode: u32, uid: u32, gid: u32, (own_uid, own_gid): (u32, u32)) -> Option<&'static str> {
+fn danger(mode: u32, uid: u32, gid: u32, own: Own) -> Option<&'static str> {
     let sticky = mode & 0o1000 != 0;
-    let group_is_others = gid != 0 && gid != own_gid;
-    if uid != 0 && uid != own_uid {
+    let group_is_others = gid != 0 && gid != own.gid;
+    if uid != 0 && uid != own.uid && Some(uid) != own.unmapped {
         Some("it belongs to another user")
     } else if mode & 0o002 != 0 && !sticky {
         Some("everybody may write to it and it has no sticky bit")
@@ -176,7 +208,7 @@ fn settle(path: &Path, access: Access) -> io::Result<()> {
         Access::Own => fs::set_permissions(path, Permissions::from_mode(0o600)),
         Access::Machine => {
             // Only root can give a file to a group that it is no member of; without the group the file stays ours alone.
-            if let Some(gid) = group_gid().filter(|_| own_ids().0 == 0) {
+            if let Some(gid) = group_gid().filter(|_| rustix::process::geteuid().is_root()) {
                 chown(path, Some(0), Some(gid))?;
             }
             fs::set_permissions(path, Permissions::from_mode(0o660))
@@ -273,7 +305,7 @@ mod tests {
 
     #[test]
     fn folders_of_others_are_refused_by_owner_and_group() {
-        let own = (1000, 1000);
+        let own = Own { uid: 1000, gid: 1000, unmapped: None };
         for (mode, uid, gid, safe) in [
             (0o700, 1000, 1000, true),
             (0o755, 0, 0, true),
@@ -285,6 +317,25 @@ mod tests {
             (0o775, 1000, 50, false),
         ] {
             assert_eq!(danger(mode, uid, gid, own).is_none(), safe, "{mode:o} {uid}:{gid}");
+        }
+    }
+
+    #[test]
+    fn where_root_has_no_number_its_files_are_trusted_as_they_appear() {
+        let inside = Own { uid: 1000, gid: 1000, unmapped: Some(65534) };
+        assert_eq!(danger(0o1777, 65534, 65534, inside), None);
+        assert!(danger(0o777, 65534, 65534, inside).is_some());
+        let outside = Own { unmapped: None, ..inside };
+        assert!(danger(0o755, 65534, 65534, outside).is_some(), "outside, nobody is somebody");
+        for (map, uid, mapped) in [
+            ("         0          0 4294967295\n", 65534, true),
+            ("1000 1000 1\n", 0, false),
+            ("1000 1000 1\n", 1000, true),
+            ("0 1000 1\n", 0, true),
+            ("", 0, true),
+            ("odd\n", 0, true),
+        ] {
+            assert_eq!(is_mapped(map, uid), mapped, "{map:?} {uid}");
         }
     }
 

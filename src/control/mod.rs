@@ -10,6 +10,7 @@ mod listener;
 mod protocol;
 pub mod render;
 mod server;
+mod visitor;
 
 pub use access::{Access, Right};
 pub use client::{Client, ClientError, Seen, Watch};

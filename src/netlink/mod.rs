@@ -3,9 +3,28 @@
 //! Keeps one rule: whatever is installed here is written to the undo file first and taken back by its owner, and by
 //! `cleanup` when the owner was killed. Judges no packet; repair of what others remove is not here yet.
 
+mod guard;
+mod host;
+mod install;
+mod mark;
+mod nft;
+mod plan;
 mod route_socket;
 pub mod setup;
+mod show;
 mod sockdiag;
+mod steer;
+mod undo;
+mod watch;
 
+pub use guard::{EXEMPTIONS, Exemption};
+pub use host::{Host, Link};
+pub use install::{Install, InstallError, Installed};
+pub use mark::{MASK, Mark, MarkError};
+pub use nft::NftError;
+pub use plan::{DEFAULT, Dns, Exclude, Failure, Plan, PlanFault};
 pub use route_socket::{RequestError, RouteSocket};
+pub use show::commands;
 pub use sockdiag::SocketTable;
+pub use undo::{Cleaned, CleanupError, cleanup};
+pub use watch::AddressWatcher;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::entity::Entity;
+use super::entity::{Continent, Entity};
 use super::geo::Geo;
 use super::labels::Labels;
 use super::rule::{Rule, RuleVerdict};
@@ -143,7 +143,9 @@ fn entity_hit(entity: &Entity, peer: &Peer<'_>, world: &World, is_deny: bool) ->
         Entity::Net(net) => by_address(peer, |address| net.contains(&address)),
         Entity::Scopes(scopes) => by_address(peer, |_| peer.scope.is_some_and(|scope| scopes.contains(&scope))),
         Entity::Country(own) => by_registry(peer, |address| world.geo.country(address).map(|found| found == *own)),
-        Entity::Continent(own) => by_registry(peer, |address| world.geo.continent(address).map(|found| found == *own)),
+        Entity::Continent(own) => {
+            by_registry(peer, |address| world.geo.country(address).and_then(Continent::of).map(|found| found == *own))
+        }
         Entity::As(own) => by_registry(peer, |address| world.geo.asn(address).map(|found| found == *own)),
         Entity::Domain(pattern) => {
             let chain = if is_deny { peer.chain } else { &[] };

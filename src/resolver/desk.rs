@@ -140,7 +140,7 @@ impl<J: Judge> Desk<J> {
     async fn upstream_answer(&self, request: &Request, accepted: Accepted) -> Reply {
         let inner = &self.inner;
         let inquiry = inquiry(request, &accepted.query);
-        let Some(forwarder) = inner.route.forwarder(self.asked) else {
+        let Some(forwarder) = inner.forwarder(self.asked, &accepted.name) else {
             inner.counters.unanswered.up();
             return Reply::failed(ResponseCode::ServFail, NoteCode::NoReachableAuthority, "no upstream is known");
         };

@@ -146,3 +146,48 @@ impl DnsUdpSocket for Udp {
         DnsUdpSocket::poll_send_to(&self.0, cx, buf, target)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resolver::testing::{LOOPBACKS, closed};
+
+    const MARK: u32 = 0x5100_0000;
+
+    /// The mark, or the refusal that an ordinary user gets.
+    fn assert_marked(socket: io::Result<u32>) {
+        match socket {
+            Ok(mark) => assert_eq!(mark, MARK),
+            Err(error) => assert_eq!(error.kind(), io::ErrorKind::PermissionDenied),
+        }
+    }
+
+    #[tokio::test]
+    async fn every_socket_carries_the_mark_or_does_not_come_to_be() {
+        let provider = Provider::new(Dialer { mark: Some(MARK) });
+        for ip in LOOPBACKS {
+            let local = SocketAddr::new(ip, 0);
+            let listener = tokio::net::TcpListener::bind(local).await.expect("a free port");
+            let server = listener.local_addr().expect("bound");
+            let udp = provider.bind_udp(local, server).await;
+            assert_marked(udp.and_then(|udp| SockRef::from(&udp.0).mark()));
+            let tcp = provider.connect_tcp(server, None, None).await;
+            assert_marked(tcp.and_then(|tcp| SockRef::from(&tcp.0).mark()));
+            assert_marked(provider.dialer.udp(local, server).and_then(|quic| quic.mark()));
+            let quic = provider.quic_binder().map(|binder| binder.bind_quic(local, server));
+            assert!(quic.is_some_and(|quic| quic.is_ok() == provider.dialer.udp(local, server).is_ok()));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_closed_port_is_heard_of_at_once() {
+        let provider = Provider::new(Dialer::default());
+        for ip in LOOPBACKS {
+            let server = closed(ip).await;
+            let socket = provider.bind_udp(SocketAddr::new(ip, 0), server).await.expect("a socket");
+            socket.send_to(b"anyone?", server).await.expect("sent");
+            let heard = tokio::time::timeout(Duration::from_secs(1), socket.recv_from(&mut [0; 16])).await;
+            assert_eq!(heard.expect("no silence").map_err(|error| error.kind()), Err(io::ErrorKind::ConnectionRefused));
+        }
+    }
+}

@@ -1,8 +1,9 @@
 //! Asks upstream: the cache first, then the servers in their order.
 //!
-//! Keeps one rule: a question that has an encrypted upstream goes to plain ones only where that fallback was switched on, and
-//! never in silence.
+//! Keeps one rule: where an encrypted upstream is configured, plain ones are asked only if that fallback was switched on and no
+//! encrypted one is alive, and never in silence.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
@@ -11,7 +12,7 @@ use hickory_resolver::config::ResolverOpts;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::{ResponseCache, TtlConfig};
 
-use super::server::{Inquiry, Server};
+use super::server::{Inquiry, Server, Sign};
 
 /// How long a program waits for us in all: below the five seconds after which libc asks again (resolv.conf(5), `timeout`).
 const PATIENCE: Duration = Duration::from_secs(4);
@@ -19,10 +20,13 @@ const PATIENCE: Duration = Duration::from_secs(4);
 const TURN: Duration = Duration::from_millis(2000);
 /// Rounds over all upstreams; a second one gives a restarted connection its chance.
 const ROUNDS: usize = 2;
-/// Answers remembered per cache.
-const CACHED: u64 = 4096;
-/// Records in an answer that is worth remembering; hostile giants are not.
+/// Answers remembered for configured upstreams, with neither DO nor CD. A page full of names needs a few hundred.
+pub(super) const MANY: u64 = 2048;
+/// Answers remembered elsewhere.
+pub(super) const FEW: u64 = 256;
+/// Records and bytes of an answer that is remembered. With both, the worst that a hostile zone can fill is about 40 MB.
 const MAX_CACHED_RECORDS: usize = 64;
+const MAX_CACHED_BYTES: usize = 4096;
 
 /// What came back.
 #[derive(Debug)]
@@ -47,14 +51,18 @@ pub(super) enum Failure {
 /// Upstreams that answer alike, and what they said.
 pub(super) struct Forwarder {
     servers: Vec<Server>,
+    /// Plain upstreams stand in for encrypted ones, and it was said.
+    announced: AtomicBool,
     /// By DO and CD: answers differ with them, and hickory's cache knows only name, type and class.
     caches: [ResponseCache; 4],
 }
 
 impl Forwarder {
-    pub(super) fn new(servers: Vec<Server>) -> Self {
+    /// Asks `servers` in their order and remembers `capacity` answers.
+    pub(super) fn new(servers: Vec<Server>, capacity: u64) -> Self {
         let ttl = TtlConfig::from_opts(&ResolverOpts::default());
-        Self { servers, caches: std::array::from_fn(|_| ResponseCache::new(CACHED, ttl.clone())) }
+        let caches = [capacity, FEW, FEW, FEW].map(|capacity| ResponseCache::new(capacity, ttl.clone()));
+        Self { servers, announced: AtomicBool::new(false), caches }
     }
 
     /// The remembered answer, its TTLs counted down.
@@ -88,10 +96,10 @@ impl Forwarder {
     async fn turn(&self, server: &Server, inquiry: &Inquiry, turn: Duration) -> Result<Answer, Failure> {
         let result = tokio::time::timeout(turn, server.ask(inquiry)).await.unwrap_or(Err(NetError::Timeout));
         let now = Instant::now();
-        let spoke = matches!(result, Ok(_) | Err(NetError::Dns(_)));
-        server.answered(spoke, now);
+        let sign = Sign::of(&result);
+        server.saw(sign, now);
         if let Err(error) = &result
-            && !spoke
+            && sign != Sign::Spoke
         {
             tracing::debug!(upstream = %server.address(), %error, "an upstream does not answer");
         }
@@ -101,21 +109,27 @@ impl Forwarder {
 
     fn order(&self, plain_fallback: bool) -> Vec<&Server> {
         let now = Instant::now();
-        let encrypted = self.servers.iter().any(Server::is_encrypted);
-        let mut order: Vec<_> = self.servers.iter().filter(|s| !encrypted || plain_fallback || s.is_encrypted()).collect();
+        let mut encrypted = self.servers.iter().filter(|server| server.is_encrypted()).peekable();
+        let has_encrypted = encrypted.peek().is_some();
+        let stands_in = has_encrypted && plain_fallback && encrypted.all(|server| server.is_sick(now));
+        let mut order: Vec<_> = self.servers.iter().filter(|s| !has_encrypted || stands_in || s.is_encrypted()).collect();
         order.sort_by_key(|server| (server.is_sick(now), !server.is_encrypted()));
-        if encrypted && order.first().is_some_and(|first| !first.is_encrypted()) {
-            tracing::warn!("no encrypted upstream answers; questions go to plain ones");
+        if self.announced.swap(stands_in, Ordering::Relaxed) != stands_in {
+            if stands_in {
+                tracing::warn!("no encrypted upstream can be reached; questions go out in plain");
+            } else {
+                tracing::info!("encrypted upstreams are asked again");
+            }
         }
         order
     }
 
     fn remember(&self, inquiry: &Inquiry, result: &Result<Message, NetError>, now: Instant) {
-        let small = match result {
-            Ok(message) => message.all_sections().count() <= MAX_CACHED_RECORDS && !message.metadata.truncation,
+        let worth = match result {
+            Ok(message) => is_small(message) && !message.metadata.truncation,
             Err(error) => error.is_no_records_found(),
         };
-        if let Some(cache) = self.cache(inquiry).filter(|_| small) {
+        if let Some(cache) = self.cache(inquiry).filter(|_| worth) {
             cache.insert(inquiry.query.clone(), result.clone(), now);
         }
     }
@@ -127,7 +141,12 @@ impl Forwarder {
     }
 }
 
+fn is_small(message: &Message) -> bool {
+    message.all_sections().count() <= MAX_CACHED_RECORDS && message.to_vec().is_ok_and(|bytes| bytes.len() <= MAX_CACHED_BYTES)
+}
+
 fn digest(result: Result<Message, NetError>) -> Result<Answer, Failure> {
+    let spoke = Sign::of(&result) == Sign::Spoke;
     match result {
         Ok(message) => Ok(Answer::Records(Box::new(message))),
         Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, authorities, .. }))) => {
@@ -135,6 +154,8 @@ fn digest(result: Result<Message, NetError>) -> Result<Answer, Failure> {
             Ok(Answer::Nothing { code: response_code, authorities })
         }
         Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(Failure::Refused(code)),
+        // An answer that cannot be read is no silence: asking again would bring the same.
+        Err(_) if spoke => Err(Failure::Refused(ResponseCode::ServFail)),
         Err(_) => Err(Failure::Silence),
     }
 }

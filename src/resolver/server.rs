@@ -4,7 +4,7 @@
 //! server, so that a silent first server would leave no time for the second.
 
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
@@ -19,8 +19,11 @@ use super::upstreams::{Transport, Upstream};
 
 /// How long one upstream has for one step (a UDP exchange, a TCP connect, an answer on an open connection).
 const STEP: Duration = Duration::from_millis(1500);
-/// How long a silent upstream is asked last.
+/// How long a dead upstream is asked last.
 const SICK: Duration = Duration::from_secs(30);
+/// Silences in a row that count as death. One alone may be a slow name; a name that anyone can make slow must not decide which
+/// upstream is asked.
+const SILENCES: u32 = 3;
 /// Questions at a time on one TCP, TLS or QUIC connection; the bound on all questions is below `limits`.
 const PER_CONNECTION: usize = 256;
 /// Answers larger than this come over TCP: the value of DNS flag day 2020, which never fragments.
@@ -37,13 +40,41 @@ pub(super) struct Inquiry {
 }
 
 /// What all upstreams share: time limits and the certificates that are trusted.
-pub(super) fn context() -> Result<Arc<PoolContext>, NetError> {
+pub(super) fn context(tls: TlsConfig) -> Arc<PoolContext> {
     let mut options = ResolverOpts::default();
     options.timeout = STEP;
     options.num_concurrent_reqs = 1;
     options.max_active_requests = PER_CONNECTION;
     options.server_ordering_strategy = ServerOrderingStrategy::UserProvidedOrder;
-    Ok(Arc::new(PoolContext::new(options, TlsConfig::new()?)))
+    Arc::new(PoolContext::new(options, tls))
+}
+
+/// What an attempt says about an upstream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// It answered, be it with a failure.
+    Spoke,
+    /// Nothing came in time.
+    Silent,
+    /// No connection: refused, unreachable, a wrong certificate.
+    Dead,
+}
+
+impl Sign {
+    pub(super) fn of(result: &Result<Message, NetError>) -> Self {
+        match result {
+            Ok(_) => Self::Spoke,
+            Err(NetError::Timeout | NetError::Busy) => Self::Silent,
+            Err(
+                NetError::Dns(_)
+                | NetError::Proto(_)
+                | NetError::ForeignClassRecord { .. }
+                | NetError::QueryCaseMismatch
+                | NetError::Truncated,
+            ) => Self::Spoke,
+            Err(_) => Self::Dead,
+        }
+    }
 }
 
 /// One upstream and its health.
@@ -51,7 +82,13 @@ pub(super) struct Server {
     pool: NameServerPool<Provider>,
     address: SocketAddr,
     encrypted: bool,
-    sick_until: Mutex<Option<Instant>>,
+    health: Mutex<Health>,
+}
+
+#[derive(Debug, Default)]
+struct Health {
+    silences: u32,
+    sick_until: Option<Instant>,
 }
 
 impl Server {
@@ -61,7 +98,7 @@ impl Server {
             pool: NameServerPool::from_config([config], Arc::clone(context), provider.clone()),
             address: upstream.address,
             encrypted: upstream.transport.is_encrypted(),
-            sick_until: Mutex::new(None),
+            health: Mutex::default(),
         }
     }
 
@@ -74,16 +111,26 @@ impl Server {
     }
 
     pub(super) fn is_sick(&self, now: Instant) -> bool {
-        self.sick().is_some_and(|until| until > now)
+        self.health().sick_until.is_some_and(|until| until > now)
     }
 
-    /// Remembers whether the upstream answered at all.
-    pub(super) fn answered(&self, answered: bool, now: Instant) {
-        *self.sick() = if answered { None } else { Some(now + SICK) };
+    /// Remembers what an attempt said about the upstream.
+    pub(super) fn saw(&self, sign: Sign, now: Instant) {
+        let mut health = self.health();
+        match sign {
+            Sign::Spoke => *health = Health::default(),
+            Sign::Silent => {
+                health.silences = health.silences.saturating_add(1);
+                if health.silences >= SILENCES {
+                    health.sick_until = Some(now + SICK);
+                }
+            }
+            Sign::Dead => health.sick_until = Some(now + SICK),
+        }
     }
 
-    fn sick(&self) -> std::sync::MutexGuard<'_, Option<Instant>> {
-        self.sick_until.lock().unwrap_or_else(PoisonError::into_inner)
+    fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Asks once; a server that does not know EDNS is asked again without (RFC 6891 §6.2.2).

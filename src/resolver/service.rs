@@ -4,10 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
-use hickory_resolver::PoolContext;
+use arc_swap::ArcSwap;
+use hickory_resolver::TlsConfig;
 use hickory_resolver::net::NetError;
 use hickory_server::net::runtime::TokioTime;
 use hickory_server::net::xfer::Protocol;
@@ -16,20 +17,17 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::counters::{Counters, Counts};
 use super::desk::Desk;
-use super::dialer::{Dialer, Provider};
+use super::dialer::Dialer;
 use super::forward::Forwarder;
 use super::judge::Judge;
 use super::limits::Limits;
 use super::local::Fixed;
 use super::opening::{Opening, open};
 use super::outbox::{Outbox, unsendable};
-use super::server::{self, Server};
+use super::route::{Maker, Route};
 use super::stream;
-use super::upstreams::{Upstream, Upstreams, can_answer};
+use super::upstreams::Upstreams;
 use crate::names::Name;
-
-/// Asked addresses whose answers are remembered, where they are the upstreams.
-const MAX_ASKED: usize = 16;
 
 /// The resolver cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -53,13 +51,21 @@ impl<J: Judge> Clone for Resolver<J> {
 pub(super) struct Inner<J: Judge> {
     pub(super) judge: Arc<J>,
     pub(super) fixed: Fixed,
-    pub(super) route: Route,
     pub(super) limits: Arc<Limits>,
     pub(super) counters: Counters,
+    maker: Maker,
+    route: ArcSwap<Route>,
     plain_fallback: AtomicBool,
+    network_resolvers: AtomicBool,
 }
 
 impl<J: Judge> Inner<J> {
+    /// Who is asked about `name`; None where nobody can be.
+    pub(super) fn forwarder(&self, asked: SocketAddr, name: &Name) -> Option<Arc<Forwarder>> {
+        let network = self.network_resolvers.load(Ordering::Relaxed);
+        self.route.load().forwarder(&self.maker, asked, name, network)
+    }
+
     pub(super) fn plain_fallback(&self) -> bool {
         self.plain_fallback.load(Ordering::Relaxed)
     }
@@ -77,16 +83,30 @@ impl<J: Judge> Resolver<J> {
         fixed: BTreeMap<Name, Vec<IpAddr>>,
         judge: Arc<J>,
     ) -> Result<Self, ResolverError> {
-        let maker = Maker { context: server::context().map_err(ResolverError::Tls)?, provider: Provider::new(dialer) };
+        let tls = TlsConfig::new().map_err(ResolverError::Tls)?;
+        Ok(Self::trusting(tls, &upstreams, dialer, fixed, judge))
+    }
+
+    /// A resolver that checks certificates as `tls` says.
+    pub(super) fn trusting(
+        tls: TlsConfig,
+        upstreams: &Upstreams,
+        dialer: Dialer,
+        fixed: BTreeMap<Name, Vec<IpAddr>>,
+        judge: Arc<J>,
+    ) -> Self {
+        let maker = Maker::new(dialer, tls);
         let inner = Inner {
             judge,
             fixed,
-            route: Route::new(&upstreams, maker),
+            route: ArcSwap::from_pointee(Route::new(upstreams, &maker)),
+            maker,
             limits: Arc::default(),
             counters: Counters::default(),
             plain_fallback: AtomicBool::new(false),
+            network_resolvers: AtomicBool::new(true),
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Self { inner: Arc::new(inner) }
     }
 
     /// Answers one UDP payload that the program sent from `from` to `asked`. None: there is nothing to say.
@@ -107,7 +127,17 @@ impl<J: Judge> Resolver<J> {
         .await;
     }
 
-    /// Whether plain upstreams are asked when no encrypted one answers; off at first. Each time it happens is logged.
+    /// Asks others from now on and forgets what was answered so far: the laptop is in another network, or the file was edited.
+    pub fn set_upstreams(&self, upstreams: &Upstreams) {
+        self.inner.route.store(Arc::new(Route::new(upstreams, &self.inner.maker)));
+    }
+
+    /// Whether the network's own resolvers are asked for its names ([`Upstreams::with_network`]); on at first.
+    pub fn set_network_resolvers(&self, allowed: bool) {
+        self.inner.network_resolvers.store(allowed, Ordering::Relaxed);
+    }
+
+    /// Whether plain upstreams are asked when no encrypted one can be reached; off at first. Each change to plain is logged.
     pub fn set_plain_fallback(&self, allowed: bool) {
         self.inner.plain_fallback.store(allowed, Ordering::Relaxed);
     }
@@ -144,56 +174,5 @@ impl<J: Judge> Resolver<J> {
             let is_fault = info.response_code == hickory_proto::op::ResponseCode::ServFail;
             is_fault.then(|| unsendable(&request)).flatten()
         })
-    }
-}
-
-/// Where questions go.
-pub(super) enum Route {
-    Configured(Arc<Forwarder>),
-    /// To the address that the program asked, each with a cache of its own.
-    Asked {
-        maker: Maker,
-        loopback: bool,
-        known: Mutex<BTreeMap<SocketAddr, Arc<Forwarder>>>,
-    },
-}
-
-/// Makes upstreams.
-pub(super) struct Maker {
-    context: Arc<PoolContext>,
-    provider: Provider,
-}
-
-impl Maker {
-    fn forwarder(&self, upstreams: &[Upstream]) -> Arc<Forwarder> {
-        let servers = upstreams.iter().map(|upstream| Server::new(upstream, &self.context, &self.provider));
-        Arc::new(Forwarder::new(servers.collect()))
-    }
-}
-
-impl Route {
-    fn new(upstreams: &Upstreams, maker: Maker) -> Self {
-        if upstreams.is_empty() {
-            Self::Asked { maker, loopback: upstreams.allows_loopback(), known: Mutex::default() }
-        } else {
-            Self::Configured(maker.forwarder(upstreams.list()))
-        }
-    }
-
-    /// None where the asked address cannot be an upstream.
-    pub(super) fn forwarder(&self, asked: SocketAddr) -> Option<Arc<Forwarder>> {
-        let (maker, loopback, known) = match self {
-            Self::Configured(forwarder) => return Some(Arc::clone(forwarder)),
-            Self::Asked { maker, loopback, known } => (maker, *loopback, known),
-        };
-        if !can_answer(asked.ip()) || (asked.ip().is_loopback() && !loopback) {
-            return None;
-        }
-        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= MAX_ASKED && !known.contains_key(&asked) {
-            known.pop_first();
-        }
-        let forwarder = known.entry(asked).or_insert_with(|| maker.forwarder(&[Upstream::plain(asked)]));
-        Some(Arc::clone(forwarder))
     }
 }

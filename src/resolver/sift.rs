@@ -67,7 +67,9 @@ pub(super) fn sift<J: Judge>(
     let owners = owners(query.name(), &message.answers)?;
     let (mut kept, strangers): (Vec<_>, Vec<_>) = message.answers.into_iter().partition(|record| belongs(record, &owners));
     let chain = chain(&owners, &kept)?;
-    if let Some(reason) = judge.chain(asker, name, &chain) {
+    if !chain.is_empty()
+        && let Some(reason) = judge.chain(asker, name, &chain)
+    {
         return Err(Refusal::chain(reason));
     }
     let mut sieve = Sieve { judge, asker, name, refused: None, sightings: Vec::new() };
@@ -134,11 +136,14 @@ fn chain(owners: &[WireName], kept: &[Record]) -> Result<Arc<[Name]>, Refusal> {
     Ok(chain.into())
 }
 
-/// Upstream was asked in random case, which its answer repeats; the program sees the case that it wrote.
+/// Upstream was asked in random case, which its answer repeats, also where it abbreviates other names by the asked one. The
+/// program sees the case that it wrote; the names behind it are lower case.
 fn restore_case(records: &mut [Record], asked: &WireName) {
+    let restored = |name: &WireName| if name == asked { asked.clone() } else { name.to_lowercase() };
     for record in records {
-        if record.name == *asked {
-            record.name = asked.clone();
+        record.name = restored(&record.name);
+        if let RData::CNAME(target) = &mut record.data {
+            target.0 = restored(&target.0);
         }
     }
 }
@@ -203,4 +208,97 @@ impl<J: Judge> Sieve<'_, J> {
 
 fn requires(value: &SvcParamValue, emptied: &[SvcParamKey]) -> bool {
     matches!(value, SvcParamValue::Mandatory(keys) if keys.0.iter().any(|key| emptied.contains(key)))
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::resolver::testing::{Tables, address, cname, question, wire};
+
+    const NAMES: [&str; 5] = ["a.example.", "b.example.", "c.example.", "d.example.", "A.Example."];
+    const ADDRESSES: [&str; 6] = ["192.0.2.1", "10.0.0.1", "2001:db8::1", "fd00::1", "127.0.0.1", "::ffff:10.0.0.1"];
+
+    fn record() -> impl Strategy<Value = Record> {
+        (0..NAMES.len(), 0..NAMES.len(), 0..ADDRESSES.len(), 0_u8..4).prop_map(|(owner, target, ip, kind)| {
+            let pick = |list: &[&'static str], at: usize| list.get(at).copied().unwrap_or_default();
+            let (owner, target, ip) = (pick(&NAMES, owner), pick(&NAMES, target), pick(&ADDRESSES, ip));
+            match kind {
+                0 => cname(owner, target),
+                1 => service(owner, target, ip),
+                _ => address(owner, ip),
+            }
+        })
+    }
+
+    fn service(owner: &str, target: &str, ip: &str) -> Record {
+        let (key, value) = match address("x.", ip).data {
+            RData::A(v4) => (SvcParamKey::Ipv4Hint, SvcParamValue::Ipv4Hint(IpHint(vec![v4]))),
+            RData::AAAA(v6) => (SvcParamKey::Ipv6Hint, SvcParamValue::Ipv6Hint(IpHint(vec![v6]))),
+            _ => (SvcParamKey::NoDefaultAlpn, SvcParamValue::NoDefaultAlpn),
+        };
+        Record::from_rdata(wire(owner), 300, RData::HTTPS(HTTPS(SVCB::new(1, wire(target), vec![(key, value)]))))
+    }
+
+    /// Every address that a record tells.
+    fn told(record: &Record) -> Vec<IpAddr> {
+        match &record.data {
+            RData::A(A(v4)) => vec![IpAddr::V4(*v4)],
+            RData::AAAA(AAAA(v6)) => vec![IpAddr::V6(*v6)],
+            RData::HTTPS(HTTPS(svcb)) => svcb.svc_params.iter().flat_map(|(_, value)| hints(value)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    fn hints(value: &SvcParamValue) -> Vec<IpAddr> {
+        match value {
+            SvcParamValue::Ipv4Hint(IpHint(hints)) => hints.iter().map(|A(v4)| IpAddr::V4(*v4)).collect(),
+            SvcParamValue::Ipv6Hint(IpHint(hints)) => hints.iter().map(|AAAA(v6)| IpAddr::V6(*v6)).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_told_that_was_refused_or_belongs_to_no_name_of_the_chain(
+            answers in vec(record(), 0..12),
+            additionals in vec(record(), 0..4),
+            authorities in vec(record(), 0..4),
+            kind in 0_usize..3,
+        ) {
+            let mut judge = Tables::default();
+            judge.refused_addresses.extend(ADDRESSES.iter().skip(3).filter_map(|ip| ip.parse::<IpAddr>().ok()));
+            judge.refused_addresses.insert(IpAddr::from([10, 0, 0, 1]));
+            judge.denied_targets.insert("d.example".to_owned());
+            let qtype = [RecordType::A, RecordType::AAAA, RecordType::HTTPS].get(kind).copied().unwrap_or(RecordType::A);
+            let asked = question("a.example.", qtype);
+            let mut message = asked.clone().into_response();
+            message.metadata.authentic_data = true;
+            message.insert_answers(answers.clone());
+            message.insert_additionals(additionals);
+            message.insert_authorities(authorities);
+            let query = asked.queries.first().cloned().unwrap_or_default();
+            let name = "a.example".parse().expect("a name");
+            match sift(&judge, &1, &name, &query, message) {
+                Ok(sifted) => {
+                    let mut owners: Vec<_> = sifted.chain.iter().map(ToString::to_string).collect();
+                    prop_assert!(!owners.contains(&"d.example".to_owned()));
+                    owners.push("a.example".to_owned());
+                    let addresses: Vec<_> = sifted.answers.iter().flat_map(told).collect();
+                    prop_assert!(addresses.iter().all(|ip| !judge.refused_addresses.contains(ip)));
+                    let learned: Vec<_> = sifted.sightings.iter().map(|(ip, _)| *ip).collect();
+                    prop_assert_eq!(learned, addresses);
+                    for record in &sifted.answers {
+                        let owner = canonical(&record.name).map(|name| name.to_string()).unwrap_or_default();
+                        prop_assert!(owners.contains(&owner), "{} is a stranger", owner);
+                    }
+                    prop_assert!(!sifted.authorities.iter().any(|record| record.data.ip_addr().is_some()));
+                    prop_assert!(!sifted.authentic || sifted.answers.len() == answers.len());
+                }
+                Err(refusal) => prop_assert!(matches!(refusal.code, NoteCode::Blocked | NoteCode::Filtered)),
+            }
+        }
+    }
 }

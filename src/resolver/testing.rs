@@ -25,6 +25,7 @@ pub(super) type Told = (u32, String, Vec<String>, IpAddr, u64);
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) verdicts: BTreeMap<(u32, String), Verdict>,
+    refuse_all: bool,
     pub(super) denied_targets: BTreeSet<String>,
     pub(super) refused_addresses: BTreeSet<IpAddr>,
     heard: Mutex<Heard>,
@@ -38,6 +39,10 @@ pub(super) struct Heard {
 }
 
 impl Tables {
+    pub(super) fn refusing_all() -> Self {
+        Self { refuse_all: true, ..Self::default() }
+    }
+
     pub(super) fn heard(&self) -> Heard {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -56,7 +61,8 @@ impl Judge for Tables {
 
     fn question(&self, asker: &u32, name: &Name, qtype: u16) -> Decision {
         self.note(|heard| heard.questions.push((*asker, name.to_string(), qtype)));
-        let verdict = self.verdicts.get(&(*asker, name.to_string())).copied().unwrap_or(Verdict::Accept);
+        let verdict = self.verdicts.get(&(*asker, name.to_string())).copied();
+        let verdict = verdict.unwrap_or(if self.refuse_all { Verdict::Block } else { Verdict::Accept });
         Decision::for_test(verdict, reason(Check::Endpoints, "- .blocked.example"))
     }
 

@@ -2,5 +2,6 @@
 
 mod answers;
 mod bounds;
+mod encrypted;
 mod refusals;
 mod transport;

@@ -12,7 +12,7 @@ use crate::names::{Name, NameError};
 
 /// More upstreams than this are a mistake: each silent one costs the program a second.
 const MAX: usize = 8;
-/// The files that name the system's resolvers, best first: the first is systemd-resolved's own upstream list.
+/// The files that name the system's resolvers: systemd-resolved's own upstream list, and what programs read.
 const SYSTEM_FILES: [&str; 2] = ["/run/systemd/resolve/resolv.conf", "/etc/resolv.conf"];
 /// RFC 8484 §6 names this path as the usual one.
 const USUAL_PATH: &str = "/dns-query";
@@ -23,6 +23,7 @@ pub struct Upstreams {
     list: Vec<Upstream>,
     search: Vec<Name>,
     loopback: bool,
+    network: Option<Box<Self>>,
 }
 
 /// One upstream.
@@ -89,6 +90,8 @@ pub enum UpstreamError {
     SurplusName { entry: String },
     #[error("`{entry}`: only https has a path, such as `https://192.0.2.53/dns-query#dns.example`")]
     SurplusPath { entry: String },
+    #[error("`{entry}`: a path is plain text without a template, such as `/dns-query`")]
+    Path { entry: String },
     #[error("`{entry}`: the name after `#` cannot be in a certificate: {source}")]
     Name { entry: String, source: NameError },
 }
@@ -109,31 +112,44 @@ impl Upstreams {
             return Err(UpstreamError::TooMany(list.len()));
         }
         let list = list.iter().map(|entry| parse_one(entry)).collect::<Result<_, _>>()?;
-        Ok(Self { list, search: Vec::new(), loopback: true })
+        Ok(Self { list, search: Vec::new(), loopback: true, network: None })
     }
 
-    /// The system's resolvers and search domains: systemd-resolved's own upstreams, else those of resolv.conf. Loopback stubs
-    /// are skipped unless allowed: where our own capture sees them, asking one would be a loop. Empty when nothing is left;
-    /// then each question goes to the address that the program asked.
+    /// The system's resolvers and search domains. Where a loopback stub may be asked, resolv.conf comes first: it is what a
+    /// program asks without us, and a stub knows more than its upstreams (split DNS of a VPN, DNSSEC). Where it may not, because
+    /// our own capture sees it and asking it would be a loop: systemd-resolved's own upstreams, else those of resolv.conf that
+    /// are no stubs. Empty when nothing is left; then each question goes to the address that the program asked.
     #[must_use]
     pub fn system(allow_loopback: bool) -> Self {
-        Self::from_files(&SYSTEM_FILES.map(Path::new), allow_loopback)
+        let mut files = SYSTEM_FILES.map(Path::new);
+        if allow_loopback {
+            files.reverse();
+        }
+        Self::from_files(&files, allow_loopback)
+    }
+
+    /// These upstreams, but `network` for its search domains and for names that only a local network knows.
+    #[must_use]
+    pub fn with_network(mut self, network: Self) -> Self {
+        let useful = !self.list.is_empty() && !network.list.is_empty();
+        self.network = useful.then(|| Box::new(network));
+        self
     }
 
     /// No upstream of our own: each question goes to the address that the program asked.
     #[must_use]
     pub fn asked(allow_loopback: bool) -> Self {
-        Self { list: Vec::new(), search: Vec::new(), loopback: allow_loopback }
+        Self { list: Vec::new(), search: Vec::new(), loopback: allow_loopback, network: None }
     }
 
     fn from_files(files: &[&Path], allow_loopback: bool) -> Self {
         for file in files {
             let Ok(bytes) = std::fs::read(file) else { continue };
             let read = resolv_conf::read(&bytes);
-            let usable = read.servers.into_iter().filter(|ip| allow_loopback || !ip.is_loopback());
+            let usable = read.servers.into_iter().filter(|ip| allow_loopback || !ip.to_canonical().is_loopback());
             let list: Vec<_> = usable.take(MAX).map(|ip| Upstream::plain(SocketAddr::new(ip, 53))).collect();
             if !list.is_empty() {
-                return Self { list, search: read.search, loopback: allow_loopback };
+                return Self { list, search: read.search, loopback: allow_loopback, network: None };
             }
             tracing::debug!(file = %file.display(), "no usable resolver is named");
         }
@@ -156,6 +172,10 @@ impl Upstreams {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
+    }
+
+    pub(super) fn network(&self) -> Option<&Self> {
+        self.network.as_deref()
     }
 
     pub(super) fn list(&self) -> &[Upstream] {
@@ -191,6 +211,9 @@ fn parse_one(entry: &str) -> Result<Upstream, UpstreamError> {
     if path.is_some() && scheme != "https" {
         return Err(UpstreamError::SurplusPath { entry: owned() });
     }
+    if path.is_some_and(|path| !path.bytes().all(|byte| byte.is_ascii_graphic() && !b"{}?\"<>\\^`|".contains(&byte))) {
+        return Err(UpstreamError::Path { entry: owned() });
+    }
     if name.is_some() && matches!(scheme, "udp" | "tcp") {
         return Err(UpstreamError::SurplusName { entry: owned() });
     }
@@ -219,6 +242,7 @@ fn address(host: &str, default_port: u16) -> Option<SocketAddr> {
 
 /// Addresses that one host can have and that need no interface to be reached.
 pub(super) fn can_answer(ip: IpAddr) -> bool {
+    let ip = ip.to_canonical();
     let link_local = matches!(ip, IpAddr::V6(v6) if v6.is_unicast_link_local());
     let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
     !(ip.is_unspecified() || ip.is_multicast() || link_local || broadcast)
@@ -285,6 +309,8 @@ mod tests {
             ("fe80::1%eth0", "an IP address"),
             ("192.0.2.53#dns.example", "`#name`"),
             ("tls://192.0.2.53/dns-query", "only https has a path"),
+            ("https://192.0.2.53/dns-query{?dns}#dns.example", "without a template"),
+            ("https://192.0.2.53/dns query#dns.example", "without a template"),
             ("tls://192.0.2.53#dns..example", "certificate"),
             ("tls://192.0.2.53#", "certificate"),
         ] {
@@ -305,7 +331,8 @@ mod tests {
         let mut stub = tempfile::NamedTempFile::new().expect("a temporary file");
         writeln!(stub, "nameserver 127.0.0.53\nsearch stub.example").expect("written");
         let mut real = tempfile::NamedTempFile::new().expect("a temporary file");
-        writeln!(real, "nameserver ::1\nnameserver 192.0.2.53\nsearch lan.example").expect("written");
+        writeln!(real, "nameserver ::1\nnameserver ::ffff:127.0.0.1\nnameserver 192.0.2.53\nsearch lan.example")
+            .expect("written");
         let files = [Path::new("/nonexistent/resolv.conf"), stub.path(), real.path()];
 
         let strict = Upstreams::from_files(&files, false);

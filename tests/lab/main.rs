@@ -3,6 +3,7 @@
 #[macro_use]
 mod harness;
 
+mod control;
 mod enclosed;
 mod errors;
 mod faults;

@@ -26,6 +26,13 @@ pub fn record_line(record: &Record, colour: Colour) -> String {
     line
 }
 
+/// One record as one line of JSON without an end, as `flows --json` and `exec --record` have it.
+#[must_use]
+pub fn record_json(record: &Record) -> String {
+    // Texts, numbers and nulls: there is nothing in a record that JSON cannot hold.
+    serde_json::to_string(record).unwrap_or_default()
+}
+
 /// One event as one line; None for what a person need not see: a flow that was opened gets its line with the verdict, and a refused
 /// flow has nothing to tell at its end.
 #[must_use]
@@ -96,18 +103,18 @@ fn table_row(row: &[String; 8], widths: &[usize; 8], is_flow: bool, colour: Colo
     )
 }
 
-/// Name or address, with the port.
+/// Name or address with the port; for an inbound flow who came, and to which port of ours.
 fn target(record: &Record) -> String {
-    let (arrow, peer) = match record.direction {
-        Direction::Outbound => ("", &record.dst),
-        Direction::Inbound => ("from ", &record.src),
+    let shown = match (record.direction, &record.name) {
+        (_, Some(name)) if record.proto == "dns" => name.clone(),
+        (Direction::Outbound, Some(name)) => format!("{name}{}", port(&record.dst)),
+        (Direction::Outbound, None) => record.dst.clone(),
+        (Direction::Inbound, _) => match port(&record.dst).as_str() {
+            "" => format!("from {}", record.src),
+            port => format!("from {} to {port}", record.src),
+        },
     };
-    let shown = match &record.name {
-        Some(name) if record.proto == "dns" => name.clone(),
-        Some(name) => format!("{name}{}", port(peer)),
-        None => peer.clone(),
-    };
-    format!("{arrow}{}", escape(&shown))
+    escape(&shown).to_string()
 }
 
 /// The target with the address behind a name, for lines that have room.
@@ -177,12 +184,33 @@ mod tests {
     }
 
     #[test]
+    fn a_record_as_json_is_one_line_with_the_keys_of_the_design() {
+        let line = record_json(&Record { name: Some("two\nlines".to_owned()), ..sample::record() });
+        assert!(!line.contains('\n'));
+        for key in ["id", "start", "end", "direction", "proto", "src", "dst", "name", "exe", "pid", "uid", "profile"] {
+            assert!(line.contains(&format!("\"{key}\":")), "{key}");
+        }
+        for key in ["confidence", "verdict", "check", "rule", "lane", "bytes_up", "bytes_down", "rtt_us"] {
+            assert!(line.contains(&format!("\"{key}\":")), "{key}");
+        }
+    }
+
+    #[test]
     fn a_refused_flow_tells_why() {
         let record = sample::refused();
         assert_eq!(
             after_time(&record_line(&record, Colour::Never)),
             "block  ssh[99] -> [2001:db8::10]:22 tcp  scope: internet = false (fallback.toml:3)"
         );
+    }
+
+    #[test]
+    fn an_inbound_flow_shows_who_came_and_to_which_port() {
+        let base = Record { direction: Direction::Inbound, src: "192.0.2.7:5353".to_owned(), ..sample::refused() };
+        for (dst, shown) in [("192.0.2.2:22", "from 192.0.2.7:5353 to :22"), ("192.0.2.2", "from 192.0.2.7:5353")] {
+            let table = flows_table(&[Record { dst: dst.to_owned(), ..base.clone() }], Colour::Never);
+            assert!(table.contains(&format!("  {shown}  ")), "{table}");
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Escaping, colours, columns, times and amounts.
 
+use std::env;
 use std::fmt::{self, Write};
+use std::io::IsTerminal;
 
 /// Whether to colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,12 +22,12 @@ pub(super) enum Paint {
 }
 
 impl Colour {
-    /// Colours where `output` is a terminal that has them and nobody said no (<https://no-color.org>).
+    /// Colours when the stream is a terminal that has them and nobody said no (<https://no-color.org>).
     #[must_use]
-    pub fn of(output: &impl std::io::IsTerminal) -> Self {
-        let unwanted = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
-        let plain = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        if output.is_terminal() && !unwanted && !plain { Self::Ansi } else { Self::Never }
+    pub fn of(stream: &impl IsTerminal) -> Self {
+        let unwanted = env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty());
+        let plain = env::var_os("TERM").is_some_and(|term| term == "dumb");
+        if stream.is_terminal() && !unwanted && !plain { Self::Ansi } else { Self::Never }
     }
 
     pub(super) fn paint(self, paint: Paint, text: &str) -> String {
@@ -170,6 +172,17 @@ mod tests {
             ("c1\u{9b}31m", "c1\\u{9b}31m"),
         ] {
             assert_eq!(escape(raw).to_string(), shown);
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_comes_in_stays_on_its_line_and_in_its_direction(raw in "\\PC*|.*") {
+            let shown = escape(&raw).to_string();
+            let tricks = |c: char| {
+                c.is_control() || matches!(c, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+            };
+            proptest::prop_assert!(!shown.chars().any(tricks), "{shown:?}");
         }
     }
 

@@ -21,7 +21,7 @@ fn zone(question: &Message) -> Option<Message> {
         ("www.example.", RecordType::A | RecordType::AAAA) => answer(
             question,
             vec![
-                Record::from_rdata(query.name().clone(), 300, cname("x.", "edge.cdn.example.").data),
+                Record::from_rdata(query.name().clone(), 300, cname("x.", "Edge.CDN.example.").data),
                 cname("edge.cdn.example.", "e7.cdn.example."),
                 address("e7.cdn.example.", ip),
                 address("stranger.example.", ip),
@@ -68,6 +68,12 @@ async fn only_the_asked_name_is_learned_and_the_chain_is_in_order() {
     let (resolver, judge) = resolver(&[upstream.address], Tables::default());
     let got = ask(&resolver, &question("www.example.", RecordType::A), 1).await.expect("an answer");
     assert_eq!(addresses(&got), ["192.0.2.80"]);
+    let target = |record: &Record| match &record.data {
+        RData::CNAME(cname) => Some(cname.0.to_ascii()),
+        _ => None,
+    };
+    let targets: Vec<_> = got.answers.iter().filter_map(target).collect();
+    assert_eq!(targets, ["edge.cdn.example.", "e7.cdn.example."]);
     let owners: Vec<_> = got.answers.iter().map(|record| record.name.to_ascii()).collect();
     assert_eq!(owners, ["www.example.", "edge.cdn.example.", "e7.cdn.example."], "a stranger's record is left out");
     let chain = vec!["edge.cdn.example".to_owned(), "e7.cdn.example".to_owned()];
@@ -171,9 +177,11 @@ async fn names_of_our_own_are_judged_learned_and_never_asked_upstream() {
     assert_eq!(judge.heard().told.len(), 4);
     let refused = ask(&resolver, &question("host.portreeve.internal.", RecordType::A), 2).await.expect("an answer");
     assert_eq!(addresses(&refused), ["0.0.0.17"]);
-    let invalid = ask(&resolver, &question("x.invalid.", RecordType::A), 1).await.expect("an answer");
-    assert_eq!(invalid.metadata.response_code, ResponseCode::NXDomain);
-    assert_eq!(judge.heard().questions.len(), 7);
+    for name in ["x.invalid.", "x.onion.", "other.portreeve.internal."] {
+        let none = ask(&resolver, &question(name, RecordType::A), 1).await.expect("an answer");
+        assert_eq!(none.metadata.response_code, ResponseCode::NXDomain, "{name}");
+    }
+    assert_eq!(judge.heard().questions.len(), 9);
     assert_eq!(upstream.count(), 0);
 }
 

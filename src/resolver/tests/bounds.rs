@@ -1,19 +1,23 @@
 //! What is no question, what is too much, and what is too large.
 
+use std::net::SocketAddr;
+
 use hickory_proto::op::{Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Record, RecordType};
+use proptest::collection::vec;
+use proptest::prelude::*;
 
 use crate::resolver::limits::PER_ASKER;
 use crate::resolver::testing::*;
 
-/// Sixty texts of sixty bytes under every name; no answer for `silent`.
+/// Forty texts of sixty bytes under every name; no answer for `silent`.
 fn large(question: &Message) -> Option<Message> {
     let query = question.queries.first()?;
     if query.name().to_ascii().to_ascii_lowercase().starts_with("silent") {
         return None;
     }
     let long = |n: usize| text("x.", &format!("{n:060}")).data;
-    Some(answer(question, (0..60).map(|n| Record::from_rdata(query.name().clone(), 300, long(n))).collect()))
+    Some(answer(question, (0..40).map(|n| Record::from_rdata(query.name().clone(), 300, long(n))).collect()))
 }
 
 #[tokio::test]
@@ -143,4 +147,35 @@ async fn one_asker_beyond_its_bound_gets_servfail_while_another_is_answered() {
     }
     let again = ask(&resolver, &question("two.example.", RecordType::TXT), 1).await.expect("an answer");
     assert!(again.metadata.truncation, "abandoned questions give their places back");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(512))]
+
+    #[test]
+    fn no_payload_makes_a_panic_and_every_answer_parses(mut bytes in vec(any::<u8>(), 0..200), kind in 0_u8..3) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let whole = question("fuzz.blocked.example.", RecordType::A).to_vec().expect("encodes");
+        match kind {
+            0 => {}
+            // A sound header and question, then rubbish.
+            1 => bytes.splice(..0, whole).for_each(drop),
+            // A sound message with some bytes turned.
+            _ => {
+                let turned = bytes;
+                bytes = whole;
+                for (byte, turn) in bytes.iter_mut().skip(2).zip(turned) {
+                    *byte ^= if turn % 8 == 0 { turn } else { 0 };
+                }
+            }
+        }
+        runtime.block_on(async {
+            let (resolver, _) = resolver(&[SocketAddr::from(([127, 0, 0, 1], 1))], Tables::refusing_all());
+            let (from, asked) = ends();
+            if let Some(answer) = resolver.answer(&bytes, from, asked, 1).await {
+                let answer = Message::from_vec(&answer).expect("the answer parses");
+                assert_eq!(answer.metadata.message_type, MessageType::Response);
+            }
+        });
+    }
 }

@@ -1,14 +1,13 @@
-//! TCP from the program; dead, slow and encrypted upstreams.
+//! TCP from the program; dead and slow upstreams, and which one is asked.
 
 use std::time::{Duration, Instant};
 
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::{Record, RecordType};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream};
-use tokio::net::{TcpListener, UdpSocket};
 
+use crate::resolver::Upstreams;
 use crate::resolver::testing::*;
-use crate::resolver::{Dialer, Resolver, Upstreams};
 
 /// Forty texts under `big`, an address under all else.
 fn zone(question: &Message) -> Option<Message> {
@@ -37,6 +36,13 @@ fn ancient(question: &Message) -> Option<Message> {
         return Some(refusal);
     }
     zone(question)
+}
+
+/// Repeats the question in lower case, which over UDP is the answer of a stranger.
+fn lower_case(question: &Message) -> Option<Message> {
+    let mut answer = zone(question)?;
+    answer.queries.iter_mut().for_each(|query| query.name = query.name.to_lowercase());
+    Some(answer)
 }
 
 async fn send(stream: &mut DuplexStream, message: &Message) {
@@ -91,6 +97,25 @@ async fn a_question_before_half_close_is_still_answered_and_rubbish_is_not() {
 }
 
 #[tokio::test]
+async fn a_dropped_question_on_a_stream_is_silence_and_the_next_one_is_answered() {
+    let upstream = FakeUpstream::start(LOOPBACKS[0], zone).await;
+    let mut tables = Tables::default();
+    tables.verdicts.insert((7, "quiet.example".to_owned()), crate::verdict::Verdict::Drop);
+    let (resolver, _) = resolver(&[upstream.address], tables);
+    let (mut program, ours) = tokio::io::duplex(4096);
+    let (from, asked) = ends();
+    let served = tokio::spawn(async move { resolver.serve_stream(ours, from, asked, 7).await });
+    send(&mut program, &question("quiet.example.", RecordType::A)).await;
+    send(&mut program, &question("two.example.", RecordType::A)).await;
+    program.shutdown().await.expect("half closed");
+    let got = receive(&mut program).await;
+    assert!(got.queries.first().is_some_and(|query| *query.name() == wire("two.example.")));
+    assert_eq!(program.read(&mut [0; 1]).await.expect("the end"), 0);
+    served.await.expect("the stream ends");
+    assert_eq!(upstream.count(), 1);
+}
+
+#[tokio::test]
 async fn dead_upstreams_end_in_servfail_within_five_seconds() {
     for ip in LOOPBACKS {
         let mute = FakeUpstream::start(ip, silent).await;
@@ -109,19 +134,80 @@ async fn dead_upstreams_end_in_servfail_within_five_seconds() {
 }
 
 #[tokio::test]
-async fn the_next_upstream_takes_over_and_a_silent_one_is_asked_last_from_then_on() {
-    for first_script in [silent as Script, servfail] {
-        let first = FakeUpstream::start(LOOPBACKS[0], first_script).await;
+async fn the_next_upstream_takes_over_when_one_refuses_fails_or_is_closed() {
+    let failing = FakeUpstream::start(LOOPBACKS[0], servfail).await;
+    for first in [failing.address, closed(LOOPBACKS[0]).await, closed(LOOPBACKS[1]).await] {
         let second = FakeUpstream::start(LOOPBACKS[1], zone).await;
-        let (resolver, _) = resolver(&[first.address, second.address], Tables::default());
-        let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
-        assert_eq!(addresses(&got), ["192.0.2.80"]);
-        assert!(first.count() > 0);
-        assert_eq!(second.count(), 1);
+        let (resolver, _) = resolver(&[first, second.address], Tables::default());
         let start = Instant::now();
-        ask(&resolver, &question("three.example.", RecordType::A), 1).await.expect("an answer");
+        for name in ["two.example.", "three.example."] {
+            let got = ask(&resolver, &question(name, RecordType::A), 1).await.expect("an answer");
+            assert_eq!(addresses(&got), ["192.0.2.80"]);
+        }
         assert!(start.elapsed() < Duration::from_secs(1));
+        assert_eq!(second.count(), 2);
     }
+    assert_eq!(failing.count(), 2, "who speaks is asked first the next time too");
+}
+
+#[tokio::test]
+async fn an_upstream_that_stays_silent_is_asked_last_and_one_slow_name_is_no_silence() {
+    let first = FakeUpstream::start(LOOPBACKS[0], silent).await;
+    let second = FakeUpstream::start(LOOPBACKS[1], zone).await;
+    let (resolver, _) = resolver(&[first.address, second.address], Tables::default());
+    let asked = ["a.example.", "b.example.", "c.example."].map(|name| question(name, RecordType::A));
+    let [a, b, c] = &asked;
+    let start = Instant::now();
+    let (a, b) = tokio::join!(ask(&resolver, a, 1), ask(&resolver, b, 1));
+    assert!(a.is_some_and(|got| addresses(&got) == ["192.0.2.80"]) && b.is_some_and(|got| addresses(&got) == ["192.0.2.80"]));
+    assert!(start.elapsed() > Duration::from_secs(1) && start.elapsed() < Duration::from_secs(4));
+    let tried = first.count();
+    ask(&resolver, c, 1).await.expect("an answer");
+    assert!(first.count() > tried, "two silences are not death");
+    let (tried, start) = (first.count(), Instant::now());
+    ask(&resolver, &question("d.example.", RecordType::A), 1).await.expect("an answer");
+    assert!(first.count() == tried && start.elapsed() < Duration::from_secs(1), "three are");
+}
+
+#[tokio::test]
+async fn an_upstream_that_changes_letters_is_believed_over_tcp_alone() {
+    let upstream = FakeUpstream::start(LOOPBACKS[0], lower_case).await;
+    let (resolver, _) = resolver(&[upstream.address], Tables::default());
+    let name = "a-name-with-enough-letters-to-be-changed.example.";
+    let got = ask(&resolver, &question(name, RecordType::A), 1).await.expect("an answer");
+    assert_eq!(addresses(&got), ["192.0.2.80"]);
+    assert_eq!(upstream.seen().iter().map(|(_, tcp)| *tcp).collect::<Vec<_>>(), [false, true]);
+}
+
+#[tokio::test]
+async fn the_networks_names_go_to_the_networks_resolver_unless_that_is_switched_off() {
+    let own = FakeUpstream::start(LOOPBACKS[0], zone).await;
+    let network = FakeUpstream::start(LOOPBACKS[1], zone).await;
+    let list = |address: std::net::SocketAddr| Upstreams::parse(&[address.to_string()]).expect("an upstream");
+    let (resolver, _) = resolver(&[own.address], Tables::default());
+    resolver.set_upstreams(&list(own.address).with_network(list(network.address)));
+    for (name, allowed, wanted) in [
+        ("www.example.com.", true, (1, 0)),
+        ("nas.local.", true, (1, 1)),
+        ("printer.", true, (1, 2)),
+        ("other.local.", false, (2, 2)),
+    ] {
+        resolver.set_network_resolvers(allowed);
+        ask(&resolver, &question(name, RecordType::A), 1).await.expect("an answer");
+        assert_eq!((own.count(), network.count()), wanted, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn new_upstreams_are_asked_at_once_and_old_answers_forgotten() {
+    let old = FakeUpstream::start(LOOPBACKS[0], zone).await;
+    let new = FakeUpstream::start(LOOPBACKS[0], zone).await;
+    let (resolver, _) = resolver(&[old.address], Tables::default());
+    let asked = question("two.example.", RecordType::A);
+    ask(&resolver, &asked, 1).await.expect("an answer");
+    resolver.set_upstreams(&Upstreams::parse(&[new.address.to_string()]).expect("an upstream"));
+    ask(&resolver, &asked, 1).await.expect("an answer");
+    assert_eq!((old.count(), new.count()), (1, 1));
 }
 
 #[tokio::test]
@@ -141,31 +227,4 @@ async fn an_upstream_without_edns_is_asked_again_without() {
     let (resolver, _) = resolver(&[upstream.address], Tables::default());
     let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
     assert_eq!(addresses(&got), ["192.0.2.80"]);
-}
-
-#[tokio::test]
-async fn an_encrypted_upstream_that_fails_is_not_replaced_by_a_plain_one_unless_allowed() {
-    let plain = FakeUpstream::start(LOOPBACKS[0], zone).await;
-    // Speaks no TLS: whatever connects is answered in plain text and closed.
-    let fake_tls = TcpListener::bind((LOOPBACKS[0], 0)).await.expect("a free port");
-    let address = fake_tls.local_addr().expect("bound");
-    let spied = UdpSocket::bind(address).await.expect("the same port in UDP");
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = fake_tls.accept().await {
-            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        }
-    });
-    let list = [format!("tls://{address}#dns.example"), plain.address.to_string()];
-    let upstreams = Upstreams::parse(&list).expect("the test names upstreams");
-    let judge = std::sync::Arc::new(Tables::default());
-    let resolver = Resolver::new(upstreams, Dialer::default(), std::collections::BTreeMap::new(), judge).expect("starts");
-
-    let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
-    assert_eq!(got.metadata.response_code, ResponseCode::ServFail);
-    assert_eq!(plain.count(), 0);
-    assert!(spied.try_recv(&mut [0; 512]).is_err(), "nothing goes to the encrypted upstream in plain");
-
-    resolver.set_plain_fallback(true);
-    let got = ask(&resolver, &question("two.example.", RecordType::A), 1).await.expect("an answer");
-    assert_eq!((addresses(&got), plain.count()), (vec!["192.0.2.80".to_owned()], 1));
 }

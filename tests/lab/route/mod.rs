@@ -1,4 +1,11 @@
 //! Routes, rules and the guard, in namespaces of their own. Nothing here touches the first network namespace.
 
+mod guard;
+mod inbound;
+mod install;
+mod kill;
+mod laptop;
 mod namespace;
 mod setup;
+mod show;
+mod stubs;

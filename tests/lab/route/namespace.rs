@@ -25,6 +25,10 @@ impl Namespace {
         namespace
     }
 
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
     /// A command to be run inside.
     pub(crate) fn command(&self, program: &str) -> Command {
         let mut command = Command::new("ip");

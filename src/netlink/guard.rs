@@ -1,0 +1,337 @@
+//! The nftables guard as text: what may leave this host, and what is re-marked on the way.
+//!
+//! # Theory of operation
+//!
+//! Three tables. `inet portreeve` and `netdev portreeve` are plain: they outlive a killed router, so nothing leaves unjudged.
+//! `inet`/`arp portreeve_live` carry `flags owner`: the kernel removes them together with the process that made them. In the
+//! failure mode "open" all of them have that flag.
+//!
+//! A packet of a program is routed into the TUN and accepted there. One that leaves by any other link must carry our mark, or
+//! be one of [`EXEMPTIONS`], else it is counted and rejected: so SO_BINDTODEVICE, IP_PKTINFO, scoped and multicast sends end
+//! here. `oifname` in the output hook is the link of the *first* lookup; it stays stale after a `type route` chain re-marked
+//! the packet and the kernel routed it anew. Hence the order: `loop` looks before any re-marking, `postrouting` sees the true
+//! link again, and the egress chains, which see AF_PACKET too, see the truth always.
+//!
+//! Replies of local servers: conntrack entries that a link opened get the inbound mark; what belongs to them in the reply
+//! direction gets our mark and is routed anew, directly. Where reverse-path filters are strict, the answers to our own
+//! sockets, everything addressed to this host and all ARP get our mark *on arrival*, since the filter's lookup without it would
+//! end in the TUN. Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are refused
+//! as `forwarded`.
+//!
+//! Keeps one rule: no decision about programs is made here, all of it is the same for each. Text only; `nft` runs it.
+
+use std::fmt::Write;
+use std::net::IpAddr;
+
+use super::Mark;
+use super::host::{Host, Link};
+use super::mark::MASK;
+use super::plan::{Failure, Plan};
+
+/// Something that leaves without a verdict, because without it no link works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Exemption {
+    /// What a person calls it.
+    pub name: &'static str,
+    /// The nft match.
+    pub rule: &'static str,
+    /// Why it is let out, and why it is no way around the router.
+    pub why: &'static str,
+    /// Sent by programs through ordinary sockets, so it must be routed past the TUN too.
+    #[serde(skip)]
+    routed: bool,
+}
+
+/// All of them.
+pub const EXEMPTIONS: [Exemption; 5] = [
+    Exemption {
+        name: "neighbour discovery",
+        rule: "icmpv6 type { nd-router-solicit, nd-router-advert, nd-neighbor-solicit, nd-neighbor-advert }",
+        why: "ICMPv6 133 to 136 (RFC 4861); never forwarded by a router",
+        routed: false,
+    },
+    Exemption {
+        name: "multicast listeners",
+        rule: "icmpv6 type { mld-listener-query, mld-listener-report, mld-listener-done, mld2-listener-report }",
+        why: "ICMPv6 130 to 132 and 143 (RFC 3810); never forwarded by a router",
+        routed: false,
+    },
+    Exemption { name: "IGMP", rule: "ip protocol igmp", why: "RFC 3376; never forwarded by a router", routed: false },
+    Exemption {
+        name: "DHCP",
+        rule: "udp sport 68 udp dport 67",
+        why: "the lease of the link; port 68 takes privilege",
+        routed: true,
+    },
+    Exemption {
+        name: "DHCPv6",
+        rule: "udp sport 546 udp dport 547",
+        why: "the lease of the link; port 546 takes privilege",
+        routed: true,
+    },
+];
+
+/// Everything that the texts depend on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Guard<'a> {
+    pub(super) plan: &'a Plan,
+    pub(super) host: &'a Host,
+    pub(super) mark: Mark,
+}
+
+impl Guard<'_> {
+    /// The tables that outlive us in the failure mode "closed". Replaces older ones of these names in one transaction.
+    pub(super) fn plain(&self) -> String {
+        format!("{}{}", self.inet(), self.netdev())
+    }
+
+    /// The tables that die with us. `owned` leaves the flag out for `route show`, whose reader has no process to keep.
+    pub(super) fn live(&self, owned: bool) -> String {
+        let flags = if owned { "\tflags owner\n" } else { "" };
+        let mut text = format!("table inet portreeve_live {{\n{flags}{}{}}}\n", self.live_prerouting(), self.live_output());
+        if self.host.strict {
+            let mark = set_mark(self.mark);
+            let _ = write!(
+                text,
+                "table arp portreeve_live {{\n{flags}\tchain input {{\n\t\ttype filter hook input priority filter; policy accept;\n\
+                 \t\t{mark}\n\t}}\n}}\n"
+            );
+        }
+        text
+    }
+
+    /// The links that get an egress chain: not loopback, not ours, not excluded, and no port of a bridge, whose frames may be
+    /// those of virtual machines.
+    pub(super) fn guarded_links(&self) -> impl Iterator<Item = &Link> {
+        let excluded = &self.plan.exclude.interfaces;
+        let device = &self.plan.device;
+        self.host.links.iter().filter(move |l| !l.loopback && !l.enslaved && l.name != *device && !excluded.contains(&l.name))
+    }
+
+    fn inet(&self) -> String {
+        let Self { plan, .. } = self;
+        let device = &plan.device;
+        let (own, owner) = (is_marked(self.mark), self.plain_flags());
+        let refuse = "\t\tmeta l4proto tcp reject with tcp reset\n\t\treject with icmpx admin-prohibited\n";
+        let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
+        format!(
+            "table inet portreeve {{\n{owner}\tcounter leak {{ }}\n\tcounter loop {{ }}\n{excluded}\
+             \tchain loop {{\n\t\ttype filter hook output priority -160; policy accept;\n\
+             \t\toifname != \"{device}\" accept\n\t\t{own} counter name \"loop\" jump refuse\n\t}}\n\
+             \tchain exempt {{\n\t\ttype route hook output priority -155; policy accept;\n{routed}\t}}\n\
+             \tchain output {{\n\t\ttype filter hook output priority filter; policy accept;\n\
+             \t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{own} accept\n{exempt}\
+             \t\tcounter name \"leak\" jump refuse\n\t}}\n\
+             \tchain refuse {{\n{refuse}\t}}\n\
+             \tchain postrouting {{\n\t\ttype filter hook postrouting priority filter; policy accept;\n\
+             \t\toifname \"{device}\" {own} counter name \"loop\" drop\n\t}}\n}}\n",
+            excluded = self.excluded_arrivals(),
+            routed = self.routed_past(),
+        )
+    }
+
+    /// What is marked before it is judged: routed exemptions and the plan's exclusions.
+    fn routed_past(&self) -> String {
+        let mark = set_mark(self.mark);
+        let mut matches: Vec<String> = EXEMPTIONS.iter().filter(|e| e.routed).map(|e| e.rule.to_owned()).collect();
+        let exclude = &self.plan.exclude;
+        matches.extend(exclude.networks.iter().map(|net| match net.addr() {
+            IpAddr::V4(_) => format!("ip daddr {net}"),
+            IpAddr::V6(_) => format!("ip6 daddr {net}"),
+        }));
+        matches.extend(exclude.interfaces.iter().map(|name| format!("oifname \"{name}\"")));
+        matches.extend(exclude.users.iter().map(|uid| format!("meta skuid {uid}")));
+        matches.iter().fold(String::new(), |text, rule| text + &format!("\t\t{rule} {mark}\n"))
+    }
+
+    /// What comes in from an excluded link is forwarded past the TUN.
+    fn excluded_arrivals(&self) -> String {
+        let mark = set_mark(self.mark);
+        let rules: String = self.plan.exclude.interfaces.iter().map(|name| format!("\t\tiifname \"{name}\" {mark}\n")).collect();
+        if rules.is_empty() {
+            return rules;
+        }
+        format!("\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n{rules}\t}}\n")
+    }
+
+    fn netdev(&self) -> String {
+        let owner = self.plain_flags();
+        let chains: String = self.guarded_links().map(|link| self.egress(link)).collect();
+        format!("table netdev portreeve {{\n{owner}\tcounter leak {{ }}\n{chains}}}\n")
+    }
+
+    /// Named by index, since a link's name may hold what a chain's may not.
+    fn egress(&self, link: &Link) -> String {
+        let Link { index, name, ethernet, .. } = link;
+        let own = is_marked(self.mark);
+        // 0x888e is EAPOL: without it no protected wireless link comes up.
+        let frames = if *ethernet { "\t\tether type { arp, 0x888e } accept\n" } else { "" };
+        let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
+        format!(
+            "\tchain egress_{index} {{\n\t\ttype filter hook egress device \"{name}\" priority filter; policy accept;\n\
+             \t\t{own} accept\n{frames}{exempt}\t\tcounter name \"leak\" drop\n\t}}\n"
+        )
+    }
+
+    fn live_prerouting(&self) -> String {
+        let device = &self.plan.device;
+        let (own, inbound) = (self.mark.value(), self.mark.inbound());
+        let keep = !MASK;
+        let mut text = format!(
+            "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
+             \t\tiifname {{ \"lo\", \"{device}\" }} accept\n\
+             \t\tct state new ct mark set ct mark & {keep:#010x} | {inbound:#010x}\n"
+        );
+        if self.host.strict {
+            let mark = set_mark(self.mark);
+            let _ = write!(
+                text,
+                "\t\tct direction reply ct mark & {MASK:#010x} == {own:#010x} {mark}\n\
+                 \t\tmeta nfproto ipv4 fib daddr type {{ local, broadcast, multicast }} {mark}\n"
+            );
+        }
+        text + "\t}\n"
+    }
+
+    fn live_output(&self) -> String {
+        let (own, inbound) = (self.mark.value(), self.mark.inbound());
+        let (is_own, mark) = (is_marked(self.mark), set_mark(self.mark));
+        let keep = !MASK;
+        let mut text = "\tchain output {\n\t\ttype route hook output priority mangle; policy accept;\n".to_owned();
+        if self.host.strict {
+            let _ = writeln!(text, "\t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}");
+        }
+        let _ = write!(text, "\t\tct direction reply ct mark & {MASK:#010x} == {inbound:#010x} {mark}\n\t}}\n");
+        text
+    }
+
+    fn plain_flags(&self) -> &'static str {
+        match self.plan.failure {
+            Failure::Closed => "",
+            Failure::Open => "\tflags owner\n",
+        }
+    }
+}
+
+/// The redirect of the plan's loopback stubs to our resolver at `port`, to be added to the live table. Our own sockets are let
+/// through, so that a stub could be asked by us and nobody else.
+pub(super) fn stubs(plan: &Plan, mark: Mark, port: u16, owned: bool) -> String {
+    // A table that is named again without its flag would be disowned, which the kernel refuses.
+    let flags = if owned { "\tflags owner\n" } else { "" };
+    let mut rules = String::new();
+    for stub in &plan.dns.stubs {
+        let family = if stub.is_ipv4() { "ip" } else { "ip6" };
+        let _ = writeln!(rules, "\t\t{family} daddr {stub} meta l4proto {{ tcp, udp }} th dport 53 redirect to :{port}");
+    }
+    let own = is_marked(mark);
+    format!(
+        "table inet portreeve_live {{\n{flags}\tchain stubs {{\n\t\ttype nat hook output priority -110; policy accept;\n\
+         \t\t{own} return\n{rules}\t}}\n}}\n"
+    )
+}
+
+fn is_marked(mark: Mark) -> String {
+    format!("meta mark & {MASK:#010x} == {:#010x}", mark.value())
+}
+
+fn set_mark(mark: Mark) -> String {
+    format!("meta mark set meta mark & {:#010x} | {:#010x}", !MASK, mark.value())
+}
+
+/// Removes plain tables, there or not, in one transaction.
+pub(super) const REMOVE_PLAIN: &str =
+    "table inet portreeve {}\ndelete table inet portreeve\ntable netdev portreeve {}\ndelete table netdev portreeve\n";
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    fn host(strict: bool) -> Host {
+        let link = |index: u32, name: &str| Link {
+            index,
+            name: name.to_owned(),
+            mtu: 1500,
+            up: true,
+            loopback: name == "lo",
+            ethernet: name != "wg0",
+            enslaved: name == "tap0",
+        };
+        let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "wg0"), link(4, "tap0"), link(5, "portreeve0")];
+        Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ipv6: true, strict }
+    }
+
+    fn texts(plan: &Plan, strict: bool) -> (String, String) {
+        let host = host(strict);
+        let guard = Guard { plan, host: &host, mark: Mark::new(0x2a00_0000).expect("a mark") };
+        (guard.plain(), guard.live(true))
+    }
+
+    #[test]
+    fn what_is_neither_ours_nor_exempt_is_counted_and_refused() {
+        let (plain, _) = texts(&Plan::default(), false);
+        let output = plain.split("chain output").nth(1).expect("the chain");
+        let order = ["oifname { \"lo\", \"portreeve0\" } accept", "== 0x2a000000 accept", "counter name \"leak\" jump refuse"];
+        let found: Vec<usize> = order.iter().map(|rule| output.find(rule).expect(rule)).collect();
+        assert!(found.is_sorted());
+        assert!(plain.contains("meta l4proto tcp reject with tcp reset\n\t\treject with icmpx admin-prohibited"));
+    }
+
+    #[test]
+    fn every_exemption_is_in_the_output_chain_and_in_each_egress_chain() {
+        let (plain, _) = texts(&Plan::default(), false);
+        for exemption in EXEMPTIONS {
+            assert_eq!(plain.matches(&format!("{} accept", exemption.rule)).count(), 3, "{}", exemption.name);
+        }
+    }
+
+    #[test]
+    fn loopback_our_device_and_ports_of_a_bridge_get_no_egress_chain_and_tunnels_no_ethernet_rule() {
+        let (plain, _) = texts(&Plan::default(), false);
+        assert!(plain.contains("egress_2") && plain.contains("egress_3"));
+        assert!(!plain.contains("egress_1") && !plain.contains("egress_4") && !plain.contains("egress_5"));
+        assert_eq!(plain.matches("ether type").count(), 1);
+    }
+
+    #[test]
+    fn a_closed_guard_outlives_us_and_an_open_one_does_not() {
+        let closed = Plan::default();
+        assert!(!texts(&closed, false).0.contains("flags owner"));
+        let open = Plan { failure: Failure::Open, ..closed };
+        assert_eq!(texts(&open, false).0.matches("flags owner").count(), 2);
+        assert!(texts(&open, false).1.contains("flags owner"));
+    }
+
+    #[test]
+    fn packets_are_marked_on_arrival_only_where_a_filter_is_strict() {
+        let (_, lax) = texts(&Plan::default(), false);
+        let prerouting = lax.split("chain output").next().expect("the chain");
+        assert!(!prerouting.contains("meta mark set") && !lax.contains("table arp"));
+        let (_, strict) = texts(&Plan::default(), true);
+        assert!(strict.contains("fib daddr type { local, broadcast, multicast } meta mark set"));
+        assert!(strict.contains("table arp portreeve_live"));
+    }
+
+    #[test]
+    fn exclusions_are_marked_and_nothing_else_is() {
+        let mut plan = Plan::default();
+        let marked = |plan: &Plan| texts(plan, false).0.matches("meta mark set").count();
+        let before = marked(&plan);
+        plan.exclude.networks = vec!["192.0.2.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
+        plan.exclude.users = vec![1000];
+        assert_eq!(marked(&plan), before + 3);
+        plan.exclude.interfaces = vec!["eth0".to_owned()];
+        assert_eq!(marked(&plan), before + 5);
+        assert!(!texts(&plan, false).0.contains("egress_2"));
+    }
+
+    #[test]
+    fn stubs_are_redirected_for_everybody_but_ourselves() {
+        let mut plan = Plan::default();
+        plan.dns.stubs = vec!["127.0.0.53".parse().expect("an address"), "::1".parse().expect("an address")];
+        let text = stubs(&plan, Mark::new(0x2a00_0000).expect("a mark"), 5300, true);
+        assert!(text.find("== 0x2a000000 return") < text.find("redirect"));
+        assert!(text.contains("ip daddr 127.0.0.53 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
+        assert!(text.contains("ip6 daddr ::1 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
+    }
+}

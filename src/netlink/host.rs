@@ -1,0 +1,266 @@
+//! What the calling thread's network namespace looks like: links, addresses, uplinks, reverse-path filters.
+//!
+//! Keeps one rule: only reads. A snapshot; [`super::AddressWatcher`] says when to take the next one.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::Path;
+
+use ipnet::IpNet;
+use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
+use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+
+use super::setup::ipv6_is_enabled;
+use super::{RequestError, RouteSocket};
+
+/// The MTU where no uplink is found.
+const USUAL_MTU: u32 = 1500;
+
+/// The least MTU with which IPv6 works (RFC 8200 section 5).
+const LEAST_MTU: u32 = 1280;
+
+/// One link.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Link {
+    pub index: u32,
+    pub name: String,
+    pub mtu: u32,
+    pub up: bool,
+    pub loopback: bool,
+    /// Frames begin with an Ethernet header.
+    pub ethernet: bool,
+    /// A port of a bridge or bond; what it sends belongs to that one.
+    pub enslaved: bool,
+}
+
+/// A snapshot of the namespace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    pub links: Vec<Link>,
+    /// Every address, with the index of its link.
+    pub addresses: Vec<(u32, IpNet)>,
+    /// The links that carry a default route of the main table.
+    pub uplinks: BTreeSet<u32>,
+    /// IPv6 is there and not switched off for new links.
+    pub ipv6: bool,
+    /// Some link drops packets whose source it would not reach by the same link (`rp_filter` 1).
+    pub strict: bool,
+}
+
+impl Host {
+    /// Reads the namespace of the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses a list.
+    pub fn read(socket: &mut RouteSocket) -> Result<Self, RequestError> {
+        let links = read_links(socket)?;
+        let uplinks = read_uplinks(socket)?;
+        let addresses = read_addresses(socket)?;
+        Ok(Self {
+            links,
+            addresses,
+            uplinks,
+            ipv6: ipv6_is_enabled(),
+            strict: strict_filter(Path::new("/proc/sys/net/ipv4/conf")),
+        })
+    }
+
+    /// The MTU for our device: the smallest of the uplinks', else of any other link in use, else 1500.
+    #[must_use]
+    pub fn uplink_mtu(&self, device: &str) -> u32 {
+        let smallest = |chosen: &dyn Fn(&Link) -> bool| {
+            let usable = |link: &&Link| link.up && !link.loopback && link.name != device && chosen(link);
+            self.links.iter().filter(usable).map(|link| link.mtu).min()
+        };
+        let mtu = smallest(&|link| self.uplinks.contains(&link.index)).or_else(|| smallest(&|_| true));
+        mtu.unwrap_or(USUAL_MTU).clamp(LEAST_MTU, u32::from(u16::MAX))
+    }
+
+    /// The addresses of this host, so that "the peer is this host" can be told.
+    #[must_use]
+    pub fn own_addresses(&self) -> Vec<IpAddr> {
+        self.addresses.iter().map(|(_, net)| net.addr()).collect()
+    }
+
+    /// The networks on the link of this name, without the link-local ones, which every link has.
+    #[must_use]
+    pub fn networks_of(&self, name: &str) -> Vec<IpNet> {
+        let index = self.links.iter().find(|link| link.name == name).map(|link| link.index);
+        let local = |net: &IpNet| match net.addr() {
+            IpAddr::V4(address) => address.is_link_local(),
+            IpAddr::V6(address) => address.is_unicast_link_local(),
+        };
+        let nets = self.addresses.iter().filter(|(link, _)| Some(*link) == index).map(|(_, net)| net.trunc());
+        nets.filter(|net| !local(net)).collect()
+    }
+
+    /// The addresses of the plan that this host shall have: the IPv6 ones only where it has an IPv6 address of its own.
+    #[must_use]
+    pub fn fitting(&self, planned: &[IpNet], device: &str) -> Vec<IpNet> {
+        let ours = self.links.iter().find(|link| link.name == device).map(|link| link.index);
+        let global = |(index, net): &(u32, IpNet)| Some(*index) != ours && is_global(net.addr());
+        let has_ipv6 = self.ipv6 && self.addresses.iter().any(global);
+        planned.iter().copied().filter(|net| net.addr().is_ipv4() || has_ipv6).collect()
+    }
+}
+
+/// IPv6 and neither loopback nor link-local.
+fn is_global(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if !v6.is_loopback() && !v6.is_unicast_link_local())
+}
+
+fn read_links(socket: &mut RouteSocket) -> Result<Vec<Link>, RequestError> {
+    let entries = socket.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
+    Ok(entries
+        .iter()
+        .filter_map(|entry| if let RouteNetlinkMessage::NewLink(link) = entry { link_of(link) } else { None })
+        .collect())
+}
+
+fn link_of(message: &LinkMessage) -> Option<Link> {
+    let mut link = Link {
+        index: message.header.index,
+        name: String::new(),
+        mtu: USUAL_MTU,
+        up: message.header.flags.contains(LinkFlags::Up),
+        loopback: message.header.flags.contains(LinkFlags::Loopback),
+        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        enslaved: false,
+    };
+    for attribute in &message.attributes {
+        match attribute {
+            LinkAttribute::IfName(name) => link.name.clone_from(name),
+            LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::Controller(_) => link.enslaved = true,
+            _ => {}
+        }
+    }
+    (!link.name.is_empty()).then_some(link)
+}
+
+fn read_addresses(socket: &mut RouteSocket) -> Result<Vec<(u32, IpNet)>, RequestError> {
+    let entries = socket.dump("list addresses", RouteNetlinkMessage::GetAddress(AddressMessage::default()))?;
+    Ok(entries
+        .iter()
+        .filter_map(|entry| if let RouteNetlinkMessage::NewAddress(m) = entry { address_of(m) } else { None })
+        .collect())
+}
+
+/// `IFA_LOCAL` is ours; `IFA_ADDRESS` is the peer's on a point-to-point link and the only one in IPv6 (rtnetlink(7)).
+fn address_of(message: &AddressMessage) -> Option<(u32, IpNet)> {
+    if message.header.scope == AddressScope::Nowhere {
+        return None;
+    }
+    let local = message.attributes.iter().find_map(|a| if let AddressAttribute::Local(ip) = a { Some(*ip) } else { None });
+    let any = message.attributes.iter().find_map(|a| if let AddressAttribute::Address(ip) = a { Some(*ip) } else { None });
+    Some((message.header.index, IpNet::new(local.or(any)?, message.header.prefix_len).ok()?))
+}
+
+fn read_uplinks(socket: &mut RouteSocket) -> Result<BTreeSet<u32>, RequestError> {
+    let mut uplinks = BTreeSet::new();
+    for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+        let mut question = RouteMessage::default();
+        question.header.address_family = family;
+        let entries = socket.dump("list routes", RouteNetlinkMessage::GetRoute(question))?;
+        uplinks.extend(
+            entries.iter().flat_map(|entry| if let RouteNetlinkMessage::NewRoute(r) = entry { outputs(r) } else { Vec::new() }),
+        );
+    }
+    Ok(uplinks)
+}
+
+/// The links of a default route of the main table.
+fn outputs(route: &RouteMessage) -> Vec<u32> {
+    let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
+    if !main || route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
+        return Vec::new();
+    }
+    let mut links = Vec::new();
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Oif(index) => links.push(*index),
+            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
+            _ => {}
+        }
+    }
+    links
+}
+
+/// The filter in force on a link is the larger of its own and `all` (Documentation/networking/ip-sysctl.rst, `rp_filter`);
+/// `default` counts too, because the next link inherits it.
+fn strict_filter(conf: &Path) -> bool {
+    let value = |link: &Path| std::fs::read_to_string(link.join("rp_filter")).ok().and_then(|t| t.trim().parse::<u8>().ok());
+    let all = value(&conf.join("all")).unwrap_or(0);
+    let Ok(entries) = std::fs::read_dir(conf) else { return false };
+    let names = entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("all") && !path.ends_with("lo"));
+    names.filter_map(|path| value(&path)).any(|own| own.max(all) == 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn link(index: u32, name: &str, mtu: u32) -> Link {
+        Link { index, name: name.to_owned(), mtu, up: true, loopback: name == "lo", ethernet: true, enslaved: false }
+    }
+
+    fn host() -> Host {
+        Host {
+            links: vec![link(1, "lo", 65536), link(2, "eth0", 1500), link(3, "wlan0", 1400), link(4, "docker0", 1300)],
+            addresses: vec![(2, "10.9.0.2/24".parse().expect("a network"))],
+            uplinks: BTreeSet::from([2, 3]),
+            ipv6: true,
+            strict: false,
+        }
+    }
+
+    #[test]
+    fn the_mtu_is_the_smallest_uplinks_and_not_a_bridges() {
+        assert_eq!(host().uplink_mtu("portreeve0"), 1400);
+    }
+
+    #[test]
+    fn without_a_default_route_any_link_in_use_counts_but_never_our_own_or_loopback() {
+        let mut host = host();
+        host.uplinks.clear();
+        host.links.push(link(5, "portreeve0", 1290));
+        assert_eq!(host.uplink_mtu("portreeve0"), 1300);
+        host.links.retain(|link| link.loopback);
+        assert_eq!(host.uplink_mtu("portreeve0"), 1500);
+    }
+
+    #[test]
+    fn the_mtu_never_falls_below_what_ipv6_needs() {
+        let mut host = host();
+        host.links[1].mtu = 576;
+        assert_eq!(host.uplink_mtu("portreeve0"), 1280);
+    }
+
+    #[test]
+    fn an_ipv6_address_is_given_only_beside_one_of_the_hosts_own() {
+        let planned: Vec<IpNet> = ["198.18.0.1/32", "2001:2::1/128"].map(|net| net.parse().expect("a network")).into();
+        let mut host = host();
+        for (own, given) in [("::1/128", 1), ("fe80::2/64", 1), ("fd09::2/64", 2), ("2001:db8::2/64", 2)] {
+            host.addresses.truncate(1);
+            host.addresses.push((2, own.parse().expect("a network")));
+            assert_eq!(host.fitting(&planned, "portreeve0").len(), given, "{own}");
+        }
+        host.ipv6 = false;
+        assert_eq!(host.fitting(&planned, "portreeve0").len(), 1);
+    }
+
+    #[test]
+    fn a_filter_is_strict_where_the_larger_of_link_and_all_is_one() {
+        for (all, own, strict) in [("0", "1", true), ("1", "0", true), ("2", "1", false), ("0", "2", false), ("0", "0", false)] {
+            let conf = tempfile::tempdir().expect("a folder");
+            for (name, value) in [("all", all), ("eth0", own), ("lo", "1")] {
+                std::fs::create_dir(conf.path().join(name)).expect("a folder");
+                std::fs::write(conf.path().join(name).join("rp_filter"), value).expect("a file");
+            }
+            assert_eq!(strict_filter(conf.path()), strict, "all {all} own {own}");
+        }
+    }
+}

@@ -1,0 +1,302 @@
+//! `up`: everything that makes packets go through the TUN, and its owner.
+//!
+//! # Theory of operation
+//!
+//! Order: TUN, its addresses, our table, the guard, kernel settings, rules last; so each packet meets either no rule at all or
+//! the whole arrangement. The undo file is written before the first change. [`Installed`] owns what was done and takes it back
+//! when it is removed or dropped; [`super::cleanup`] does the same after SIGKILL.
+//!
+//! A killed router leaves the host closed. The next `up` finds the undo file and takes over without a gap: the guard is
+//! replaced in one transaction, the new rule is added before the old one is removed, and old kernel settings keep the values
+//! from before the *first* `up`. Should such an `up` fail, the host stays closed as it was found.
+//!
+//! Keeps one rule: nothing half-done is left behind. Refuses no namespace; who calls decides where.
+
+use std::io;
+use std::net::IpAddr;
+use std::path::Path;
+
+use super::guard::{self, Guard, REMOVE_PLAIN};
+use super::host::Host;
+use super::nft::{self, Live, NftError};
+use super::plan::{Failure, Plan};
+use super::setup::{configure_tun, index_of};
+use super::steer;
+use super::undo::{CleanupError, RunDir, Setting, Undo, namespace, remove_link};
+use super::{Mark, RequestError, RouteSocket};
+use crate::tun::{OpenError, Queue};
+
+/// Lets a mark on a packet count in the reverse-path filter's lookup (Documentation/networking/ip-sysctl.rst).
+const SRC_VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
+
+/// Why `up` failed. Nothing is left changed, except that a host found closed stays closed.
+#[derive(Debug, thiserror::Error)]
+pub enum InstallError {
+    #[error("a router is active here already; `portreeve status` shows it, `portreeve down` ends it")]
+    Active,
+    #[error(transparent)]
+    Tun(#[from] OpenError),
+    #[error("make a random mark: {0}")]
+    Random(io::Error),
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("{name:?} is no name that nft can take; rename the link or exclude it in the plan")]
+    LinkName { name: String },
+    #[error(transparent)]
+    State(CleanupError),
+}
+
+impl From<CleanupError> for InstallError {
+    fn from(error: CleanupError) -> Self {
+        match error {
+            CleanupError::Active(_) => Self::Active,
+            CleanupError::Nft(error) => Self::Nft(error),
+            CleanupError::Request(error) => Self::Request(error),
+            other => Self::State(other),
+        }
+    }
+}
+
+/// Makes [`Installed`].
+#[derive(Debug)]
+pub struct Install;
+
+/// A namespace whose packets go through the TUN. Dropping it takes everything back.
+#[derive(Debug)]
+pub struct Installed {
+    plan: Plan,
+    mark: Mark,
+    mtu: u32,
+    addresses: Vec<IpAddr>,
+    queue: Option<Queue>,
+    /// `None` once everything was taken back.
+    state: Option<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    run_dir: RunDir,
+    socket: RouteSocket,
+    undo: Undo,
+    live: Live,
+}
+
+impl Install {
+    /// Installs `plan` in the calling thread's network namespace. `run_dir` holds the lock and the undo file. Blocks for some
+    /// tens of milliseconds.
+    ///
+    /// # Errors
+    ///
+    /// A router is active already, something is missing, or the kernel or nft refuses a step.
+    pub fn up(plan: &Plan, run_dir: &Path) -> Result<Installed, InstallError> {
+        let run_dir = RunDir::lock(run_dir)?;
+        // The live tables belong to a process that ends with its router: if they stay, one is alive with another run directory.
+        nft::live_is_gone()
+            .map_err(|error| if let NftError::Silent { .. } = error { InstallError::Active } else { error.into() })?;
+        let mut socket = RouteSocket::open().map_err(CleanupError::Netlink)?;
+        let mark = plan.mark.map_or_else(Mark::random, Ok).map_err(InstallError::Random)?;
+        let host = Host::read(&mut socket)?;
+        check_names(plan, &host, mark)?;
+        let found = run_dir.read()?;
+        let live = Live::start(&run_dir.file("nft.errors"))?;
+        // Vanishes by itself, so it needs no undo; whoever has the device has the namespace.
+        let queue = Queue::open(&plan.device)?;
+        let undo = Undo::of(plan, mark, &host, found.as_ref())?;
+        run_dir.write(&undo)?;
+        let mut state = State { run_dir, socket, undo, live };
+        match state.install(plan, mark, &host, found.as_ref()) {
+            Ok(()) => Ok(Installed::new(plan, mark, &host, queue, state)),
+            // The host was found closed: it stays so, and the undo file keeps what both attempts need.
+            Err(error) if found.is_some() => Err(error),
+            Err(error) => {
+                // The first failure is the one to tell; leftovers stay in the undo file for `cleanup`.
+                let _ = state.remove();
+                Err(error)
+            }
+        }
+    }
+}
+
+impl State {
+    fn install(&mut self, plan: &Plan, mark: Mark, host: &Host, found: Option<&Undo>) -> Result<(), InstallError> {
+        let addresses: Vec<(IpAddr, u8)> =
+            host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
+        let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
+        steer::add_table(&mut self.socket, plan, index)?;
+        self.load_guard(&Guard { plan, host, mark })?;
+        for setting in &self.undo.settings {
+            setting.apply()?;
+        }
+        for rule in steer::rules(plan, host, mark) {
+            rule.add(&mut self.socket)?;
+        }
+        if let Some(found) = found {
+            self.take_over(plan, host, mark, found)?;
+        }
+        Ok(())
+    }
+
+    /// The live chains come first: with them the replies of local servers never see a guard that refuses them.
+    fn load_guard(&mut self, guard: &Guard<'_>) -> Result<(), InstallError> {
+        let (file, proof) = (self.run_dir.file("live.nft"), ["inet portreeve_live output"]);
+        let plain = guard.plain();
+        let live = guard.live(true);
+        match guard.plan.failure {
+            Failure::Closed => {
+                self.live.load("load the live chains", &file, &live, &proof)?;
+                nft::run("load the guard", &format!("{REMOVE_PLAIN}{plain}"))?;
+            }
+            Failure::Open => {
+                // A plain table of a killed, closed router is in the way of one with an owner.
+                nft::run("remove the old guard", REMOVE_PLAIN)?;
+                self.live.load("load the guard", &file, &format!("{live}{plain}"), &proof)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes what the killed router had and the new one has not.
+    fn take_over(&mut self, plan: &Plan, host: &Host, mark: Mark, found: &Undo) -> Result<(), InstallError> {
+        let rules = steer::rules(plan, host, mark);
+        for rule in found.rules.iter().filter(|rule| !rules.contains(rule)) {
+            rule.remove(&mut self.socket)?;
+        }
+        for table in found.tables.iter().filter(|table| **table != plan.table) {
+            steer::remove_table(&mut self.socket, *table, None)?;
+        }
+        self.undo.rules = rules;
+        self.undo.tables = vec![plan.table];
+        self.run_dir.write(&self.undo)?;
+        Ok(())
+    }
+
+    fn remove(&mut self) -> Result<(), CleanupError> {
+        if self.undo.owned {
+            self.live.end();
+        }
+        let result = self.undo.restore(&mut self.socket);
+        self.live.end();
+        // Whoever reads the device may still hold it.
+        if let Ok(index) = index_of(&mut self.socket, &self.undo.device) {
+            remove_link(&mut self.socket, &self.undo.device, index)?;
+        }
+        result?;
+        for name in ["live.nft", "nft.errors"] {
+            // Only texts for nft and from it; a leftover harms nothing.
+            let _ = std::fs::remove_file(self.run_dir.file(name));
+        }
+        self.run_dir.forget()
+    }
+}
+
+impl Undo {
+    /// What `plan` will change, together with what an earlier, killed `up` has changed.
+    fn of(plan: &Plan, mark: Mark, host: &Host, found: Option<&Self>) -> Result<Self, CleanupError> {
+        let mut undo = Self {
+            namespace: namespace()?,
+            device: plan.device.clone(),
+            owned: plan.failure == Failure::Open,
+            rules: found.map(|found| found.rules.clone()).unwrap_or_default(),
+            tables: found.map(|found| found.tables.clone()).unwrap_or_default(),
+            settings: found.map(|found| found.settings.clone()).unwrap_or_default(),
+        };
+        undo.rules.extend(steer::rules(plan, host, mark));
+        if !undo.tables.contains(&plan.table) {
+            undo.tables.push(plan.table);
+        }
+        if host.strict {
+            undo.settings.extend(Setting::plan(SRC_VALID_MARK, "1"));
+        }
+        Ok(undo)
+    }
+}
+
+impl Installed {
+    fn new(plan: &Plan, mark: Mark, host: &Host, queue: Queue, mut state: State) -> Self {
+        let now = Host::read(&mut state.socket).unwrap_or_else(|_| host.clone());
+        Self {
+            plan: plan.clone(),
+            mark,
+            mtu: host.uplink_mtu(&plan.device),
+            addresses: now.own_addresses(),
+            queue: Some(queue),
+            state: Some(state),
+        }
+    }
+
+    /// The device's queue, once.
+    #[must_use]
+    pub fn take_queue(&mut self) -> Option<Queue> {
+        self.queue.take()
+    }
+
+    /// The mark for every upstream socket.
+    #[must_use]
+    pub fn mark(&self) -> Mark {
+        self.mark
+    }
+
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    #[must_use]
+    pub fn mtu(&self) -> u32 {
+        self.mtu
+    }
+
+    /// This host's addresses as they were at `up`, ours included; [`super::AddressWatcher`] tells of later ones.
+    #[must_use]
+    pub fn own_addresses(&self) -> &[IpAddr] {
+        &self.addresses
+    }
+
+    /// Redirects port 53 of the plan's loopback stubs to the resolver that listens at `port` on 127.0.0.1 and ::1. Only for a
+    /// resolver that answers already: until then the stubs work as without us.
+    ///
+    /// # Errors
+    ///
+    /// nft refuses it.
+    pub fn redirect_stubs(&mut self, port: u16) -> Result<(), NftError> {
+        let Some(state) = &mut self.state else { return Ok(()) };
+        if self.plan.dns.stubs.is_empty() {
+            return Ok(());
+        }
+        let script = guard::stubs(&self.plan, self.mark, port, true);
+        let file = state.run_dir.file("live.nft");
+        state.live.load("redirect the loopback stubs", &file, &script, &["inet portreeve_live stubs"])
+    }
+
+    /// Takes everything back: rules, settings, guard, routes, the device.
+    ///
+    /// # Errors
+    ///
+    /// The kernel or nft refuses a step; the undo file stays for `cleanup`.
+    pub fn remove(mut self) -> Result<(), CleanupError> {
+        self.take_back()
+    }
+
+    fn take_back(&mut self) -> Result<(), CleanupError> {
+        let result = self.state.take().map_or(Ok(()), |mut state| state.remove());
+        drop(self.queue.take());
+        result
+    }
+}
+
+impl Drop for Installed {
+    fn drop(&mut self) {
+        if let Err(error) = self.take_back() {
+            tracing::error!(%error, "the network is not restored; run `portreeve cleanup`");
+        }
+    }
+}
+
+/// Link names go into nft strings; one with a quote in it would end the string.
+fn check_names(plan: &Plan, host: &Host, mark: Mark) -> Result<(), InstallError> {
+    let guard = Guard { plan, host, mark };
+    let bad = guard.guarded_links().find(|link| link.name.contains(['"', '\\', '*']));
+    bad.map_or(Ok(()), |link| Err(InstallError::LinkName { name: link.name.clone() }))
+}

@@ -1,0 +1,174 @@
+//! Runs the program `nft`: scripts that end at once, and one that stays because its tables live as long as it does.
+//!
+//! Keeps one rule: a script is one transaction; what nft complains about comes back word for word. A table with `flags owner`
+//! belongs to the netlink socket that made it, so [`Live`] keeps `nft -i` running with a pipe as its input: when we end, in
+//! whatever way, the kernel closes the pipe, nft reads the end of its input and ends, and the tables go with it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Read, Seek, Write};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::time::{Duration, Instant};
+
+/// How long nft may take to load or to end.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes of a complaint that are read.
+const COMPLAINT_LIMIT: u64 = 8192;
+
+/// Between two looks whether the live tables are there.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Why nft did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum NftError {
+    #[error("the program nft is not installed; install the package nftables")]
+    Missing,
+    #[error("{what} needs CAP_NET_ADMIN in this network namespace; run as root")]
+    Privilege { what: &'static str },
+    #[error("{what}: nft says: {said}")]
+    Refused { what: &'static str, said: String },
+    #[error("{what}: nft did not answer within 5 s")]
+    Silent { what: &'static str },
+    #[error("{what}: {source}")]
+    Io { what: &'static str, source: io::Error },
+}
+
+/// Runs a script as one transaction. Returns what nft printed.
+pub(super) fn run(what: &'static str, script: &str) -> Result<String, NftError> {
+    let mut child = spawn(|program| {
+        let mut command = Command::new(program);
+        command.args(["-f", "-"]).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    })?;
+    let fail = |source| NftError::Io { what, source };
+    if let Some(mut input) = child.stdin.take() {
+        // nft that refuses early closes its end; what it says is better than "broken pipe".
+        let _ = input.write_all(script.as_bytes());
+    }
+    let output = child.wait_with_output().map_err(fail)?;
+    if output.status.success() {
+        return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+    }
+    Err(refusal(what, &String::from_utf8_lossy(&output.stderr)))
+}
+
+/// A running `nft -i` that owns tables.
+#[derive(Debug)]
+pub(super) struct Live {
+    child: Child,
+    input: Option<ChildStdin>,
+    /// Where it complains.
+    errors: File,
+}
+
+impl Live {
+    /// Starts nft; it owns nothing yet. What it complains about goes to the file `errors`.
+    pub(super) fn start(errors: &Path) -> Result<Self, NftError> {
+        let fail = |source| NftError::Io { what: "start nft", source };
+        let complaints = OpenOptions::new().create(true).append(true).open(errors).map_err(fail)?;
+        let errors = OpenOptions::new().read(true).write(true).open(errors).map_err(fail)?;
+        errors.set_len(0).map_err(fail)?;
+        let mut child = spawn(|program| {
+            let mut command = Command::new(program);
+            // In a process group of its own, so that Ctrl-C in a terminal does not end it before us.
+            command.arg("-i").stdout(Stdio::null()).process_group(0);
+            if let Ok(complaints) = complaints.try_clone() {
+                command.stderr(complaints);
+            }
+            command
+        })?;
+        let input = child.stdin.take();
+        Ok(Self { child, input, errors })
+    }
+
+    /// Loads `script` from a file at `path`, which is written for it, and waits until `proof` is listed in the ruleset.
+    pub(super) fn load(&mut self, what: &'static str, path: &Path, script: &str, proof: &[&str]) -> Result<(), NftError> {
+        let fail = |source| NftError::Io { what, source };
+        std::fs::write(path, script).map_err(fail)?;
+        let input = self.input.as_mut().ok_or(NftError::Silent { what })?;
+        // The interactive nft takes one line a command; an included file is one transaction.
+        writeln!(input, "include \"{}\"", path.display()).and_then(|()| input.flush()).map_err(fail)?;
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if proof.iter().all(|chain| run("list a chain", &format!("list chain {chain}\n")).is_ok()) {
+                return Ok(());
+            }
+            let said = self.complaint().map_err(fail)?;
+            if !said.is_empty() {
+                return Err(refusal(what, &said));
+            }
+            if self.child.try_wait().map_err(fail)?.is_some() {
+                break;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Err(NftError::Silent { what })
+    }
+
+    /// What nft wrote since the last look, once it ends with a whole line.
+    fn complaint(&mut self) -> io::Result<String> {
+        let mut said = String::new();
+        self.errors.seek(io::SeekFrom::Start(0))?;
+        (&self.errors).take(COMPLAINT_LIMIT).read_to_string(&mut said)?;
+        if !said.ends_with('\n') {
+            return Ok(String::new());
+        }
+        self.errors.set_len(0)?;
+        Ok(said)
+    }
+
+    /// Ends nft and waits until its tables are gone with it.
+    pub(super) fn end(&mut self) {
+        drop(self.input.take());
+        let until = Instant::now() + PATIENCE;
+        while Instant::now() < until {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Waits until no live table is left, after their owner was killed.
+pub(super) fn live_is_gone() -> Result<(), NftError> {
+    let what = "wait for the killed router's tables to go";
+    let until = Instant::now() + PATIENCE;
+    while run("list tables", "list tables\n")?.lines().any(|line| line.ends_with(" portreeve_live")) {
+        if Instant::now() > until {
+            return Err(NftError::Silent { what });
+        }
+        std::thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
+fn spawn(command: impl Fn(&str) -> Command) -> Result<Child, NftError> {
+    // /usr/sbin is not on every PATH, and the sentence about a missing package must be true.
+    for program in ["nft", "/usr/sbin/nft", "/sbin/nft"] {
+        match command(program).env("LC_ALL", "C").stdin(Stdio::piped()).spawn() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(source) => return Err(NftError::Io { what: "start nft", source }),
+            Ok(child) => return Ok(child),
+        }
+    }
+    Err(NftError::Missing)
+}
+
+fn refusal(what: &'static str, said: &str) -> NftError {
+    if said.contains("Operation not permitted") && !rustix::process::geteuid().is_root() {
+        return NftError::Privilege { what };
+    }
+    let first: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).take(3).collect();
+    NftError::Refused { what, said: first.join(" | ") }
+}

@@ -1,0 +1,300 @@
+//! The undo file, and the way back from it.
+//!
+//! Keeps one rule: what `up` will change is on disk before it is changed, so that `cleanup` needs neither the router nor its
+//! memory. Going back is idempotent: what is gone already is no error. Holding the lock means that a router is alive.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{self, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::LinkMessage;
+use rustix::fs::{FlockOperation, flock};
+use serde::{Deserialize, Serialize};
+
+use super::nft::{self, NftError};
+use super::setup::{ignoring, index_of};
+use super::steer::{self, Rule};
+use super::{RequestError, RouteSocket};
+
+const UNDO_FILE: &str = "undo.json";
+const LOCK_FILE: &str = "up.lock";
+
+/// Why the way back failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CleanupError {
+    #[error("a router is active here ({0}); `portreeve down` ends it")]
+    Active(PathBuf),
+    #[error("{0} belongs to another network namespace; run this inside that one, or delete the file if it is gone")]
+    Elsewhere(PathBuf),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{path} is not an undo file of this version: {detail}; `portreeve route show` prints what to remove by hand")]
+    Unreadable { path: PathBuf, detail: String },
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error(transparent)]
+    Nft(#[from] NftError),
+    #[error("open a netlink socket: {0}")]
+    Netlink(io::Error),
+}
+
+/// One changed kernel setting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Setting {
+    pub(super) path: PathBuf,
+    pub(super) before: String,
+    pub(super) after: String,
+}
+
+/// Everything that an `up` changes and that outlives it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Undo {
+    /// The inode of the network namespace; numbers of one namespace mean nothing in another.
+    pub(super) namespace: u64,
+    pub(super) device: String,
+    /// The guard has an owner and goes with it; removing it before is refused.
+    pub(super) owned: bool,
+    pub(super) rules: Vec<Rule>,
+    pub(super) tables: Vec<u32>,
+    pub(super) settings: Vec<Setting>,
+}
+
+/// What `cleanup` found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cleaned {
+    /// An undo file was there; its changes are taken back.
+    Restored,
+    /// No undo file. Tables of our names, if there were any, are removed all the same.
+    Nothing,
+}
+
+/// The run directory while a router is alive, or while one is being cleaned up after.
+#[derive(Debug)]
+pub(super) struct RunDir {
+    dir: PathBuf,
+    _lock: File,
+}
+
+/// Takes back what a killed `up` left in this network namespace. Without privilege nothing is changed.
+///
+/// # Errors
+///
+/// A router is alive, the undo file is of another namespace or unreadable, or the kernel refuses a step.
+pub fn cleanup(run_dir: &Path) -> Result<Cleaned, CleanupError> {
+    let run_dir = RunDir::lock(run_dir)?;
+    let mut socket = RouteSocket::open().map_err(CleanupError::Netlink)?;
+    let undo = run_dir.read()?;
+    nft::live_is_gone()?;
+    let Some(undo) = undo else {
+        nft::run("remove the guard", super::guard::REMOVE_PLAIN)?;
+        return Ok(Cleaned::Nothing);
+    };
+    undo.restore(&mut socket)?;
+    run_dir.forget()?;
+    Ok(Cleaned::Restored)
+}
+
+impl Undo {
+    /// Takes everything back, last change first. Goes on after a failure and returns the first one.
+    pub(super) fn restore(&self, socket: &mut RouteSocket) -> Result<(), CleanupError> {
+        let Self { namespace: _, device, owned: _, rules, tables, settings } = self;
+        let mut first: Result<(), CleanupError> = Ok(());
+        let mut note = |result: Result<(), CleanupError>| {
+            if first.is_ok() {
+                first = result;
+            }
+        };
+        for rule in rules.iter().rev() {
+            note(rule.remove(socket).map_err(Into::into));
+        }
+        for setting in settings.iter().rev() {
+            note(setting.restore());
+        }
+        note(nft::run("remove the guard", super::guard::REMOVE_PLAIN).map(|_| ()).map_err(Into::into));
+        let index = index_of(socket, device).ok();
+        for table in tables {
+            note(steer::remove_table(socket, *table, index).map_err(Into::into));
+        }
+        first
+    }
+}
+
+impl Setting {
+    /// Reads what is there now; `None` when it is `after` already or this kernel has no such setting.
+    pub(super) fn plan(path: &str, after: &str) -> Option<Self> {
+        let before = std::fs::read_to_string(path).ok()?.trim().to_owned();
+        (before != after).then(|| Self { path: path.into(), before, after: after.to_owned() })
+    }
+
+    pub(super) fn apply(&self) -> Result<(), CleanupError> {
+        std::fs::write(&self.path, &self.after).map_err(|source| CleanupError::File { path: self.path.clone(), source })
+    }
+
+    /// Writes the old value back, unless someone else changed it since.
+    fn restore(&self) -> Result<(), CleanupError> {
+        let fail = |source| CleanupError::File { path: self.path.clone(), source };
+        if std::fs::read_to_string(&self.path).map_err(fail)?.trim() == self.after {
+            std::fs::write(&self.path, &self.before).map_err(fail)?;
+        }
+        Ok(())
+    }
+}
+
+impl RunDir {
+    /// Makes the directory where it is missing and takes the lock.
+    pub(super) fn lock(dir: &Path) -> Result<Self, CleanupError> {
+        let fail = |path: &Path| {
+            let path = path.to_owned();
+            move |source| CleanupError::File { path, source }
+        };
+        std::fs::create_dir_all(dir).map_err(fail(dir))?;
+        let path = dir.join(LOCK_FILE);
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(fail(&path))?;
+        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => Err(CleanupError::Active(dir.to_owned())),
+            Err(error) => Err(fail(&path)(error.into())),
+            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+        }
+    }
+
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The undo file of an `up` that did not end by itself.
+    pub(super) fn read(&self) -> Result<Option<Undo>, CleanupError> {
+        let path = self.file(UNDO_FILE);
+        let text = match std::fs::read_to_string(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(CleanupError::File { path, source }),
+            Ok(text) => text,
+        };
+        let undo: Undo = serde_json::from_str(&text)
+            .map_err(|error| CleanupError::Unreadable { path: path.clone(), detail: error.to_string() })?;
+        if undo.namespace == namespace()? { Ok(Some(undo)) } else { Err(CleanupError::Elsewhere(path)) }
+    }
+
+    /// Puts `undo` on disk, whole or not at all.
+    pub(super) fn write(&self, undo: &Undo) -> Result<(), CleanupError> {
+        let path = self.file(UNDO_FILE);
+        let draft = self.file("undo.json.new");
+        let text = serde_json::to_vec_pretty(undo)
+            .map_err(|error| CleanupError::Unreadable { path: path.clone(), detail: error.to_string() })?;
+        let put = || -> io::Result<()> {
+            let mut file = File::create(&draft)?;
+            file.set_permissions(Permissions::from_mode(0o600))?;
+            file.write_all(&text)?;
+            file.sync_all()?;
+            std::fs::rename(&draft, &path)
+        };
+        put().map_err(|source| CleanupError::File { path: path.clone(), source })
+    }
+
+    pub(super) fn forget(&self) -> Result<(), CleanupError> {
+        let path = self.file(UNDO_FILE);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other.map_err(|source| CleanupError::File { path, source }),
+        }
+    }
+}
+
+/// The inode of the calling thread's network namespace.
+pub(super) fn namespace() -> Result<u64, CleanupError> {
+    let path = Path::new("/proc/thread-self/ns/net");
+    std::fs::metadata(path).map(|meta| meta.ino()).map_err(|source| CleanupError::File { path: path.to_owned(), source })
+}
+
+pub(super) fn remove_link(socket: &mut RouteSocket, device: &str, index: u32) -> Result<(), RequestError> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    ignoring(libc::ENODEV, socket.change(&format!("remove the link {device}"), RouteNetlinkMessage::DelLink(link), 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::{Mark, Plan};
+
+    fn undo() -> Undo {
+        let host = crate::netlink::Host {
+            links: Vec::new(),
+            addresses: Vec::new(),
+            uplinks: std::collections::BTreeSet::new(),
+            ipv6: true,
+            strict: false,
+        };
+        let rules = steer::rules(&Plan::default(), &host, Mark::new(0x2a00_0000).expect("a mark"));
+        let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };
+        let namespace = namespace().expect("a namespace");
+        Undo { namespace, device: "portreeve0".to_owned(), owned: false, rules, tables: vec![1717], settings: vec![setting] }
+    }
+
+    #[test]
+    fn what_is_written_is_read_back_and_then_forgotten() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run_dir = RunDir::lock(&dir.path().join("run")).expect("the lock");
+        assert_eq!(run_dir.read().expect("no file"), None);
+        run_dir.write(&undo()).expect("written");
+        assert_eq!(run_dir.read().expect("a file"), Some(undo()));
+        run_dir.forget().and_then(|()| run_dir.forget()).expect("twice is fine");
+        assert_eq!(run_dir.read().expect("no file"), None);
+    }
+
+    #[test]
+    fn only_the_owner_can_read_the_undo_file() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run_dir = RunDir::lock(dir.path()).expect("the lock");
+        run_dir.write(&undo()).expect("written");
+        let mode = std::fs::metadata(dir.path().join(UNDO_FILE)).expect("the file").mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_second_router_and_cleanup_are_refused_while_one_is_alive() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let _alive = RunDir::lock(dir.path()).expect("the lock");
+        assert!(matches!(RunDir::lock(dir.path()), Err(CleanupError::Active(_))));
+        assert!(matches!(cleanup(dir.path()), Err(CleanupError::Active(_))));
+    }
+
+    #[test]
+    fn an_undo_file_of_another_namespace_is_not_acted_upon() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run_dir = RunDir::lock(dir.path()).expect("the lock");
+        run_dir.write(&Undo { namespace: 1, ..undo() }).expect("written");
+        assert!(matches!(run_dir.read(), Err(CleanupError::Elsewhere(_))));
+    }
+
+    #[test]
+    fn a_torn_undo_file_is_an_error_and_not_an_empty_one() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let run_dir = RunDir::lock(dir.path()).expect("the lock");
+        std::fs::write(dir.path().join(UNDO_FILE), "{\"namespace\": 1").expect("written");
+        assert!(matches!(run_dir.read(), Err(CleanupError::Unreadable { .. })));
+    }
+
+    #[test]
+    fn a_setting_that_someone_else_changed_since_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("src_valid_mark");
+        for (now, expected) in [("1", "0"), ("2", "2")] {
+            std::fs::write(&path, now).expect("written");
+            let setting = Setting { path: path.clone(), before: "0".to_owned(), after: "1".to_owned() };
+            setting.restore().expect("restored");
+            assert_eq!(std::fs::read_to_string(&path).expect("read"), expected);
+        }
+    }
+
+    #[test]
+    fn a_setting_that_holds_already_needs_no_change() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = dir.path().join("src_valid_mark");
+        std::fs::write(&path, "1\n").expect("written");
+        assert_eq!(Setting::plan(&path.display().to_string(), "1"), None);
+        assert_eq!(Setting::plan("/proc/sys/net/no-such-setting", "1"), None);
+    }
+}

@@ -1,0 +1,262 @@
+//! What the guard refuses and what it lets out, with a positive control before each protection.
+
+use std::os::fd::AsFd;
+
+use super::laptop::{Laptop, MARK, plan, plan_with, program};
+
+/// Sends one datagram past the routing, in the way that `argv[1]` names. Prints "sent" or the error.
+const BYPASS: &str = r#"
+import os, socket, struct, sys
+how, to = sys.argv[1], sys.argv[2]
+index = socket.if_nametoindex("v0")
+family = socket.AF_INET6 if ":" in to else socket.AF_INET
+peer = socket.getaddrinfo(to, 9, family, socket.SOCK_DGRAM)[0][4]
+# After this nothing can be imported.
+os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
+s = socket.socket(family, socket.SOCK_DGRAM)
+ancillary = []
+if how == "bind": s.setsockopt(socket.SOL_SOCKET, 25, b"v0\0")
+if how == "pktinfo" and family == socket.AF_INET: ancillary = [(socket.IPPROTO_IP, 8, struct.pack("I4s4s", index, bytes(4), bytes(4)))]
+if how == "pktinfo" and family == socket.AF_INET6: ancillary = [(socket.IPPROTO_IPV6, 50, struct.pack("16sI", bytes(16), index))]
+if how == "multicast": s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.9.0.2"))
+if how == "broadcast": s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+try:
+    s.sendmsg([b"CANARY"], ancillary, 0, peer)
+    print("sent")
+except OSError as error:
+    print(error)
+"#;
+
+/// Sends one frame on an AF_PACKET socket. `arp` or `udp`.
+const FRAME: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+s.bind(("v0", 0x0806 if sys.argv[1] == "arp" else 0x0800))
+if "bypass" in sys.argv: s.setsockopt(263, 20, 1)
+own = bytes.fromhex(open("/sys/class/net/v0/address").read().strip().replace(":", ""))
+ends = bytes([10, 9, 0, 2]) + bytes([203, 0, 113, 10])
+ports = {"udp": "00090009", "dhcp": "00440043"}.get(sys.argv[1], "")
+udp = bytes.fromhex("4500002200010000401100000000" [:24]) + ends + bytes.fromhex(ports + "000e0000") + b"CANARY"
+arp = bytes.fromhex("0001080006040001") + own + bytes([10, 9, 0, 2]) + bytes(6) + bytes([10, 9, 0, 1])
+body = b"\x08\x06" + arp if sys.argv[1] == "arp" else b"\x08\x00" + udp
+try:
+    s.send(b"\xff" * 6 + own + body)
+    print("sent")
+except OSError as error:
+    print(error)
+"#;
+
+/// Ways around the routing that need no privilege, and where they send.
+const WAYS: [(&str, &str); 8] = [
+    ("bind", "203.0.113.10"),
+    ("bind", "2001:db8::10"),
+    ("pktinfo", "203.0.113.10"),
+    ("pktinfo", "2001:db8::10"),
+    ("scope", "ff02::1%v0"),
+    ("scope", "fe80::17%v0"),
+    ("multicast", "239.1.2.3"),
+    ("broadcast", "10.9.0.255"),
+];
+
+/// Frames with the canary that the gateway's link saw while `work` ran.
+fn canaries(laptop: &Laptop, work: impl FnOnce() + Send) -> usize {
+    laptop.gateway.inside(|| {
+        let socket = rustix::net::socket_with(
+            rustix::net::AddressFamily::PACKET,
+            rustix::net::SocketType::RAW,
+            rustix::net::SocketFlags::NONBLOCK,
+            // ETH_P_ALL in network byte order.
+            Some(rustix::net::Protocol::from_raw(std::num::NonZeroU32::new(0x0300).expect("not zero"))),
+        )
+        .expect("a packet socket");
+        work();
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        let mut buffer = [0; 2048];
+        let mut found = 0;
+        while let Ok(length) = rustix::io::read(socket.as_fd(), &mut buffer) {
+            found += usize::from(buffer[..length].windows(6).any(|bytes| bytes == b"CANARY"));
+        }
+        found
+    })
+}
+
+/// The canaries of one way around the routing, tried by nobody: uid 65534 without a capability.
+fn attempt(laptop: &Laptop, how: &str, to: &str) -> usize {
+    let path = program(laptop.dir.path(), "bypass.py", BYPASS);
+    let line = format!("python3 {path} {how} {to}");
+    canaries(laptop, || drop(laptop.inner.attempt(&line)))
+}
+
+#[test]
+fn no_way_around_the_routing_reaches_the_wire() {
+    let laptop = Laptop::new();
+    laptop.inner.run("ip neigh add fe80::17 dev v0 lladdr 02:00:00:00:00:17");
+    for (how, to) in WAYS {
+        assert!(attempt(&laptop, how, to) > 0, "control: {how} to {to} must reach the wire without the guard");
+    }
+    let installed = laptop.up(&plan()).expect("up");
+    for (how, to) in WAYS {
+        let before = laptop.counted("inet", "leak");
+        assert_eq!(attempt(&laptop, how, to), 0, "{how} to {to}");
+        assert!(laptop.counted("inet", "leak") > before, "{how} to {to} is counted");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn frames_of_packet_sockets_are_stopped_except_arp_and_dhcp() {
+    let laptop = Laptop::new();
+    let path = program(laptop.dir.path(), "frame.py", FRAME);
+    let send = |kind: &str| laptop.inner.run(&format!("python3 {path} {kind}"));
+    let seen = |kind: &str| canaries(&laptop, || drop(send(kind)));
+    for kind in ["udp", "udp bypass", "dhcp"] {
+        assert_eq!(seen(kind), 1, "control: {kind}");
+    }
+    let installed = laptop.up(&plan()).expect("up");
+    for kind in ["udp", "udp bypass"] {
+        assert_eq!(seen(kind), 0, "{kind}");
+    }
+    assert_eq!(laptop.counted("netdev", "leak"), 2);
+    assert_eq!(seen("dhcp"), 1);
+    assert_eq!(send("arp"), "sent\n");
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn programs_go_into_the_tun_and_marked_sockets_directly() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    for to in ["203.0.113.10", "2001:db8::10", "10.9.0.1", "fd09::1"] {
+        assert!(laptop.pings(&format!("-m {MARK}"), to), "marked to {to}");
+        assert!(!laptop.pings("", to), "unmarked to {to} meets a TUN that nobody reads");
+    }
+    assert_eq!(laptop.counted("inet", "leak"), 0);
+    assert_eq!(laptop.counted("inet", "loop"), 0);
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn a_bound_tcp_socket_is_refused_at_once_in_both_families() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    for to in ["203.0.113.10", "2001:db8::10"] {
+        let text = format!(
+            "import socket\ns = socket.socket(socket.AF_INET6 if ':' in '{to}' else socket.AF_INET)\n\
+             s.setsockopt(socket.SOL_SOCKET, 25, b'v0\\0'); s.settimeout(3)\nprint(s.connect_ex(('{to}', 80)))\n"
+        );
+        let path = program(laptop.dir.path(), "connect.py", &text);
+        assert_eq!(laptop.inner.run(&format!("python3 {path}")).trim(), libc_econnrefused(), "{to}");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+fn libc_econnrefused() -> &'static str {
+    "111"
+}
+
+#[test]
+fn neighbours_are_found_while_the_guard_is_up() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    for flushed in [&laptop.inner, &laptop.gateway] {
+        flushed.run("ip neigh flush all; ip -6 neigh flush all");
+        for to in ["10.9.0.1", "fd09::1"] {
+            assert!(laptop.pings(&format!("-m {MARK}"), to), "{to}");
+        }
+        for to in ["10.9.0.2", "fd09::2"] {
+            assert!(laptop.is_reached(to), "{to}");
+        }
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn a_dhcp_renewal_of_an_ordinary_socket_leaves_directly() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    let send = |port: u16| {
+        let text = format!(
+            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('10.9.0.2', {port}))\n\
+             s.sendto(b'CANARY', ('10.9.0.1', 67))\n"
+        );
+        let path = program(laptop.dir.path(), "renew.py", &text);
+        canaries(&laptop, || drop(laptop.inner.run(&format!("python3 {path}"))))
+    };
+    // The gateway's "port unreachable" quotes it, so it may be seen twice.
+    assert!(send(68) > 0);
+    assert_eq!(send(69), 0);
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn marked_packets_that_a_foreign_route_sends_into_the_tun_are_refused_and_counted() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    assert!(laptop.pings(&format!("-m {MARK}"), "203.0.113.10"));
+    laptop.inner.run("ip route add 203.0.113.0/24 dev portreeve0 && ip -6 route add 2001:db8::/64 dev portreeve0");
+    for (counted, to) in [(1, "203.0.113.10"), (2, "2001:db8::10")] {
+        assert!(!laptop.pings(&format!("-m {MARK}"), to), "{to}");
+        assert_eq!(laptop.counted("inet", "loop"), counted, "{to}");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn excluded_networks_and_users_pass_unjudged_and_others_do_not() {
+    let laptop = Laptop::new();
+    let plan = plan_with("[exclude]\nnetworks = [\"203.0.113.0/24\", \"2001:db8::/64\"]\nusers = [65534]\n");
+    let installed = laptop.up(&plan).expect("up");
+    for to in ["203.0.113.10", "2001:db8::10"] {
+        assert!(laptop.pings("", to), "{to}");
+    }
+    let nobody = "setpriv --reuid=65534 --regid=65534 --clear-groups ping -n -c1 -W1";
+    for to in ["10.9.0.1", "fd09::1"] {
+        assert!(!laptop.pings("", to), "{to}");
+        assert!(laptop.inner.attempt(&format!("{nobody} {to}")).status.success(), "nobody to {to}");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn forwarded_packets_go_into_the_tun_and_not_past_it() {
+    let laptop = Laptop::new();
+    let guest = super::namespace::Namespace::new("guest");
+    laptop.inner.run(&format!(
+        "ip link add g0 type veth peer name g1 netns {} && ip addr add 172.17.0.1/24 dev g0 && ip link set g0 up && \
+         sysctl -qw net.ipv4.ip_forward=1",
+        guest.name()
+    ));
+    guest.run("ip addr add 172.17.0.2/24 dev g1 && ip link set g1 up && ip route add default via 172.17.0.1");
+    laptop.gateway.run("ip route add 172.17.0.0/24 via 10.9.0.2");
+    let reaches = || guest.attempt("ping -n -c1 -W1 -p 43414e415259 203.0.113.10").status.success();
+    assert!(reaches(), "control: forwarding works");
+    let mut installed = laptop.up(&plan()).expect("up");
+    let queue = installed.take_queue().expect("the queue");
+    assert_eq!(canaries(&laptop, || assert!(!reaches())), 0);
+    let mut buffer = [0; 4096];
+    let mut arrived = false;
+    while let Ok(length) = queue.read(&mut buffer) {
+        arrived |= buffer[..length].windows(6).any(|bytes| bytes == b"CANARY");
+    }
+    assert!(arrived, "the router sees it");
+    laptop.inner.inside(|| drop(installed));
+    assert!(reaches());
+}
+
+#[test]
+fn what_comes_in_from_an_excluded_link_is_forwarded_past_the_tun() {
+    let laptop = Laptop::new();
+    let guest = super::namespace::Namespace::new("guest");
+    laptop.inner.run(&format!(
+        "ip link add g0 type veth peer name g1 netns {} && ip addr add 172.17.0.1/24 dev g0 && ip link set g0 up && \
+         sysctl -qw net.ipv4.ip_forward=1",
+        guest.name()
+    ));
+    guest.run("ip addr add 172.17.0.2/24 dev g1 && ip link set g1 up && ip route add default via 172.17.0.1");
+    laptop.gateway.run("ip route add 172.17.0.0/24 via 10.9.0.2");
+    let installed = laptop.up(&plan_with("[exclude]\ninterfaces = [\"g0\"]\n")).expect("up");
+    assert!(guest.attempt("ping -n -c1 -W1 203.0.113.10").status.success());
+    assert!(laptop.pings("-I g0", "172.17.0.2"), "and what leaves by it");
+    assert!(!laptop.pings("", "203.0.113.10"), "this host's own programs are still judged");
+    laptop.inner.inside(|| drop(installed));
+}
