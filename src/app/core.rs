@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, TcpListener, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -20,6 +20,7 @@ use super::engine::{Facts, Running};
 use super::policies::{Loaded, Loader};
 use super::shard::{Attributor, Handle, Message, Parts, Shard};
 use super::shared::Shared;
+use crate::config::Config;
 use crate::control::{Event, Listener, render};
 use crate::egress::Dialer;
 use crate::flow::Record;
@@ -28,7 +29,7 @@ use crate::netlink::SocketTable;
 use crate::procfs::Processes;
 use crate::profile::Level;
 use crate::resolver::{Resolver, Upstreams};
-use crate::router::Config;
+use crate::router;
 use crate::tun::Queue;
 
 /// Where the host's own loopback is reached with `--host-loopback`.
@@ -60,7 +61,9 @@ pub(super) struct Plan {
     pub(super) upstreams: Upstreams,
     pub(super) facts: Facts,
     pub(super) record: Option<std::fs::File>,
+    /// Loopback sockets that answer questions, and the addresses that programs believe to ask there; none: the sockets' own.
     pub(super) loopback_dns: (Vec<UdpSocket>, Vec<TcpListener>),
+    pub(super) stubs: Vec<SocketAddr>,
 }
 
 /// A router that runs.
@@ -106,11 +109,14 @@ impl Core {
         let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;
         runtime.spawn(dns::serve_datagrams(datagrams, resolver.clone(), handle.clone()));
         runtime.spawn(dns::serve_streams(streams, resolver.clone()));
+        let stubs: Arc<[SocketAddr]> = plan.stubs.into();
         for socket in plan.loopback_dns.0 {
-            runtime.spawn(dns::serve_loopback_udp(socket, resolver.clone(), attributor.clone()));
+            let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone() };
+            runtime.spawn(dns::serve_loopback_udp(socket, resolver.clone(), askers));
         }
         for listener in plan.loopback_dns.1 {
-            runtime.spawn(dns::serve_loopback_tcp(listener, resolver.clone(), attributor.clone()));
+            let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone() };
+            runtime.spawn(dns::serve_loopback_tcp(listener, resolver.clone(), askers));
         }
         let searching = (attributor, handle.clone());
         let (ending_sender, ending) = watch::channel(false);
@@ -166,8 +172,8 @@ impl Core {
         });
     }
 
-    /// Ends the packet loop and waits until every record is written.
-    pub(super) fn stop(self) {
+    /// Ends the packet loop, lets `undo` take back what was installed, and waits until every record is written.
+    pub(super) fn stop(self, undo: impl FnOnce()) {
         let Self { runtime, running, undone, ending: _, threads, recorder } = self;
         running.shard.send(Message::Stop);
         let wait = |thread: JoinHandle<()>| {
@@ -176,6 +182,7 @@ impl Core {
             }
         };
         threads.into_iter().for_each(wait);
+        undo();
         undone.send_replace(true);
         // Whoever asked for the end reads the answer before the socket goes.
         runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(20)).await });
@@ -184,6 +191,7 @@ impl Core {
         recorder.into_iter().for_each(wait);
     }
 
+    /// The way to the packet loop.
     pub(super) fn handle(&self) -> Handle {
         self.running.shard.clone()
     }
@@ -221,15 +229,23 @@ fn make_resolver(
     Ok(Arc::new(resolver))
 }
 
-fn config_of(host_loopback: bool, descriptors: u64) -> Config {
+fn config_of(host_loopback: bool, descriptors: u64) -> router::Config {
     let mut seed = [0; 8];
     // The kernel's generator is always ready by the time that programs run; a zero seed is weaker, not wrong.
     let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
-    let mut config = Config::new((Instant::now(), unix_ms()), u64::from_ne_bytes(seed));
+    let mut config = router::Config::new((Instant::now(), unix_ms()), u64::from_ne_bytes(seed));
     config.host_loopback = host_loopback.then_some(HOST_LOOPBACK);
     let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);
     config.max_flows = config.max_flows.min(usize::try_from(room).unwrap_or(usize::MAX));
     config
+}
+
+/// The configured upstreams, else the system's. A loopback stub is none where our own capture would see the question.
+pub(super) fn upstreams_of(config: &Config, allow_loopback: bool) -> Result<Upstreams, String> {
+    if config.dns.upstream.is_empty() {
+        return Ok(Upstreams::system(allow_loopback));
+    }
+    Upstreams::parse(&config.dns.upstream).map_err(|error| format!("[dns] upstream: {error}"))
 }
 
 /// Milliseconds since the Unix epoch.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::shard::{Attributor, Found, Handle, Message};
+use super::shard::{Attributor, Handle, Message};
 use super::shared::{Shared, locked};
 use crate::control::Event;
 use crate::flow::{Direction, Flow, FlowId, Record};
@@ -188,22 +188,31 @@ pub(super) async fn serve_streams(mut streams: mpsc::Receiver<Stream>, resolver:
     }
 }
 
-/// Who asks on a loopback socket of the enclosure.
-async fn asker_of(attributor: &Arc<Attributor>, from: SocketAddr, asked: SocketAddr, protocol: Protocol) -> DnsAsker {
-    let tuple = FiveTuple { protocol, local: from, remote: asked };
-    match attributor.quick(&tuple) {
-        Found::Identities(identities) => DnsAsker::found(&identities, tuple),
-        Found::Search(socket) => {
-            let attributor = attributor.clone();
+/// Finds out who asks on a loopback socket.
+#[derive(Clone)]
+pub(super) struct Askers {
+    pub(super) attributor: Arc<Attributor>,
+    /// The addresses that programs ask where a redirect brings their questions here; none: the socket's own.
+    pub(super) stubs: Arc<[SocketAddr]>,
+}
+
+impl Askers {
+    async fn find(&self, from: SocketAddr, here: SocketAddr, protocol: Protocol) -> DnsAsker {
+        let tuple = |remote| FiveTuple { protocol, local: from, remote };
+        let candidates = self.stubs.iter().filter(|stub| stub.is_ipv4() == from.is_ipv4()).map(|stub| tuple(*stub));
+        for asked in candidates.chain([tuple(here)]) {
+            let Some(socket) = self.attributor.socket(&asked) else { continue };
+            let attributor = self.attributor.clone();
             // A search that panics finds nobody, which is refused by default.
-            let identities = tokio::task::spawn_blocking(move || attributor.search(&socket)).await.unwrap_or_default();
-            DnsAsker::found(&identities, tuple)
+            let identities = tokio::task::spawn_blocking(move || attributor.holders(&socket)).await.unwrap_or_default();
+            return DnsAsker::found(&identities, asked);
         }
+        DnsAsker::found(&[Arc::new(Identity::tagged(crate::process::Tag::UNATTRIBUTED, None))], tuple(here))
     }
 }
 
 /// Answers on a loopback UDP socket of the enclosure.
-pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver<PolicyJudge>>, attributor: Arc<Attributor>) {
+pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver<PolicyJudge>>, askers: Askers) {
     let Ok(socket) = tokio::net::UdpSocket::from_std(socket) else { return };
     let Ok(asked) = socket.local_addr() else { return };
     let socket = Arc::new(socket);
@@ -214,9 +223,9 @@ pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver
         let Ok((len, from)) = socket.recv_from(&mut buffer).await else { continue };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
         let payload = buffer.get(..len).unwrap_or(&[]).to_vec();
-        let (socket, resolver, attributor) = (socket.clone(), resolver.clone(), attributor.clone());
+        let (socket, resolver, askers) = (socket.clone(), resolver.clone(), askers.clone());
         tokio::spawn(async move {
-            let asker = asker_of(&attributor, from, asked, Protocol::UDP).await;
+            let asker = askers.find(from, asked, Protocol::UDP).await;
             if let Some(answer) = resolver.answer(&payload, from, asked, asker).await {
                 let _ = socket.send_to(&answer, from).await;
             }
@@ -226,7 +235,7 @@ pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver
 }
 
 /// Answers on a loopback TCP socket of the enclosure.
-pub(super) async fn serve_loopback_tcp(listener: TcpListener, resolver: Arc<Resolver<PolicyJudge>>, attributor: Arc<Attributor>) {
+pub(super) async fn serve_loopback_tcp(listener: TcpListener, resolver: Arc<Resolver<PolicyJudge>>, askers: Askers) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let Ok(asked) = listener.local_addr() else { return };
     let places = Arc::new(Semaphore::new(STREAMS));
@@ -236,9 +245,9 @@ pub(super) async fn serve_loopback_tcp(listener: TcpListener, resolver: Arc<Reso
             continue;
         };
         let Ok(place) = places.clone().try_acquire_owned() else { continue };
-        let (resolver, attributor) = (resolver.clone(), attributor.clone());
+        let (resolver, askers) = (resolver.clone(), askers.clone());
         tokio::spawn(async move {
-            let asker = asker_of(&attributor, from, asked, Protocol::TCP).await;
+            let asker = askers.find(from, asked, Protocol::TCP).await;
             resolver.serve_stream(stream, from, asked, asker).await;
             drop(place);
         });

@@ -16,7 +16,7 @@ use crate::cli::{ExecArgs, Exit, complain};
 use crate::config::{Config, paths::Places};
 use crate::control::{Access, Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
-use crate::netlink::SocketTable;
+use crate::netlink::{Host, RouteSocket, SocketTable};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::tun::{DEVICE_NAME, Queue};
@@ -26,6 +26,9 @@ const FAILED: u8 = 125;
 /// The enclosure's addresses where the host has none: those of `up`.
 const FALLBACK_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FALLBACK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1);
+
+/// Where the uplinks cannot be read.
+const USUAL_MTU: u32 = 1500;
 
 /// Why the command was not run.
 #[derive(Debug, thiserror::Error)]
@@ -66,7 +69,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let upstreams = upstreams_of(&config)?;
     let record = open_record(args.record.as_deref()).map_err(ExecError::Record)?;
     let addresses = own_addresses();
-    let mtu = 1500;
+    let mtu = uplink_mtu().unwrap_or(USUAL_MTU);
     let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
     let request = Request {
         command: args.command.clone(),
@@ -119,13 +122,14 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         facts,
         record,
         loopback_dns: (std::mem::take(&mut enclosed.dns_udp), std::mem::take(&mut enclosed.dns_tcp)),
+        stubs: Vec::new(),
     })?;
     core.serve_control(listener);
     if args.verbose > 0 {
         core.print_verdicts();
     }
     let status = core.runtime.block_on(watch(&core, &mut enclosed));
-    core.stop();
+    core.stop(|| {});
     Ok(status?)
 }
 
@@ -183,10 +187,13 @@ fn reload(core: &Core) {
 }
 
 fn upstreams_of(config: &Config) -> Result<Upstreams, ExecError> {
-    if config.dns.upstream.is_empty() {
-        return Ok(Upstreams::system(true));
-    }
-    Upstreams::parse(&config.dns.upstream).map_err(|error| ExecError::Configuration(format!("[dns] upstream: {error}")))
+    super::core::upstreams_of(config, true).map_err(ExecError::Configuration)
+}
+
+/// The smallest MTU of this host's uplinks.
+fn uplink_mtu() -> Option<u32> {
+    let mut socket = RouteSocket::open().ok()?;
+    Host::read(&mut socket).ok().map(|host| host.uplink_mtu(DEVICE_NAME))
 }
 
 /// The addresses that this host uses towards the Internet, so that programs inside see what they see outside.

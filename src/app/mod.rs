@@ -4,6 +4,7 @@
 
 mod asker;
 mod core;
+mod daemon;
 mod dns;
 mod engine;
 mod exec;
@@ -11,5 +12,8 @@ mod policies;
 mod shard;
 mod shared;
 mod signals;
+mod up;
 
 pub use exec::exec;
+pub use policies::setup;
+pub use up::up;

@@ -6,12 +6,12 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use crate::config::Config;
+use crate::config::{Config, paths::Places};
 use crate::control::ProfileSource;
 use crate::names::Name;
 use crate::profile::{Entity, Policy, Setup, Subject};
 use crate::router::Rules;
-use crate::store::{default_dirs, read_default, read_set};
+use crate::store::{GeoData, default_dirs, read_default, read_set};
 use crate::verdict::{Reason, chain_allowed};
 
 /// Reads profiles, again and again the same way.
@@ -19,7 +19,7 @@ use crate::verdict::{Reason, chain_allowed};
 pub(super) struct Loader {
     dir: Option<PathBuf>,
     with_user: bool,
-    groups: BTreeMap<Box<str>, Vec<Entity>>,
+    setup: Setup,
 }
 
 /// A policy and where it came from.
@@ -35,19 +35,7 @@ impl Loader {
     ///
     /// A group of the configuration that is no list of entities.
     pub(super) fn new(dir: Option<PathBuf>, with_user: bool, config: &Config) -> Result<Self, Vec<String>> {
-        let mut groups = BTreeMap::new();
-        let mut faults = Vec::new();
-        for (name, entries) in &config.groups {
-            let mut entities = Vec::new();
-            for entry in entries {
-                match entry.parse::<Entity>() {
-                    Ok(entity) => entities.push(entity),
-                    Err(fault) => faults.push(format!("group `{name}`: `{entry}`: {fault}")),
-                }
-            }
-            groups.insert(name.as_str().into(), entities);
-        }
-        if faults.is_empty() { Ok(Self { dir, with_user, groups }) } else { Err(faults) }
+        Ok(Self { dir, with_user, setup: setup_of(config)? })
     }
 
     /// Reads the profiles as they stand now.
@@ -63,13 +51,44 @@ impl Loader {
         let lines = |faults: Vec<crate::profile::Fault>| faults.iter().map(ToString::to_string).collect::<Vec<_>>();
         let set = set.map_err(lines)?;
         let places: Vec<PathBuf> = set.places.clone();
-        let setup = Setup { groups: self.groups.clone(), ..Setup::default() };
-        let policy = set.compile(setup).map_err(lines)?;
+        let policy = set.compile(self.setup.clone()).map_err(lines)?;
         let count = |place: &PathBuf| policy.profiles().filter(|profile| profile.file.starts_with(place)).count();
         let sources = places.iter().map(|place| ProfileSource { from: place.display().to_string(), profiles: count(place) });
         let sources = sources.filter(|source| source.profiles > 0).collect();
         Ok(Loaded { policy, sources })
     }
+}
+
+/// What the configuration tells the rules.
+fn setup_of(config: &Config) -> Result<Setup, Vec<String>> {
+    let mut groups = BTreeMap::new();
+    let mut faults = Vec::new();
+    for (name, entries) in &config.groups {
+        let mut entities = Vec::new();
+        for entry in entries {
+            match entry.parse::<Entity>() {
+                Ok(entity) => entities.push(entity),
+                Err(fault) => faults.push(format!("group `{name}`: `{entry}`: {fault}")),
+            }
+        }
+        groups.insert(name.as_str().into(), entities);
+    }
+    let geo = GeoData::open(config.geo.country.as_deref(), config.geo.asn.as_deref());
+    match geo {
+        Ok(geo) if faults.is_empty() => Ok(Setup { geo: Some(Arc::new(geo)), groups }),
+        Ok(_) => Err(faults),
+        Err(fault) => Err(faults.into_iter().chain([fault.to_string()]).collect()),
+    }
+}
+
+/// What the configuration of this machine tells the rules, for verbs that need no router.
+///
+/// # Errors
+///
+/// The faults of the configuration.
+pub fn setup() -> Result<Setup, Vec<String>> {
+    let config = Config::load(&Places::of_this_process()).map_err(|error| vec![error.to_string()])?;
+    setup_of(&config)
 }
 
 /// The reason why an answer may not lead through `chain`.

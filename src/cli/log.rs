@@ -21,8 +21,11 @@ pub enum Loudness {
 impl Loudness {
     fn directives(self) -> &'static str {
         match self {
-            Self::ForExec(0) => "warn",
-            Self::ForExec(1) | Self::ForUp(0) => "warn,portreeve=info",
+            // hickory names hosts and peers in its warnings.
+            Self::ForExec(0) => "warn,hickory_net=off,hickory_proto=off,hickory_resolver=off,hickory_server=off",
+            Self::ForExec(1) | Self::ForUp(0) => {
+                "warn,portreeve=info,hickory_net=off,hickory_proto=off,hickory_resolver=off,hickory_server=off"
+            }
             Self::ForExec(2) | Self::ForUp(1) => "warn,portreeve=debug",
             Self::ForExec(_) | Self::ForUp(_) => "info,portreeve=trace",
         }
@@ -65,7 +68,7 @@ mod tests {
         let (filter, complaint) = filter(Loudness::ForExec(0), Some("portreeve::router=trace"));
         assert_eq!((filter.to_string().as_str(), complaint), ("portreeve::router=trace", None));
         let (filter, complaint) = super::filter(Loudness::ForExec(0), Some("a=b=c"));
-        assert_eq!(filter.to_string(), "warn");
+        assert_eq!(filter.to_string(), EnvFilter::new(Loudness::ForExec(0).directives()).to_string());
         assert!(complaint.is_some_and(|text| text.starts_with("PORTREEVE_LOG is not understood")));
     }
 }

@@ -28,42 +28,35 @@ pub(in crate::app) struct Attributor {
     netns_of: Option<u32>,
 }
 
-/// What could be said at once.
-pub(in crate::app) enum Found {
-    Identities(Vec<Arc<Identity>>),
-    /// The socket is known, its holder must be searched for.
-    Search(Socket),
-}
-
 impl Attributor {
     pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
         Self { table: Mutex::new(table), processes, netns_of }
     }
 
-    /// Looks where an answer costs microseconds.
-    pub(in crate::app) fn quick(&self, tuple: &FiveTuple) -> Found {
-        let socket = if tuple.protocol.has_ports() {
+    /// The socket behind a flow, by the kernel's tables.
+    pub(in crate::app) fn socket(&self, tuple: &FiveTuple) -> Option<Socket> {
+        if tuple.protocol.has_ports() {
             // A table that fails to answer is as good as one without an answer: nobody, which is refused by default.
             locked(&self.table).owner(tuple).unwrap_or_default()
         } else {
             self.processes.icmp_owner(tuple, self.netns_of)
-        };
-        let Some(socket) = socket else { return Found::Identities(vec![unattributed(None)]) };
-        match self.processes.find_quick(&socket) {
-            Some(identity) => Found::Identities(vec![identity]),
-            None => Found::Search(socket),
         }
     }
 
-    /// Searches. May take milliseconds.
-    pub(in crate::app) fn search(&self, socket: &Socket) -> Vec<Arc<Identity>> {
-        self.processes.find(socket)
+    /// Who holds a socket, if that can be said in microseconds.
+    fn quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
+        self.processes.find_quick(socket)
+    }
+
+    /// Who holds a socket. May take milliseconds.
+    pub(in crate::app) fn holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
+        self.quick(socket).map_or_else(|| self.processes.find(socket), |identity| vec![identity])
     }
 
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &Receiver<Job>, shard: &Handle) {
         while let Ok(Job { flow, socket }) = jobs.recv() {
-            let identities = self.search(&socket);
+            let identities = self.processes.find(&socket);
             if !shard.send(Message::Identified { flow, identities }) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("an attribution was lost: the packet loop does not keep up");
@@ -79,15 +72,14 @@ impl Shard {
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        match self.attributor.quick(&tuple) {
-            Found::Identities(identities) => self.identified(id, &identities, now),
-            Found::Search(socket) => {
-                let uid = socket.uid;
-                if self.jobs.try_send(Job { flow: id, socket }).is_err() {
-                    self.router.count(Counter::HandOverFull);
-                    self.identified(id, &[unattributed(Some(uid))], now);
-                }
-            }
+        let Some(socket) = self.attributor.socket(&tuple) else { return self.identified(id, &[unattributed(None)], now) };
+        if let Some(identity) = self.attributor.quick(&socket) {
+            return self.identified(id, &[identity], now);
+        }
+        let uid = socket.uid;
+        if self.jobs.try_send(Job { flow: id, socket }).is_err() {
+            self.router.count(Counter::HandOverFull);
+            self.identified(id, &[unattributed(Some(uid))], now);
         }
     }
 

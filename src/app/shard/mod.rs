@@ -38,7 +38,7 @@ use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
 use crate::verdict::Answer;
-pub(super) use identify::{Attributor, Found, Job};
+pub(super) use identify::{Attributor, Job};
 use lanes::{Lane, Lanes};
 
 const TUN: Token = Token(usize::MAX);

@@ -1,0 +1,251 @@
+//! `portreeve up`: the whole machine, or the network namespace that it is run in, behind the router.
+//!
+//! Start order: configuration, plan and profiles are read before anything is changed; then the control socket, routes and guard, the
+//! packet loop. End: the packet loop first, so that programs see their flows reset, then everything that was installed is taken back.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::signal::unix::SignalKind;
+
+use super::core::{self, Core, unix_ms};
+use super::daemon;
+use super::engine::Facts;
+use super::policies::{Loaded, Loader};
+use super::shard::{Handle, Message};
+use super::signals::Signals;
+use crate::cli::{Exit, UpArgs, complain};
+use crate::config::paths::{self, Places};
+use crate::config::{Config, ConfigError};
+use crate::control::{Access, BindError, Listener, Way};
+use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable};
+use crate::procfs::{Options, Processes};
+use crate::resolver::Upstreams;
+use crate::tun::OpenError;
+
+/// Why the machine is not behind the router. Nothing was left changed.
+#[derive(Debug, thiserror::Error)]
+enum UpError {
+    #[error("{0}")]
+    Configuration(String),
+    #[error("`up` changes this machine's routes and needs CAP_NET_ADMIN; run as root")]
+    Privilege,
+    #[error(transparent)]
+    Control(#[from] BindError),
+    #[error(transparent)]
+    Install(#[from] InstallError),
+    #[error("start the router: {0}")]
+    Start(#[from] io::Error),
+}
+
+impl UpError {
+    fn exit(&self) -> Exit {
+        match self {
+            Self::Configuration(_) => Exit::Configuration,
+            Self::Privilege | Self::Install(InstallError::Tun(OpenError::Privilege { .. })) => Exit::NotPermitted,
+            Self::Control(_) | Self::Install(_) | Self::Start(_) => Exit::Failed,
+        }
+    }
+}
+
+/// Starts the router for the machine; returns when traffic flows, or with `--foreground` when it ends.
+#[must_use]
+pub fn up(args: UpArgs) -> Exit {
+    let prepared = match prepare(&args) {
+        Ok(prepared) => prepared,
+        Err(error) => return complain(&error.to_string(), error.exit()),
+    };
+    if !args.foreground && !daemon::is_child() {
+        return daemon::start(&paths::run_dir(args.socket.as_deref()).join("portreeve.log"));
+    }
+    match run(&args, prepared) {
+        Ok(()) => Exit::Done,
+        Err(error) => complain(&error.to_string(), error.exit()),
+    }
+}
+
+/// What is known before anything is changed.
+struct Prepared {
+    plan: Plan,
+    plan_name: String,
+    loader: Loader,
+    loaded: Loaded,
+    level: crate::profile::Level,
+    upstreams: Upstreams,
+}
+
+fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
+    let config = Config::load(&Places::of_this_process()).map_err(|e: ConfigError| UpError::Configuration(e.to_string()))?;
+    let (plan, plan_name) = match &args.plan {
+        Some(path) => (Plan::load(path).map_err(|fault| UpError::Configuration(fault.to_string()))?, path.display().to_string()),
+        None => (Plan::default(), "routes/default.toml (shipped)".to_owned()),
+    };
+    let faults = |faults: Vec<String>| UpError::Configuration(faults.join("\n"));
+    let loader = Loader::new(args.profiles.clone(), false, &config).map_err(faults)?;
+    let loaded = loader.load().map_err(faults)?;
+    // A loopback stub would be a loop: its own questions come back to us.
+    let upstreams = core::upstreams_of(&config, false).map_err(UpError::Configuration)?;
+    if !may_change_the_network() {
+        return Err(UpError::Privilege);
+    }
+    Ok(Prepared { plan, plan_name, loader, loaded, level: args.level.unwrap_or(config.level), upstreams })
+}
+
+fn may_change_the_network() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::NET_ADMIN))
+}
+
+fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
+    let socket = args.socket.clone().unwrap_or_else(paths::up_socket);
+    let run_dir = paths::run_dir(Some(&socket));
+    make_run_dir(&run_dir)?;
+    let listener = Listener::bind(&socket, Access::Machine)?;
+    let mut installed = Install::up(&prepared.plan, &run_dir)?;
+    let core = start(&mut installed, prepared, socket)?;
+    core.serve_control(listener);
+    if args.foreground {
+        core.print_verdicts();
+    }
+    watch_addresses(core.handle())?;
+    tracing::info!("Portreeve is up");
+    daemon::ready();
+    core.runtime.block_on(watch(&core))?;
+    core.stop(move || {
+        if let Err(error) = installed.remove() {
+            tracing::error!(%error, "the network is not restored; run `portreeve cleanup`");
+        }
+    });
+    Ok(())
+}
+
+/// Group readers must be able to enter; the socket itself says who may speak.
+fn make_run_dir(run_dir: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt;
+    match std::fs::DirBuilder::new().mode(0o755).create(run_dir) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        other => other,
+    }
+}
+
+fn start(installed: &mut Installed, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
+    let Prepared { plan, plan_name, loader, loaded, level, upstreams } = prepared;
+    let tun = installed.take_queue().ok_or_else(|| io::Error::other("the TUN has been taken already"))?;
+    let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
+    let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
+    let answers = !loopback_dns.0.is_empty();
+    let core = Core::start(core::Plan {
+        tun,
+        sockets: SocketTable::open()?,
+        processes: Arc::new(Processes::new(Options::default())),
+        netns_of: None,
+        mark: Some(installed.mark().value()),
+        host_loopback: false,
+        own_addresses: installed.own_addresses().to_vec(),
+        loader,
+        loaded,
+        level,
+        facts: Facts {
+            way: Way::Up,
+            since: unix_ms(),
+            device: plan.device.clone(),
+            addresses: plan.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
+            mtu: installed.mtu(),
+            plan: Some(plan_name),
+            socket,
+            dns_upstreams: upstreams.describe(),
+            notes: notes(&plan),
+        },
+        upstreams,
+        record: None,
+        loopback_dns,
+        stubs,
+    })?;
+    if answers && let Err(error) = installed.redirect_stubs(plan.dns.port) {
+        tracing::warn!(%error, "loopback resolvers are not redirected; their questions are judged as the resolver's own");
+    }
+    Ok(core)
+}
+
+fn notes(plan: &Plan) -> Vec<String> {
+    let mut notes = vec![
+        "new inbound flows are delivered without a verdict; the profiles' service settings are not enforced yet".to_owned(),
+        "loopback does not pass the TUN and is not judged".to_owned(),
+    ];
+    let excluded = plan.exclude.networks.len() + plan.exclude.interfaces.len() + plan.exclude.users.len();
+    if excluded > 0 {
+        notes.push(format!("{excluded} exclusions of the plan pass unjudged; `portreeve route show` lists them"));
+    }
+    notes
+}
+
+/// The sockets that redirected questions come to. One family may be missing on this machine.
+fn bind_stubs(port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
+    let (mut udp, mut tcp) = (Vec::new(), Vec::new());
+    for ip in [IpAddr::from(Ipv4Addr::LOCALHOST), IpAddr::from(Ipv6Addr::LOCALHOST)] {
+        let (socket, listener) = match (UdpSocket::bind((ip, port)), TcpListener::bind((ip, port))) {
+            (Ok(socket), Ok(listener)) => (socket, listener),
+            (Err(_), _) | (_, Err(_)) if ip.is_ipv6() => continue,
+            (Err(error), _) | (_, Err(error)) => {
+                return Err(io::Error::new(
+                    error.kind(),
+                    format!("bind the resolver's port {port} on {ip} ([dns] port of the plan): {error}"),
+                ));
+            }
+        };
+        socket.set_nonblocking(true)?;
+        listener.set_nonblocking(true)?;
+        udp.push(socket);
+        tcp.push(listener);
+    }
+    Ok((udp, tcp))
+}
+
+/// Follows this host's addresses until the packet loop is gone.
+fn watch_addresses(shard: Handle) -> io::Result<()> {
+    let watcher = AddressWatcher::open()?;
+    let watch = move || {
+        let fd: Option<OwnedFd> = watcher.as_fd().try_clone_to_owned().ok();
+        let Some(fd) = fd else { return };
+        loop {
+            let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+            let wait = Timespec::try_from(Duration::from_secs(60)).ok();
+            // An interrupted or empty wait only looks again.
+            let _ = poll(&mut fds, wait.as_ref());
+            if !matches!(watcher.changed(), Ok(true)) {
+                continue;
+            }
+            let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
+            if let Some(host) = host
+                && !shard.send(Message::Addresses(host.own_addresses()))
+            {
+                return;
+            }
+        }
+    };
+    std::thread::Builder::new().name("addresses".to_owned()).spawn(watch).map(|_| ())
+}
+
+/// Waits for `down`, a signal, or the end of the packet loop.
+async fn watch(core: &Core) -> io::Result<()> {
+    let mut signals = Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()])?;
+    let mut ending = core.ending.clone();
+    loop {
+        tokio::select! {
+            number = signals.next() => {
+                if number != SignalKind::hangup().as_raw_value() {
+                    return Ok(());
+                }
+                if let Err(faults) = core.running.reload_now() {
+                    faults.iter().for_each(|fault| tracing::error!("{fault}"));
+                }
+            }
+            _ = ending.wait_for(|ending| *ending) => return Ok(()),
+        }
+    }
+}
