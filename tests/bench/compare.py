@@ -33,7 +33,7 @@ class Way:
         profiles.mkdir(exist_ok=True)
         (profiles / "fallback.toml").write_text(ACCEPT_ALL)
         exec_words = [options.binary, "exec", "--profiles", str(profiles), "--"]
-        self.prefix = {"pasta": ["pasta", "--config-net", "--quiet", "--"], "exec": exec_words}.get(name, [])
+        self.prefix = {"pasta": [*"pasta --config-net --quiet --runas 0 --no-map-gw -t none -u none -T none -U none --".split()], "exec": exec_words}.get(name, [])
         self.router = {"pasta": "pasta", "exec": "portreeve", "up": "portreeve"}.get(name)
         if name == "up":
             self.daemon = self.spawn_plain([options.binary, "up", "--foreground", "--profiles", str(profiles)])

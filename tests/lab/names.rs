@@ -52,8 +52,8 @@ fn a_rule_by_name_holds_for_the_flow(way: Way) {
     profiles.user("curl", &executable("curl"), "endpoints = [\"+ .example.com TCP/80\", \"- *\"]");
     let router = Router::start(&lab, way, &profiles);
     assert_eq!(router.run(["curl", "-sS", "http://other.example.com/hello"]).expect_success(), "hello from the lab\n");
-    // The same address without a name of example.com.
-    router.run(["curl", "-sS", "http://203.0.113.11/hello"]).expect_code(7);
+    // An address that the program did not learn as a name of example.com.
+    router.run(["curl", "-sS", "http://198.51.100.10/hello"]).expect_code(7);
     router.run(["curl", "-sS", "--max-time", "5", "http://two.example.test/hello"]).expect_code(7);
 }
 
