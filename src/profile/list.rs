@@ -153,7 +153,7 @@ fn entity_hit(entity: &Entity, peer: &Peer<'_>, world: &World, is_deny: bool) ->
         }
         Entity::Labels(labels) => labels_hit(labels, peer, world, is_deny),
         Entity::Group(group) => {
-            let entities = world.groups.get(group).map_or(&[][..], Vec::as_slice);
+            let Some(entities) = world.groups.get(group) else { return Hit::NoData };
             // A group holds no groups, so this is one level deep.
             let hits = entities.iter().filter(|entity| !matches!(entity, Entity::Group(_)));
             hits.map(|entity| entity_hit(entity, peer, world, is_deny)).max_by_key(|hit| weight(*hit)).unwrap_or(Hit::No)

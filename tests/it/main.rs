@@ -2,5 +2,7 @@
 
 #[cfg(feature = "edges")]
 mod control;
+mod names;
+mod policy;
 #[cfg(feature = "edges")]
 mod resolver;

@@ -1,0 +1,10 @@
+//! The policy, seen from outside: files in, decisions out.
+
+mod answers;
+mod files;
+mod framework;
+mod merging;
+mod properties;
+mod questions;
+mod walk;
+mod world;
