@@ -1,5 +1,6 @@
 //! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/install-deps test` installs.
 
+#[macro_use]
 mod harness;
 
 mod attribution;
