@@ -201,11 +201,10 @@ impl Core {
     }
 }
 
-/// A verdict line says what was decided; ends are told by records.
+/// Verdicts are printed, ends are told by records.
 fn told(event: &Event) -> bool {
     match event {
-        Event::Ended(record) => record.verdict != "accept",
-        Event::Opened(_) => false,
+        Event::Opened(_) | Event::Ended(_) => false,
         Event::Decided(_)
         | Event::Question(_)
         | Event::Prompt(_)

@@ -185,9 +185,7 @@ impl Shard {
                 other => other?,
             }
             let now = Instant::now();
-            if self.shared.rules_changed(self.router.rules().epoch) {
-                self.take_rules(now);
-            }
+            self.take_rules(now);
             for event in &events {
                 match event.token() {
                     TUN => self.tun_ready = true,
@@ -357,14 +355,18 @@ impl Shard {
                     self.own_addresses.clone_from(&own);
                     self.input(Input::Addresses(own), now);
                 }
-                Message::Rules => {}
+                Message::Rules => self.take_rules(now),
                 Message::Stop => return true,
             }
         }
         false
     }
 
+    /// Takes other rules up, if there are any; one atomic load.
     fn take_rules(&mut self, now: Instant) {
+        if !self.shared.rules_changed(self.router.rules().epoch) {
+            return;
+        }
         let rules = Rules::clone(&self.shared.rules());
         let shared = self.shared.clone();
         self.input(Input::Rules { rules, subject: &|identity| shared.subject(identity) }, now);

@@ -20,6 +20,10 @@ impl Shard {
     }
 
     pub(super) fn tell_end(&self, record: Record) {
+        // A flow that was refused ends with its verdict.
+        if record.verdict != "accept" {
+            self.shared.tell(|| Some(Event::Decided(record.clone())));
+        }
         self.shared.tell(|| Some(Event::Ended(record.clone())));
         self.shared.keep(record);
     }
