@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::entity::{Continent, Entity};
 use super::geo::Geo;
+use super::index::Index;
 use super::labels::Labels;
 use super::rule::{Rule, RuleVerdict};
 use super::scope::Scope;
@@ -80,16 +81,21 @@ impl Search<'_> {
     }
 }
 
+/// From this length on an index is faster than looking at each rule.
+const INDEXED_FROM: usize = 24;
+
 /// A list of rules in the order of the file.
 #[derive(Debug, Default)]
 pub struct RuleList {
     rules: Vec<Held<Rule>>,
+    index: Option<Index>,
 }
 
 impl RuleList {
     #[must_use]
     pub fn new(rules: Vec<Held<Rule>>) -> Self {
-        Self { rules }
+        let index = (rules.len() >= INDEXED_FROM).then(|| Index::new(rules.iter().map(|held| &held.value)));
+        Self { rules, index }
     }
 
     #[must_use]
@@ -100,18 +106,55 @@ impl RuleList {
     /// The first rule that matches. An open rule that speaks of the asked name ends the search: the flow will be judged by it.
     #[must_use]
     pub fn search(&self, peer: &Peer<'_>, world: &World) -> Search<'_> {
+        match &self.index {
+            Some(index) => self.search_index(index, peer, world),
+            None => self.search_each(peer, world),
+        }
+    }
+
+    fn search_each(&self, peer: &Peer<'_>, world: &World) -> Search<'_> {
         let mut open = None;
         for rule in &self.rules {
-            let may_open = rule.value.verdict != RuleVerdict::Deny;
             match hit(&rule.value, peer, world) {
-                Hit::Yes => return Search { found: Found::Rule(rule), open, waits: false },
-                Hit::NoData => return Search { found: Found::NoData(rule), open, waits: false },
-                Hit::NameOnly if may_open => return Search { found: Found::Nothing, open: Some(rule), waits: true },
-                Hit::NeedsAddress if may_open => open = open.or(Some(rule)),
-                Hit::No | Hit::NameOnly | Hit::NeedsAddress => {}
+                Hit::No => {}
+                Hit::NeedsAddress => open = open.or(Some(rule).filter(|rule| may_open(rule))),
+                settled => {
+                    if let Some(search) = settle(rule, settled, open) {
+                        return search;
+                    }
+                }
             }
         }
-        Search { found: Found::Nothing, open, waits: false }
+        Search { open, ..Search::NOTHING }
+    }
+
+    fn search_index(&self, index: &Index, peer: &Peer<'_>, world: &World) -> Search<'_> {
+        let compare = |position: usize| self.rules.get(position).map(|rule| (rule, hit(&rule.value, peer, world)));
+        let mut first = usize::MAX;
+        index.propose(peer, |positions| {
+            let before = positions.iter().take_while(|&&position| position < first);
+            let settles = |position: &&usize| compare(**position).is_some_and(|(rule, hit)| settle(rule, hit, None).is_some());
+            first = before.copied().find(|position| settles(&position)).unwrap_or(first);
+        });
+        let openers = index.openers().iter().take_while(|&&position| peer.address.is_none() && position < first);
+        let open =
+            openers.filter_map(|&position| compare(position)).find(|(_, hit)| *hit == Hit::NeedsAddress).map(|(rule, _)| rule);
+        let search = compare(first).and_then(|(rule, hit)| settle(rule, hit, open));
+        search.unwrap_or(Search { open, ..Search::NOTHING })
+    }
+}
+
+fn may_open(rule: &Held<Rule>) -> bool {
+    rule.value.verdict != RuleVerdict::Deny
+}
+
+/// The outcome of a search that came to `rule`; None where it goes on.
+fn settle<'l>(rule: &'l Held<Rule>, hit: Hit, open: Option<&'l Held<Rule>>) -> Option<Search<'l>> {
+    match hit {
+        Hit::Yes => Some(Search { found: Found::Rule(rule), open, waits: false }),
+        Hit::NoData => Some(Search { found: Found::NoData(rule), open, waits: false }),
+        Hit::NameOnly if may_open(rule) => Some(Search { found: Found::Nothing, open: Some(rule), waits: true }),
+        Hit::No | Hit::NameOnly | Hit::NeedsAddress => None,
     }
 }
 
@@ -199,4 +242,100 @@ fn labels_hit(labels: &[Box<str>], peer: &Peer<'_>, world: &World, is_deny: bool
     }
     let unsettled = peer.address.is_none() && labels.iter().any(|label| world.labels.needs_address(label));
     if unsettled { Hit::NeedsAddress } else { Hit::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::super::geo::NoGeo;
+    use super::super::labels::Label;
+    use super::super::source::{Layer, Source};
+    use super::*;
+
+    fn entity() -> impl Strategy<Value = String> {
+        prop_oneof![
+            proptest::sample::select(vec![
+                "*",
+                "LAN",
+                "Internet,LAN",
+                "L:some",
+                "L:nets",
+                "@group",
+                "@none",
+                "AT",
+                "C:EU",
+                "AS1"
+            ])
+            .prop_map(str::to_owned),
+            "10\\.[0-2]\\.0\\.[0-2](/(8|15|16|32))?",
+            "2001:db8:[0-2]::/(32|48|64)",
+            "(\\.|\\*\\.|\\*|)([ab]\\.)?[a-c]\\.example",
+            "[a-c]\\.(exam)?\\*",
+            "\\*[a-c](\\.ex)?\\*",
+        ]
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let transport = proptest::sample::select(vec!["", "", " TCP", " UDP/53", " */80-90"]);
+        ("[-+?]", entity(), transport).prop_map(|(verdict, entity, transport)| {
+            format!("{verdict} {entity}{transport}").parse().expect("a generated rule is valid")
+        })
+    }
+
+    fn world() -> World {
+        let mut labels = Labels::default();
+        let patterns = |text: &str| Label { names: vec![text.parse().expect("a pattern")], networks: Vec::new() };
+        labels.add("some", patterns(".a.example"), Label::default());
+        labels.add(
+            "nets",
+            Label { networks: vec!["10.1.0.0/16".parse().expect("a net")], ..patterns("b.example") },
+            Label::default(),
+        );
+        let group = vec!["a.a.example".parse().expect("an entity"), "10.2.0.0/16".parse().expect("an entity")];
+        World { geo: Arc::new(NoGeo), labels, groups: BTreeMap::from([("group".into(), group)]) }
+    }
+
+    fn held(rules: Vec<Rule>) -> Vec<Held<Rule>> {
+        let file = Arc::new(PathBuf::from("x.toml"));
+        let source = |line| Source { layer: Layer::User, profile: "x".into(), text: "x".into(), file: Arc::clone(&file), line };
+        rules.into_iter().zip(1..).map(|(value, line)| Held { value, source: source(line) }).collect()
+    }
+
+    fn told(search: &Search<'_>) -> (Option<(u32, bool)>, Option<u32>, bool) {
+        let found = match search.found {
+            Found::Nothing => None,
+            Found::Rule(rule) => Some((rule.source.line, true)),
+            Found::NoData(rule) => Some((rule.source.line, false)),
+        };
+        (found, search.open.map(|rule| rule.source.line), search.waits)
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_with_an_index_finds_what_a_list_without_it_finds(
+            rules in proptest::collection::vec(rule(), 0..60),
+            name in proptest::option::of("([ab]\\.)?[a-c]\\.example"),
+            chain in proptest::collection::vec("([ab]\\.)?[a-c]\\.example", 0..2),
+            address in proptest::option::of("10\\.[0-2]\\.0\\.[0-2]|2001:db8:[0-2]::1|192\\.0\\.2\\.1"),
+            port in proptest::sample::select(vec![53_u16, 85, 443]),
+            protocol in proptest::sample::select(vec![Protocol::TCP, Protocol::UDP]),
+        ) {
+            let world = world();
+            let list = RuleList { index: Some(Index::new(rules.iter())), rules: held(rules) };
+            let name: Option<Name> = name.map(|name| name.parse().expect("a name"));
+            let chain: Vec<Name> = chain.iter().map(|name| name.parse().expect("a name")).collect();
+            let address: Option<IpAddr> = address.map(|address| address.parse().expect("an address"));
+            let peer = Peer {
+                name: name.as_ref(),
+                chain: &chain,
+                address,
+                scope: address.and_then(Scope::of),
+                transport: address.map(|_| (protocol, Some(port))),
+            };
+            prop_assert_eq!(told(&list.search(&peer, &world)), told(&list.search_each(&peer, &world)));
+        }
+    }
 }

@@ -8,6 +8,7 @@ mod entity;
 mod fault;
 mod features;
 mod geo;
+mod index;
 mod keys;
 mod label_file;
 mod labels;

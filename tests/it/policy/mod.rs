@@ -1,5 +1,6 @@
 //! The policy, seen from outside: files in, decisions out.
 
+mod allocation;
 mod answers;
 mod files;
 mod framework;
