@@ -23,7 +23,7 @@ use crate::cli::{Exit, UpArgs, complain};
 use crate::config::paths::{self, Places};
 use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
-use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable};
+use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::tun::OpenError;
@@ -139,7 +139,9 @@ fn start(installed: &mut Installed, prepared: Prepared, socket: std::path::PathB
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
     let answers = !loopback_dns.0.is_empty();
+    let device_index = setup::index_of(&mut RouteSocket::open()?, &plan.device).map_err(io::Error::other)?;
     let core = Core::start(core::Plan {
+        device_index,
         tun,
         sockets: SocketTable::open()?,
         processes: Arc::new(Processes::new(Options::default())),

@@ -44,6 +44,6 @@ mod tests {
 
     #[test]
     fn a_run_directory_that_cannot_be_made_is_a_failure() {
-        assert_eq!(run(&CleanupArgs { run_dir: "/proc/no-such-folder".into() }), Exit::Failed);
+        assert_eq!(run(&CleanupArgs { run_dir: Some("/proc/no-such-folder".into()) }, None), Exit::Failed);
     }
 }
