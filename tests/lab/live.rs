@@ -3,7 +3,9 @@
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::harness::{Finished, Lab, Profiles, Router, Running, Way, eventually, executable, hold, python};
+use crate::harness::{
+    Capture, Finished, Lab, Profiles, Router, Running, Seen, Way, binary, eventually, executable, hold, python,
+};
 
 through_a_router! {
     status_tells_what_runs,
@@ -14,6 +16,7 @@ through_a_router! {
     a_higher_level_cuts_what_it_refuses,
     an_allowed_prompt_lets_the_held_connection_go_on,
     a_denied_prompt_refuses_the_held_connection,
+    nothing_leaves_while_nobody_has_answered,
 }
 
 /// The JSON objects of a verb's answer: one a line, or one array.
@@ -88,7 +91,7 @@ fn monitor_shows_a_flow_as_it_happens() {
     let lab = Lab::new();
     let profiles = Profiles::accepting();
     let router = Router::start(&lab, Way::Up, &profiles);
-    let binary = crate::harness::binary().display().to_string();
+    let binary = binary().display().to_string();
     let mut monitor = lab.laptop().spawn([binary.as_str(), "monitor", "--json"]);
     // The monitor may not yet listen when the first program runs.
     let talker = std::thread::scope(|scope| {
@@ -204,6 +207,53 @@ fn a_denied_prompt_refuses_the_held_connection(way: Way) {
     router.verb(&["prompt", "deny", &id]).expect_success();
     let (status, _) = held.finish();
     assert_eq!(status.code(), Some(7), "{way:?}");
+}
+
+fn nothing_leaves_while_nobody_has_answered(way: Way) {
+    let lab = Lab::new();
+    let profiles = asking();
+    let router = Router::start(&lab, way, &profiles);
+    let capture = Capture::start(&lab, "asked");
+    let held = router.spawn(["curl", "-sS", "--max-time", "30", "http://ask.example.net/hello"]);
+    let id = prompt(&router).get("id").expect("a prompt has an id").to_string();
+    // The held SYN is sent again by the program's kernel after one second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    // The control: the laptop's echo reply.
+    lab.gateway().run(["ping", "-c1", "-q", Lab::LAPTOP_4]).expect_success();
+    let control = Seen { protocol: "ICMP", destination: std::net::IpAddr::from([10, 9, 0, 1]), port: None };
+    capture.stop_with_only(&[control], &Seen::questions());
+    let capture = Capture::start(&lab, "answered");
+    router.verb(&["prompt", "allow", &id]).expect_success();
+    assert!(held.finish().0.success(), "{way:?}");
+    let seen = capture.stop();
+    assert!(seen.contains(&Seen::tcp(Lab::OTHER_4, 80)) || seen.contains(&Seen::tcp(Lab::OTHER_6, 80)), "{way:?}: {seen:?}");
+}
+
+#[test]
+fn a_stranger_may_neither_read_nor_change() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let copy = lab.copy_of(&binary().display().to_string(), "portreeve");
+    let copy = copy.display().to_string();
+    for verb in [vec!["status"], vec!["flows"], vec!["level", "fortress"], vec!["reload"], vec!["down"]] {
+        let nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", &copy];
+        lab.laptop().run(nobody.into_iter().chain(verb)).expect_code(5);
+    }
+    assert!(router.verb(&["level"]).expect_success().to_lowercase().contains("dynamic"));
+}
+
+#[test]
+fn a_program_cannot_answer_for_itself() {
+    let lab = Lab::new();
+    let profiles = asking();
+    let router = Router::start(&lab, Way::Exec, &profiles);
+    let script = format!(
+        "curl -sS -4 --max-time 8 http://ask.example.net/hello & for i in 1 2 3 4 5 6 7 8 9; do sleep 0.3; {} prompt allow $i; done >/dev/null 2>&1; wait",
+        binary().display()
+    );
+    let told = router.run(["sh", "-c", &script]);
+    assert!(!told.stdout.contains("hello from the lab"), "the program inside allowed its own flow: {told:?}");
 }
 
 #[test]
