@@ -28,21 +28,17 @@ class Way:
     """How programs reach the server, and which process is the router."""
 
     def __init__(self, options, name):
-        self.options, self.name, self.daemon = options, name, None
+        self.options, self.name = options, name
         profiles = pathlib.Path(options.work) / "profiles"
         profiles.mkdir(exist_ok=True)
         (profiles / "fallback.toml").write_text(ACCEPT_ALL)
         exec_words = [options.binary, "exec", "--profiles", str(profiles), "--"]
         self.prefix = {"pasta": [*"pasta --config-net --quiet --runas 0 --no-map-gw -t none -u none -T none -U none --".split()], "exec": exec_words}.get(name, [])
-        self.router = {"pasta": "pasta", "exec": "portreeve", "up": "portreeve"}.get(name)
+        self.router = {"pasta": ("pasta", "passt"), "exec": ("portreeve",), "up": ("portreeve",)}.get(name)
         if name == "up":
-            self.daemon = self.spawn_plain([options.binary, "up", "--foreground", "--profiles", str(profiles)])
-            for _ in range(100):
-                if self.plain([options.binary, "status"]).returncode == 0:
-                    break
-                time.sleep(0.1)
-            else:
-                sys.exit("bench: `portreeve up` does not become active")
+            # In the background, as a service: in the foreground it would print a line a flow.
+            if self.plain([options.binary, "up", "--profiles", str(profiles)]).returncode != 0:
+                sys.exit("bench: `portreeve up` fails")
 
     def host_words(self, host, words):
         return [self.options.lab, "run", self.options.name, host, *words]
@@ -63,9 +59,8 @@ class Way:
             return None
 
     def close(self):
-        if self.daemon:
+        if self.name == "up":
             self.plain([self.options.binary, "down"])
-            self.daemon.wait(timeout=20)
 
 
 def gigabits(way, streams, down):
@@ -82,27 +77,20 @@ def small(way, *words):
     return told
 
 
-def descendants(pid):
-    """The process and all that it started."""
-    found = [pid]
-    for one in found:
-        for task in pathlib.Path(f"/proc/{one}/task").glob("*/children"):
-            found += [int(child) for child in task.read_text().split()]
-    return found
-
-
-def resident_mib(way, pid):
-    """Resident memory of the router's processes below `pid`."""
+def resident_mib(way):
+    """Resident memory of the router's processes: those in the laptop's namespace that run its program."""
     total = 0
-    for one in descendants(pid):
+    listed = subprocess.run(["ip", "netns", "pids", f"laptop-{way.options.name}"], capture_output=True, text=True).stdout
+    for pid in listed.split():
         try:
-            status = pathlib.Path(f"/proc/{one}/status").read_text()
+            status = pathlib.Path(f"/proc/{pid}/status").read_text()
+            program = pathlib.Path(f"/proc/{pid}/exe").readlink().name
         except OSError:
             continue
         fields = dict(line.split(":", 1) for line in status.splitlines() if ":" in line)
-        if fields["Name"].strip().startswith(way.router):
+        if program.startswith(way.router):
             total += int(fields.get("VmRSS", "0 kB").split()[0])
-    return total / 1024
+    return total / 1024 or None
 
 
 def idle_mib(way, flows):
@@ -110,14 +98,14 @@ def idle_mib(way, flows):
     if not way.router:
         return None
     words = way.prefix + [f"{way.options.work}/traffic", "idle", SERVER, PORT, str(flows)]
-    holder = way.spawn_plain(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    holder = way.spawn_plain(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
     try:
         told = holder.stdout.readline()
         if not told or json.loads(told)["open"] != flows:
             print(f"bench: {way.name}: of {flows} flows: {told.strip() or 'none'}", file=sys.stderr)
             return None
         time.sleep(1)
-        return resident_mib(way, way.daemon.pid if way.daemon else holder.pid)
+        return resident_mib(way)
     finally:
         holder.stdin.close()
         holder.wait(timeout=30)

@@ -1,6 +1,6 @@
 // Small traffic with exact clocks, for scripts/bench. Prints one JSON line.
 //
-//   traffic serve PORT                           echo on every address, both families
+//   traffic serve PORT                           echo on every address, both families; closes where it is asked to
 //   traffic connects ADDRESS PORT SECONDS N      N loops at a time of connect, 1 byte there and back, close
 //   traffic trips ADDRESS PORT SECONDS           1 byte there and back on one connection
 //   traffic idle ADDRESS PORT COUNT              opens COUNT connections, says so, keeps them until stdin ends
@@ -64,8 +64,11 @@ static int dial(void) {
 	return fd;
 }
 
-static int trip(int fd) {
-	char byte = 'x';
+// The server keeps the connection after KEEP and closes it after LAST: the ports of the closing side stay taken for a
+// minute (TIME-WAIT), and only the server's side has enough of them.
+enum { KEEP = 'k', LAST = 'l' };
+
+static int trip(int fd, char byte) {
 	return write(fd, &byte, 1) == 1 && read(fd, &byte, 1) == 1;
 }
 
@@ -92,7 +95,8 @@ static void *connect_loop(void *argument) {
 	while (now_ns() < loop->deadline && loop->errors < 20) {
 		uint64_t start = now_ns();
 		int fd = dial();
-		if (fd >= 0 && trip(fd))
+		char rest;
+		if (fd >= 0 && trip(fd, LAST) && read(fd, &rest, 1) == 0)
 			note(loop, start);
 		else
 			loop->errors++;
@@ -144,7 +148,7 @@ static void trips(double seconds) {
 		fail("connect");
 	uint64_t begin = now_ns(), deadline = begin + (uint64_t)(seconds * 1e9), start;
 	while ((start = now_ns()) < deadline && loop.errors < 5) {
-		if (trip(fd))
+		if (trip(fd, KEEP))
 			note(&loop, start);
 		else
 			loop.errors++;
@@ -157,7 +161,7 @@ static void idle(long count) {
 	char byte;
 	while (open < count) {
 		int fd = dial();
-		if (fd < 0 || !trip(fd))
+		if (fd < 0 || !trip(fd, KEEP))
 			break;
 		open++;
 	}
@@ -192,7 +196,7 @@ static void serve(const char *port) {
 			ssize_t length = read(fd, buffer, sizeof buffer);
 			if (length < 0 && errno == EAGAIN)
 				continue;
-			if (length <= 0 || write(fd, buffer, (size_t)length) != length)
+			if (length <= 0 || write(fd, buffer, (size_t)length) != length || buffer[0] == LAST)
 				close(fd);
 		}
 	}
