@@ -139,11 +139,13 @@ impl Core {
             facts: plan.facts,
             shared,
             shard: handle,
+            resolver,
             loader: plan.loader,
             sources: Mutex::new(plan.loaded.sources),
             ending: ending_sender,
             ended,
         });
+        running.tune_resolver(plan.level);
         Ok(Self { runtime, running, undone, ending, threads, recorder })
     }
 
