@@ -21,6 +21,7 @@ mod rule;
 mod scope;
 mod settings;
 mod source;
+mod tail;
 mod transport;
 mod view;
 
