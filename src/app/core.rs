@@ -101,6 +101,7 @@ impl Core {
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
         let parts = Parts {
             tun: plan.tun,
+            takes_over: plan.mark.is_some(),
             config: config_of(plan.host_loopback, descriptors),
             dialer: Dialer::new(plan.mark),
             attributor: attributor.clone(),

@@ -201,6 +201,12 @@ impl Router {
         self.table.flow(id)
     }
 
+    /// Every flow that has not ended.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowId> {
+        self.table.iter().map(|flow| flow.id).collect()
+    }
+
     /// Adds bytes that an open flow carried and notes that it lives.
     pub fn account(&mut self, id: FlowId, up: u64, down: u64, now: Instant) {
         if let Some(flow) = self.table.flow_mut(id) {
