@@ -45,8 +45,9 @@
 //! | | [`cli`] | verbs |
 //! | top | [`app`] | start order, event loops, shutdown: the only room that sees all |
 //!
-//! Rule: `app → upper → router → verdict → profile, flow, names, process → packet`; an upper room never names another upper
-//! room, except that [`cli`], whose verbs are the others' doors, calls them and [`app`], and every upper room may be called by `app`.
+//! Rule: `app → upper → router → flow → verdict → profile → process, names → packet`; a ground room names only rooms below it. An
+//! upper room never names another upper room, with two exceptions: [`cli`], whose verbs are the others' doors, calls them and
+//! [`app`]; and who sets up what carries the TUN may name it ([`enclosure`] → [`netlink`] → [`tun`]). `app` may name all.
 
 pub mod flow;
 pub mod names;

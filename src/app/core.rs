@@ -101,6 +101,7 @@ impl Core {
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
         let parts = Parts {
             tun: plan.tun,
+            takes_over: plan.mark.is_some(),
             config: config_of(plan.host_loopback, descriptors),
             dialer: Dialer::new(plan.mark),
             attributor: attributor.clone(),
@@ -139,11 +140,13 @@ impl Core {
             facts: plan.facts,
             shared,
             shard: handle,
+            resolver,
             loader: plan.loader,
             sources: Mutex::new(plan.loaded.sources),
             ending: ending_sender,
             ended,
         });
+        running.tune_resolver(plan.level);
         Ok(Self { runtime, running, undone, ending, threads, recorder })
     }
 

@@ -15,6 +15,7 @@ pub fn level_features(json: Json) -> String {
         let levels: Vec<Level> = Level::ALL.into_iter().filter(|level| feature.is_on(*level)).collect();
         let engine = match feature.engine {
             Engine::Decision => "decision",
+            Engine::Resolver => "resolver",
             Engine::ShippedProfiles => "shipped profiles",
             Engine::Missing => "not built yet",
         };

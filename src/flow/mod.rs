@@ -6,5 +6,6 @@
 mod record;
 mod table;
 
-pub use record::{Direction, Record};
+pub use crate::packet::Direction;
+pub use record::Record;
 pub use table::{Flow, FlowId, Owner, Parked, Service, State, Table};

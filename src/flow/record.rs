@@ -2,15 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::packet::Direction;
 use crate::process::Confidence;
-
-/// Who opened the flow, seen from this host.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Direction {
-    Outbound,
-    Inbound,
-}
 
 /// One flow or one DNS question, judged. Times are milliseconds since the Unix epoch; `src` and `dst` are `address:port`
 /// (a bare address for protocols without ports); a question has `proto` "dns", no bytes, and the asked address as `dst`.

@@ -160,7 +160,7 @@ impl Table {
 
     /// Opens a flow; None when the table is full.
     pub fn open(&mut self, tuple: FiveTuple, service: Service, now: Instant) -> Option<FlowId> {
-        if self.flows.len() >= self.capacity {
+        if self.is_full() {
             return None;
         }
         let entry = self.flows.vacant_entry();
@@ -217,6 +217,11 @@ impl Table {
     #[must_use]
     pub fn len(&self) -> usize {
         self.flows.len()
+    }
+
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.flows.len() >= self.capacity
     }
 
     #[must_use]

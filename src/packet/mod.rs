@@ -13,5 +13,5 @@ mod view;
 pub use build::{echo_reply, echo_request, udp_datagram};
 pub use offload::{VNET_HEADER_LEN, is_unfinished, unfinished_tcp};
 pub use reject::{Unreachable, reset, time_exceeded, unreachable};
-pub use tuple::{FiveTuple, Protocol};
+pub use tuple::{Direction, FiveTuple, Protocol};
 pub use view::{Checksums, Echo, IpPacket, Malformed, Segment, Transport};

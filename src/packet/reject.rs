@@ -28,10 +28,11 @@ const MAX_ERROR_V6: usize = 1280;
 /// The hop limit that Linux gives to packets of its own.
 const HOP_LIMIT: u8 = 64;
 
-/// Appends the reset that answers `packet` (RFC 9293 §3.10.7.1). Nothing is appended for anything but a TCP segment, or for a reset.
+/// Appends the reset that answers `packet` (RFC 9293 §3.10.7.1). Nothing is appended for anything but a TCP segment, for a reset, and
+/// for segments to several hosts (RFC 1122 §4.2.3.10).
 pub fn reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) {
     let Transport::Tcp(segment) = packet.transport() else { return };
-    if segment.control == TcpControl::Rst {
+    if segment.control == TcpControl::Rst || is_to_many(packet) {
         return;
     }
     let Some(tcp) = tcp_of(packet.bytes()) else { return };
@@ -86,11 +87,7 @@ pub fn time_exceeded(packet: &IpPacket<'_>, hop: IpAddr, out: &mut Vec<u8>) {
 
 fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8), v6: (Icmpv6Message, u8, u32), out: &mut Vec<u8>) {
     let tuple = packet.tuple();
-    let to_many = match tuple.remote.ip() {
-        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_multicast(),
-    };
-    if to_many || matches!(packet.transport(), Transport::Icmp { .. }) {
+    if is_to_many(packet) || matches!(packet.transport(), Transport::Icmp { .. }) {
         return;
     }
     match (from, tuple.local.ip()) {
@@ -117,6 +114,13 @@ fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8), v6: (Icmp
             icmp.fill_checksum(&src, &dst);
         }
         _ => {}
+    }
+}
+
+fn is_to_many(packet: &IpPacket<'_>) -> bool {
+    match packet.tuple().remote.ip() {
+        IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
+        IpAddr::V6(ip) => ip.is_multicast(),
     }
 }
 

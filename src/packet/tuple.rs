@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
+use serde::{Deserialize, Serialize};
+
 /// An IP protocol by its number (IANA "Assigned Internet Protocol Numbers").
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Protocol(pub u8);
@@ -38,6 +40,14 @@ impl fmt::Display for Protocol {
             Self(number) => write!(f, "{number}"),
         }
     }
+}
+
+/// Who opened the flow, seen from this host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    Outbound,
+    Inbound,
 }
 
 /// Protocol and both ends of a flow. `local` is this host's side (the program's socket), `remote` the other.

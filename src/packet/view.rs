@@ -138,16 +138,19 @@ impl<'a> IpPacket<'a> {
         let (src, dst) = (ip.src_addr(), ip.dst_addr());
         let payload = ip.payload();
         let (protocol, offset) = extension::walk(ip.next_header(), payload)?;
-        // Duplicate address detection and multicast reports come from `::` (RFC 4861 §4.3); nothing else may.
-        let from_nowhere = src.is_unspecified() && protocol != IpProtocol::Icmpv6;
-        if from_nowhere || src.is_multicast() || dst.is_unspecified() {
+        if src.is_multicast() || dst.is_unspecified() {
             return Err(Malformed::Address);
         }
         if protocol == IpProtocol::Ipv6Frag {
             return Err(Malformed::Fragment);
         }
         let payload = payload.get(offset..).ok_or(Malformed::Truncated)?;
-        Self::finish(bytes, ip.hop_limit(), (src.into(), dst.into()), protocol, payload, checksums)
+        let packet = Self::finish(bytes, ip.hop_limit(), (src.into(), dst.into()), protocol, payload, checksums)?;
+        // Duplicate address detection and multicast reports come from `::` (RFC 4861 §4.3); nothing else may.
+        if src.is_unspecified() && !matches!(packet.transport, Transport::Icmp { .. }) {
+            return Err(Malformed::Address);
+        }
+        Ok(packet)
     }
 
     fn finish(
@@ -162,8 +165,9 @@ impl<'a> IpPacket<'a> {
         let (ports, transport) = match protocol {
             IpProtocol::Tcp => tcp(payload, ends, checksums)?,
             IpProtocol::Udp => udp(payload, ends, checksums)?,
-            IpProtocol::Icmp => icmp_v4(payload)?,
-            IpProtocol::Icmpv6 => icmp_v6(payload, checksums, ends)?,
+            IpProtocol::Icmp if src.is_ipv4() => icmp_v4(payload)?,
+            IpProtocol::Icmpv6 if src.is_ipv6() => icmp_v6(payload, checksums, ends)?,
+            // One family's ICMP inside the other's header is a protocol that nobody speaks.
             _ => ((0, 0), Transport::Other),
         };
         let tuple = FiveTuple::new(Protocol(protocol.into()), (src, ports.0), (dst, ports.1));

@@ -22,6 +22,8 @@ pub enum Engine {
     Decision,
     /// The shipped Fallback profile, which can be overridden profile by profile.
     ShippedProfiles,
+    /// The resolver.
+    Resolver,
     /// Nothing yet.
     Missing,
 }
@@ -37,6 +39,9 @@ const fn feature(name: &'static str, levels: Levels, engine: Engine) -> Feature 
 /// STUN and TURN, which lead peers around names, are refused.
 pub const STUN_REFUSED: Feature = feature("STUN and TURN refused", FORTRESS, Engine::Decision);
 /// Names asked of the whole local network are not asked.
+pub const PLAIN_DNS_REFUSED: Feature =
+    feature("plain DNS upstream refused where an encrypted one is configured", FROM_SECURE, Engine::Resolver);
+
 pub const MULTICAST_DNS_REFUSED: Feature = feature("mDNS and LLMNR refused", FROM_SECURE, Engine::Decision);
 
 /// All protections.
@@ -51,7 +56,7 @@ pub const FEATURES: [Feature; 14] = [
     feature("inbound services of shipped profiles refused", FROM_SECURE, Engine::ShippedProfiles),
     MULTICAST_DNS_REFUSED,
     feature("special-use names kept from the network's resolvers", FROM_SECURE, Engine::Missing),
-    feature("plain DNS upstream refused where an encrypted one is configured", FROM_SECURE, Engine::Missing),
+    PLAIN_DNS_REFUSED,
     feature("the network's own resolvers refused", FORTRESS, Engine::Missing),
     STUN_REFUSED,
     feature("ECH hints filtered from answers", FORTRESS, Engine::Missing),
@@ -73,7 +78,7 @@ pub fn features_table() -> String {
     for feature in &FEATURES {
         let [dynamic, secure, fortress] = Level::ALL.map(|level| if feature.is_on(level) { "on" } else { "-" });
         let engine = match feature.engine {
-            Engine::Decision => "",
+            Engine::Decision | Engine::Resolver => "",
             Engine::ShippedProfiles => "  by the shipped profiles",
             Engine::Missing => "  not built yet",
         };

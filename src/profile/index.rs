@@ -39,6 +39,12 @@ pub(super) struct Index {
     nets_v4: BTreeMap<u8, Map<IpAddr>>,
     nets_v6: BTreeMap<u8, Map<IpAddr>>,
     scopes: BTreeMap<Scope, Positions>,
+    /// `* PROTOCOL/PORT` by the port.
+    ports: Map<u16>,
+    /// All of those, for a peer whose port is not known.
+    ported: Positions,
+    /// The permits and asks among them, which keep a question open.
+    ported_openers: Positions,
     /// Rules that are compared whatever the peer.
     rest: Positions,
     /// Permits and asks that may need an address: they keep a question open.
@@ -63,12 +69,23 @@ impl Index {
                 nets.entry(net.prefix_len()).or_default().entry(net.addr()).or_default().push(position);
             }
             Entity::Scopes(scopes) => scopes.iter().for_each(|scope| self.scopes.entry(*scope).or_default().push(position)),
+            Entity::Any if single_port(rule).is_some() => self.add_ported(position, rule),
             Entity::Any | Entity::Country(_) | Entity::Continent(_) | Entity::As(_) | Entity::Labels(_) | Entity::Group(_) => {
                 self.rest.push(position);
             }
         }
         if rule.verdict != RuleVerdict::Deny && !matches!(rule.entity, Entity::Any | Entity::Domain(_)) {
             self.openers.push(position);
+        }
+    }
+
+    fn add_ported(&mut self, position: usize, rule: &Rule) {
+        if let Some(port) = single_port(rule) {
+            self.ports.entry(port).or_default().push(position);
+        }
+        self.ported.push(position);
+        if rule.verdict != RuleVerdict::Deny {
+            self.ported_openers.push(position);
         }
     }
 
@@ -97,6 +114,11 @@ impl Index {
         }
         if let Some(positions) = peer.scope.and_then(|scope| self.scopes.get(&scope)) {
             see(positions);
+        }
+        match peer.transport {
+            None => see(&self.ported_openers),
+            Some((_, None)) => see(&self.ported),
+            Some((_, Some(port))) => self.ports.get(&port).into_iter().for_each(|positions| see(positions)),
         }
         see(&self.rest);
     }
@@ -127,4 +149,9 @@ impl Index {
             net.and_then(|net| nets.get(&net)).into_iter().for_each(|positions| see(positions));
         }
     }
+}
+
+fn single_port(rule: &Rule) -> Option<u16> {
+    let ports = rule.transport.as_ref()?.ports.as_ref()?;
+    (ports.start() == ports.end()).then(|| *ports.start())
 }

@@ -13,6 +13,7 @@ use super::labels::Labels;
 use super::rule::{Rule, RuleVerdict};
 use super::scope::Scope;
 use super::source::Held;
+use super::tail::{Tail, end_of};
 use super::transport::Fit;
 use crate::names::Name;
 use crate::packet::Protocol;
@@ -88,6 +89,8 @@ const INDEXED_FROM: usize = 24;
 #[derive(Debug, Default)]
 pub struct RuleList {
     rules: Vec<Held<Rule>>,
+    /// One for each rule.
+    tails: Vec<Tail>,
     index: Option<Index>,
 }
 
@@ -95,7 +98,8 @@ impl RuleList {
     #[must_use]
     pub fn new(rules: Vec<Held<Rule>>) -> Self {
         let index = (rules.len() >= INDEXED_FROM).then(|| Index::new(rules.iter().map(|held| &held.value)));
-        Self { rules, index }
+        let tails = rules.iter().map(|held| Tail::of(&held.value.entity)).collect();
+        Self { rules, tails, index }
     }
 
     #[must_use]
@@ -113,8 +117,11 @@ impl RuleList {
     }
 
     fn search_each(&self, peer: &Peer<'_>, world: &World) -> Search<'_> {
+        let end = peer.name.map(end_of);
         let mut open = None;
-        for rule in &self.rules {
+        // A chain of CNAMEs has further names, which the tails say nothing of.
+        let looked_at = self.rules.iter().zip(&self.tails).filter(|(_, tail)| !peer.chain.is_empty() || tail.may_match(end));
+        for (rule, _) in looked_at {
             match hit(&rule.value, peer, world) {
                 Hit::No => {}
                 Hit::NeedsAddress => open = open.or(Some(rule).filter(|rule| may_open(rule))),
@@ -160,6 +167,7 @@ fn settle<'l>(rule: &'l Held<Rule>, hit: Hit, open: Option<&'l Held<Rule>>) -> O
 
 /// Compares one rule with a peer.
 #[must_use]
+#[inline]
 pub fn hit(rule: &Rule, peer: &Peer<'_>, world: &World) -> Hit {
     let fit = match (&rule.transport, peer.transport) {
         (None, _) => Some(Fit::Yes),
@@ -179,6 +187,7 @@ pub fn hit(rule: &Rule, peer: &Peer<'_>, world: &World) -> Hit {
     }
 }
 
+#[inline]
 fn entity_hit(entity: &Entity, peer: &Peer<'_>, world: &World, is_deny: bool) -> Hit {
     match entity {
         Entity::Any => Hit::Yes,
@@ -191,8 +200,8 @@ fn entity_hit(entity: &Entity, peer: &Peer<'_>, world: &World, is_deny: bool) ->
         }
         Entity::As(own) => by_registry(peer, |address| world.geo.asn(address).map(|found| found == *own)),
         Entity::Domain(pattern) => {
-            let chain = if is_deny { peer.chain } else { &[] };
-            yes_or_no(peer.name.into_iter().chain(chain).any(|name| pattern.matches(name)))
+            let through_chain = || is_deny && peer.chain.iter().any(|name| pattern.matches(name));
+            yes_or_no(peer.name.is_some_and(|name| pattern.matches(name)) || through_chain())
         }
         Entity::Labels(labels) => labels_hit(labels, peer, world, is_deny),
         Entity::Group(group) => {
@@ -279,7 +288,7 @@ mod tests {
     }
 
     fn rule() -> impl Strategy<Value = Rule> {
-        let transport = proptest::sample::select(vec!["", "", " TCP", " UDP/53", " */80-90"]);
+        let transport = proptest::sample::select(vec!["", "", " TCP", " UDP/53", " TCP/443", " */80-90"]);
         ("[-+?]", entity(), transport).prop_map(|(verdict, entity, transport)| {
             format!("{verdict} {entity}{transport}").parse().expect("a generated rule is valid")
         })
@@ -320,11 +329,11 @@ mod tests {
             name in proptest::option::of("([ab]\\.)?[a-c]\\.example"),
             chain in proptest::collection::vec("([ab]\\.)?[a-c]\\.example", 0..2),
             address in proptest::option::of("10\\.[0-2]\\.0\\.[0-2]|2001:db8:[0-2]::1|192\\.0\\.2\\.1"),
-            port in proptest::sample::select(vec![53_u16, 85, 443]),
+            port in proptest::sample::select(vec![None, Some(53_u16), Some(85), Some(443)]),
             protocol in proptest::sample::select(vec![Protocol::TCP, Protocol::UDP]),
         ) {
             let world = world();
-            let list = RuleList { index: Some(Index::new(rules.iter())), rules: held(rules) };
+            let list = RuleList { index: Some(Index::new(rules.iter())), ..RuleList::new(held(rules)) };
             let name: Option<Name> = name.map(|name| name.parse().expect("a name"));
             let chain: Vec<Name> = chain.iter().map(|name| name.parse().expect("a name")).collect();
             let address: Option<IpAddr> = address.map(|address| address.parse().expect("an address"));
@@ -333,7 +342,7 @@ mod tests {
                 chain: &chain,
                 address,
                 scope: address.and_then(Scope::of),
-                transport: address.map(|_| (protocol, Some(port))),
+                transport: address.map(|_| (protocol, port)),
             };
             prop_assert_eq!(told(&list.search(&peer, &world)), told(&list.search_each(&peer, &world)));
         }

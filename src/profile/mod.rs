@@ -21,13 +21,14 @@ mod rule;
 mod scope;
 mod settings;
 mod source;
+mod tail;
 mod transport;
 mod view;
 
 pub use document::{Document, Placed, Table};
 pub use entity::{Continent, Country, Entity, EntityError};
 pub use fault::{Fault, Faults, nearest};
-pub use features::{Engine, FEATURES, Feature, MULTICAST_DNS_REFUSED, STUN_REFUSED, features_table};
+pub use features::{Engine, FEATURES, Feature, MULTICAST_DNS_REFUSED, PLAIN_DNS_REFUSED, STUN_REFUSED, features_table};
 pub use geo::{Geo, NoGeo};
 pub use keys::{KEYS, Key};
 pub use labels::{Label, Labels};

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::prompts::{MAX_ANSWERS, MAX_OPEN, Open, Target as PromptTarget};
+use super::prompts::{MAX_ANSWERS, MAX_OPEN, MAX_OPEN_EACH, MAX_WAITING, Open, Target as PromptTarget};
 use super::{Counter, Output, PromptEnd, PromptKey, Question, Router, Rules};
 use crate::flow::{Direction, Flow, FlowId, Owner, Service, State};
 use crate::packet::{Checksums, IpPacket, Protocol};
@@ -57,7 +57,7 @@ impl Router {
         decide(&self.rules.policy, &Case { subject: &owner.subject, level: self.rules.level, target, answer })
     }
 
-    fn enact(&mut self, id: FlowId, decision: Decision, owner: usize, now: Instant) {
+    pub(super) fn enact(&mut self, id: FlowId, decision: Decision, owner: usize, now: Instant) {
         let epoch = self.rules.epoch;
         let Some(flow) = self.table.flow_mut(id) else { return };
         flow.permit = decision.permit(epoch);
@@ -106,16 +106,18 @@ impl Router {
     fn ask(&mut self, id: FlowId, now: Instant) {
         let Some(flow) = self.table.flow(id) else { return };
         let Some(key) = flow.owner().map(|owner| key_of(flow, owner)) else { return };
-        let open = self.prompts.iter_mut().find(|(_, open)| open.key == key);
-        if let Some((_, open)) = open {
-            open.flows.push(id);
-        } else if self.prompts.len() >= MAX_OPEN {
-            return self.refuse_for(id, Check::Limit, now);
-        } else {
-            let (prompt, deadline) = (self.next_prompt, now + self.config.prompt_deadline);
-            self.next_prompt += 1;
-            self.prompts.insert(prompt, Open { key, flows: vec![id], deadline });
-            self.say(Output::Ask(Question { id: prompt, flow: id, deadline }));
+        let of_program = self.prompts.values().filter(|open| open.key.asker == key.asker).count();
+        let too_many = self.prompts.len() >= MAX_OPEN || of_program >= MAX_OPEN_EACH;
+        match self.prompts.values_mut().find(|open| open.key == key) {
+            Some(open) if open.flows.len() >= MAX_WAITING => return self.refuse_for(id, Check::Limit, now),
+            Some(open) => open.flows.push(id),
+            None if too_many => return self.refuse_for(id, Check::Limit, now),
+            None => {
+                let (prompt, deadline) = (self.next_prompt, now + self.config.prompt_deadline);
+                self.next_prompt += 1;
+                self.prompts.insert(prompt, Open { key, flows: vec![id], deadline });
+                self.say(Output::Ask(Question { id: prompt, flow: id, deadline }));
+            }
         }
         let deadline = self.prompts.values().find(|open| open.flows.contains(&id)).map(|open| open.deadline);
         if let Some(flow) = self.table.flow_mut(id) {
@@ -141,6 +143,7 @@ impl Router {
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.pop_first();
         }
+        self.forget_refused(&open.key);
         self.answers.insert(open.key, answer);
         self.say(Output::Asked { prompt, how: PromptEnd::Answered(answer) });
         for id in open.flows {
@@ -150,6 +153,13 @@ impl Router {
                 self.enact(id, decision, owner, now);
             }
         }
+    }
+
+    /// What was refused for want of this answer is judged again at its next packet.
+    fn forget_refused(&mut self, key: &PromptKey) {
+        let waits = |flow: &&Flow| flow.state == State::Refused && flow.owner().is_some_and(|owner| key_of(flow, owner) == *key);
+        let ids: Vec<FlowId> = self.table.iter().filter(waits).map(|flow| flow.id).collect();
+        ids.into_iter().for_each(|id| self.forget(id));
     }
 
     /// The deadline of a prompt has passed, or an identity never came: silence is refusal.
@@ -172,17 +182,14 @@ impl Router {
     /// Judges every flow again under other rules; what they refuse is cut.
     pub(super) fn on_rules(&mut self, rules: Rules, subject: &dyn Fn(&Arc<Identity>) -> Subject, now: Instant) {
         self.rules = rules;
-        let ids: Vec<FlowId> = self.table.iter().filter(|flow| !flow.owners.is_empty()).map(|flow| flow.id).collect();
+        let ids: Vec<FlowId> = self.table.iter().map(|flow| flow.id).collect();
         for id in ids {
             let Some(flow) = self.table.flow_mut(id) else { continue };
             for owner in &mut flow.owners {
                 owner.subject = subject(&owner.subject.identity);
             }
             match (flow.state, flow.service) {
-                (State::Refused, _) => {
-                    self.disarm(id);
-                    self.table.close(id);
-                }
+                (State::Refused, _) => self.forget(id),
                 (_, Service::Dns) | (State::Identifying, _) => {}
                 (State::Asking, _) => self.judge_waiting(id, now),
                 (State::Opening | State::Open, _) => self.judge_open(id, now),
@@ -192,22 +199,32 @@ impl Router {
 
     fn judge_waiting(&mut self, id: FlowId, now: Instant) {
         let (decision, owner) = self.judge(id);
-        if decision.verdict != Verdict::Ask {
-            self.disarm(id);
-            self.leave_prompts(id);
-            self.enact(id, decision, owner, now);
+        let Some(flow) = self.table.flow_mut(id) else { return };
+        if decision.verdict == Verdict::Ask && owner == flow.decided_by {
+            flow.decision = Some(decision);
+            return;
         }
+        self.disarm(id);
+        self.leave_prompts(id);
+        self.enact(id, decision, owner, now);
     }
 
     fn judge_open(&mut self, id: FlowId, now: Instant) {
         let epoch = self.rules.epoch;
         let (decision, owner) = self.judge(id);
+        let permit = decision.permit(epoch);
+        if permit.is_none() {
+            self.say(Output::Cut(id));
+        }
         let Some(flow) = self.table.flow_mut(id) else { return };
-        flow.permit = decision.permit(epoch);
+        if permit.is_none() && flow.state == State::Opening {
+            // The program has not been told anything yet: it is told now, or a person is asked.
+            return self.enact(id, decision, owner, now);
+        }
+        flow.permit = permit;
         flow.decided_by = owner;
         flow.decision = Some(decision);
-        if flow.permit.is_none() {
-            self.say(Output::Cut(id));
+        if permit.is_none() {
             self.finish(id, "cut by policy", now);
         }
     }
@@ -231,6 +248,12 @@ impl Router {
         self.pending = self.pending.saturating_sub(1);
         self.disarm(id);
         self.leave_prompts(id);
+    }
+
+    /// Forgets a flow that was refused; its record is written already.
+    pub(super) fn forget(&mut self, id: FlowId) {
+        self.disarm(id);
+        self.table.close(id);
     }
 
     fn linger(&mut self, id: FlowId, now: Instant) {

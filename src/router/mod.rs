@@ -23,6 +23,8 @@ mod judging;
 mod packets;
 mod prompts;
 mod telling;
+#[cfg(test)]
+mod tests;
 mod upstream;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -34,7 +36,7 @@ pub use counters::{Counter, Counters};
 pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
-use crate::flow::{Flow, FlowId, Owner, Record, Table};
+use crate::flow::{Flow, FlowId, Owner, Record, State, Table};
 use crate::packet::IpPacket;
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
@@ -199,6 +201,12 @@ impl Router {
         self.table.flow(id)
     }
 
+    /// Every flow that has not ended.
+    #[must_use]
+    pub fn flows(&self) -> Vec<FlowId> {
+        self.table.iter().map(|flow| flow.id).collect()
+    }
+
     /// Adds bytes that an open flow carried and notes that it lives.
     pub fn account(&mut self, id: FlowId, up: u64, down: u64, now: Instant) {
         if let Some(flow) = self.table.flow_mut(id) {
@@ -232,7 +240,7 @@ impl Router {
     /// Open flows, and flows that wait for a verdict.
     #[must_use]
     pub fn population(&self) -> (usize, usize) {
-        (self.table.len() - self.pending, self.pending)
+        (self.table.iter().filter(|flow| flow.state == State::Open).count(), self.pending)
     }
 
     fn say(&mut self, output: Output) {

@@ -2,13 +2,17 @@
 
 use std::time::{Duration, Instant};
 
+use smoltcp::wire::TcpControl;
+
 use super::{Counter, Output, Router};
 use crate::flow::{FlowId, Service, State};
-use crate::packet::{IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
+use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
 use crate::verdict::Verdict;
 
 /// How long the socket tables and /proc may take before the flow is refused.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(5);
+/// Timers looked through for a flow to forget. Those of refused flows are short, so they come first.
+const MAX_SEARCH: usize = 64;
 /// The port of DNS over UDP and TCP.
 const DNS_PORT: u16 = 53;
 
@@ -38,7 +42,10 @@ impl Router {
             }
             State::Refused => {
                 let drop = flow.decision.as_ref().is_some_and(|d| d.verdict == Verdict::Drop);
-                flow.last_active = now;
+                // Where nobody was found in time, the question is worth asking again soon.
+                if !flow.owners.is_empty() {
+                    flow.last_active = now;
+                }
                 self.count(Counter::RefusedAgain);
                 if !drop {
                     self.reject(packet);
@@ -50,12 +57,12 @@ impl Router {
 
     fn on_pending(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         if let Transport::Tcp(segment) = packet.transport() {
-            if segment.opens() {
-                self.count(Counter::Retransmit);
-            } else {
-                // A program that gives up resets what it began; nothing else can come before the SYN-ACK.
+            // A program that gives up resets what it began; what else comes before the SYN-ACK is not of this flow.
+            if segment.control == TcpControl::Rst {
                 self.say(Output::Cut(id));
                 self.finish(id, "abandoned", now);
+            } else {
+                self.count(Counter::Retransmit);
             }
             return;
         }
@@ -67,14 +74,22 @@ impl Router {
             && !segment.opens()
         {
             self.count(Counter::OlderFlow);
+            if segment.control == TcpControl::Rst {
+                return;
+            }
             self.reject(packet);
             return self.say(Output::Older);
+        }
+        // A flow whose first packet is lost here could neither be answered nor opened.
+        if self.parked + packet.bytes().len() > self.config.max_parked {
+            self.count(Counter::ParkedOut);
+            return self.reject(packet);
         }
         let tuple = packet.tuple();
         let dns = tuple.remote.port() == DNS_PORT && tuple.protocol.has_ports();
         let service = if dns { Service::Dns } else { Service::Relay };
         let room = self.pending < self.config.max_pending;
-        let Some(id) = room.then(|| self.table.open(tuple, service, now)).flatten() else {
+        let Some(id) = room.then(|| self.open_flow(tuple, service, now)).flatten() else {
             self.count(Counter::FlowsOut);
             return self.reject(packet);
         };
@@ -82,6 +97,16 @@ impl Router {
         self.park(id, packet.bytes());
         self.arm(id, now + IDENTIFY_DEADLINE);
         self.say(Output::Identify(id));
+    }
+
+    /// A place in the table; where it is full, that of a flow that was refused and is only remembered.
+    fn open_flow(&mut self, tuple: FiveTuple, service: Service, now: Instant) -> Option<FlowId> {
+        if self.table.is_full() {
+            let is_refused = |id: &FlowId| self.table.flow(*id).is_some_and(|flow| flow.state == State::Refused);
+            let oldest = self.timers.iter().take(MAX_SEARCH).map(|(_, id)| *id).find(is_refused)?;
+            self.forget(oldest);
+        }
+        self.table.open(tuple, service, now)
     }
 
     fn park(&mut self, id: FlowId, bytes: &[u8]) {

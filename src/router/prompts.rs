@@ -41,6 +41,10 @@ pub enum PromptEnd {
 
 /// More open questions than anyone could read are a flood; further flows are refused.
 pub(super) const MAX_OPEN: usize = 50;
+/// Of which one program may have so many, so that it does not silence the others.
+pub(super) const MAX_OPEN_EACH: usize = 10;
+/// Flows that wait for one answer, so that one program does not fill the place for undecided flows.
+pub(super) const MAX_WAITING: usize = 64;
 /// Remembered answers; past that, the program is asked about again.
 pub(super) const MAX_ANSWERS: usize = 4096;
 

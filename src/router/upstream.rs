@@ -99,9 +99,7 @@ impl Router {
                     self.say(Output::Cut(id));
                     self.finish(id, "idle", now);
                 }
-                State::Refused => {
-                    self.table.close(id);
-                }
+                State::Refused => self.forget(id),
             }
         }
     }

@@ -2,9 +2,8 @@
 
 use std::net::IpAddr;
 
-use crate::flow::Direction;
 use crate::names::{Name, Sighting};
-use crate::packet::Protocol;
+use crate::packet::{Direction, Protocol};
 use crate::profile::{Level, Subject};
 
 /// What a person answered to a prompt for this program and target.

@@ -8,9 +8,8 @@ use super::outcome::{Outcome, Row, first_conclusion, no_data, search_layers};
 use super::related::is_related;
 use super::trace::Witness;
 use super::{Answer, Check, Decision, Lane, Reason, Verdict, bypass, infrastructure};
-use crate::flow::Direction;
 use crate::names::{Name, Pattern, Sighting};
-use crate::packet::Protocol;
+use crate::packet::{Direction, Protocol};
 use crate::profile::{
     Fit, Flag, Found, Held, Level, Mode, Peer, Policy, Profile, Restrictions, RuleList, RuleVerdict, RunAs, Scope, Subject,
     Switch, Transport, View,

@@ -4,8 +4,7 @@
 
 use std::net::IpAddr;
 
-use crate::flow::Direction;
-use crate::packet::Protocol;
+use crate::packet::{Direction, Protocol};
 use crate::profile::Scope;
 
 /// One kind of exempt traffic.

@@ -1,5 +1,6 @@
 //! Stories of rooms working together, without privileges and without the network.
 
+mod architecture;
 #[cfg(feature = "edges")]
 mod control;
 mod names;

@@ -121,8 +121,4 @@ impl Lanes {
             place.dirty = false;
         }
     }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
-    }
 }

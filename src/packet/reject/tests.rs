@@ -86,3 +86,30 @@ fn packets_to_many_hosts_are_never_answered() {
         assert!(out.is_empty(), "{to}");
     }
 }
+
+#[test]
+fn a_segment_to_many_hosts_is_never_reset() {
+    for (to, is_many) in [([224, 0, 0, 1], true), ([255, 255, 255, 255], true), ([203, 0, 113, 1], false)] {
+        let mut bytes = Vec::new();
+        let builder = PacketBuilder::ipv4([10, 9, 0, 2], to, 64).tcp(40000, 443, 1000, 64240).syn();
+        builder.write(&mut bytes, &[]).expect("writing to memory");
+        let mut out = Vec::new();
+        reset(&IpPacket::parse(&bytes, Checksums::Finished).expect("well-formed"), &mut out);
+        assert_eq!(out.is_empty(), is_many, "{to:?}");
+    }
+}
+
+#[test]
+fn errors_are_never_answered_by_errors() {
+    for v6 in [false, true] {
+        let bytes = syn(v6);
+        let mut error = Vec::new();
+        unreachable(&IpPacket::parse(&bytes, Checksums::Finished).expect("well-formed"), Unreachable::Host, &mut error);
+        let error = IpPacket::parse(&error, Checksums::Finished).expect("well-formed");
+        let mut out = Vec::new();
+        unreachable(&error, Unreachable::Host, &mut out);
+        time_exceeded(&error, error.tuple().local.ip(), &mut out);
+        reset(&error, &mut out);
+        assert!(out.is_empty());
+    }
+}

@@ -1,9 +1,10 @@
 use std::net::SocketAddr;
 
+use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::{echo_reply, udp_datagram};
+use crate::packet::{Unreachable, echo_reply, echo_request, reset, time_exceeded, udp_datagram, unreachable};
 
 fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
     if v6 {
@@ -80,6 +81,119 @@ fn port_zero_and_impossible_addresses_are_refused() {
     }
 }
 
+fn echo(from: &str, to: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    echo_request(from.parse().expect("an address"), to.parse().expect("an address"), 7, 1, &mut bytes);
+    bytes
+}
+
+#[test]
+fn nobody_can_be_answered_who_has_no_address() {
+    let bytes = echo("::", "2001:db8::10");
+    assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).map(|p| p.hop_limit()), Err(Malformed::Address));
+    let solicitation = PacketBuilder::ipv6([0; 16], [0xff; 16], 255).icmpv6(etherparse::Icmpv6Type::Unknown {
+        type_u8: 135,
+        code_u8: 0,
+        bytes5to8: [0; 4],
+    });
+    let mut bytes = Vec::new();
+    solicitation.write(&mut bytes, &[0; 16]).expect("writing to memory");
+    let packet = IpPacket::parse(&bytes, Checksums::Finished).expect("duplicate address detection comes from there");
+    assert_eq!(packet.transport(), Transport::Icmp { kind: 135 });
+}
+
+#[test]
+fn one_familys_icmp_inside_the_others_header_is_no_echo() {
+    for (from, to, at, other) in [("10.9.0.2", "203.0.113.10", 9, 58), ("fd00::1", "2001:db8::10", 6, 1)] {
+        let mut bytes = echo(from, to);
+        *bytes.get_mut(at).expect("a header") = other;
+        if at == 9 {
+            Ipv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
+        }
+        let packet = IpPacket::parse(&bytes, Checksums::Unfinished).expect("well-formed");
+        assert_eq!((packet.transport(), packet.tuple().protocol), (Transport::Other, Protocol(other)));
+    }
+}
+
+#[test]
+fn a_fragment_is_refused_wherever_it_stands() {
+    let (from, to) = ends(false);
+    for (flags, is_fragment) in [(0x2000_u16, true), (0x0001, true), (0x4000, false)] {
+        let mut bytes = Vec::new();
+        udp_datagram(from, to, 64, b"hello", &mut bytes);
+        bytes[6..8].copy_from_slice(&flags.to_be_bytes());
+        Ipv4Packet::new_unchecked(&mut bytes[..]).fill_checksum();
+        let found = IpPacket::parse(&bytes, Checksums::Finished).err();
+        assert_eq!(found, is_fragment.then_some(Malformed::Fragment), "{flags:#x}");
+    }
+    let (from, to) = ends(true);
+    let mut bytes = Vec::new();
+    udp_datagram(from, to, 64, b"hello", &mut bytes);
+    bytes[6] = 44;
+    assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).err(), Some(Malformed::Fragment));
+}
+
+#[test]
+fn segments_that_no_sane_sender_makes_are_refused() {
+    for v6 in [false, true] {
+        for (flags, is_refused) in
+            [(0x02_u8, false), (0x03, true), (0x06, true), (0x07, true), (0x05, true), (0x10, false), (0x04, false), (0xff, true)]
+        {
+            let mut bytes = Vec::new();
+            let (from, to) = ends(v6);
+            let built = match (from.ip(), to.ip()) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => {
+                    PacketBuilder::ipv4(from.octets(), to.octets(), 64).tcp(1, 2, 3, 4).write(&mut bytes, &[])
+                }
+                (IpAddr::V6(from), IpAddr::V6(to)) => {
+                    PacketBuilder::ipv6(from.octets(), to.octets(), 64).tcp(1, 2, 3, 4).write(&mut bytes, &[])
+                }
+                (_, _) => panic!("one family"),
+            };
+            built.expect("writing to memory");
+            let at = if v6 { 40 } else { 20 } + 13;
+            bytes[at] = flags;
+            let found = IpPacket::parse(&bytes, Checksums::Unfinished).err();
+            assert_eq!(found, is_refused.then_some(Malformed::Flags), "{flags:#x}");
+        }
+    }
+}
+
+/// A well-formed packet of some kind, to be damaged.
+fn sound(kind: u8, v6: bool) -> Vec<u8> {
+    let (from, to) = ends(v6);
+    let mut bytes = Vec::new();
+    match kind {
+        0 => udp_datagram(from, to, 64, &[7; 60], &mut bytes),
+        1 => return echo(&from.ip().to_string(), &to.ip().to_string()),
+        2 => echo_reply(from.ip(), to.ip(), 64, 7, 1, &[7; 60], &mut bytes),
+        _ => {
+            let options = [
+                etherparse::TcpOptionElement::MaximumSegmentSize(1460),
+                etherparse::TcpOptionElement::Timestamp(1, 2),
+                etherparse::TcpOptionElement::WindowScale(7),
+            ];
+            let built = match (from.ip(), to.ip()) {
+                (IpAddr::V4(from), IpAddr::V4(to)) => PacketBuilder::ipv4(from.octets(), to.octets(), 64)
+                    .tcp(1, 2, 3, 4)
+                    .syn()
+                    .options(&options)
+                    .expect("they fit")
+                    .write(&mut bytes, &[7; 60]),
+                (IpAddr::V6(from), IpAddr::V6(to)) => PacketBuilder::ipv6(from.octets(), to.octets(), 64)
+                    .tcp(1, 2, 3, 4)
+                    .syn()
+                    .options(&options)
+                    .expect("they fit")
+                    .write(&mut bytes, &[7; 60]),
+                (_, _) => panic!("one family"),
+            };
+            built.expect("writing to memory");
+        }
+    }
+    bytes
+}
+
 proptest! {
     #[test]
     fn no_bytes_make_the_parser_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), v6: bool) {
@@ -88,6 +202,29 @@ proptest! {
         }
         let _ = IpPacket::parse(&bytes, Checksums::Unfinished);
         let _ = IpPacket::parse(&bytes, Checksums::Finished);
+    }
+
+    #[test]
+    fn a_damaged_packet_never_panics_nor_do_its_answers(
+        kind in 0_u8..4,
+        v6: bool,
+        damage in proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 1..6),
+        length in any::<proptest::sample::Index>(),
+        is_cut: bool,
+    ) {
+        let mut bytes = sound(kind, v6);
+        for (at, value) in damage {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        let bytes = if is_cut { &bytes[..length.index(bytes.len())] } else { &bytes[..] };
+        for checksums in [Checksums::Unfinished, Checksums::Finished] {
+            let Ok(packet) = IpPacket::parse(bytes, checksums) else { continue };
+            let mut out = Vec::new();
+            reset(&packet, &mut out);
+            unreachable(&packet, Unreachable::Prohibited, &mut out);
+            time_exceeded(&packet, packet.tuple().remote.ip(), &mut out);
+        }
     }
 
     #[test]

@@ -7,5 +7,6 @@ mod framework;
 mod merging;
 mod properties;
 mod questions;
+mod shipped;
 mod walk;
 mod world;
