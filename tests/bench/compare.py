@@ -64,7 +64,7 @@ class Way:
 
 
 def gigabits(way, streams, down):
-    words = ["iperf3", "-c", SERVER, "-J", "-t", str(way.options.seconds), "-O", "1", "-P", str(streams)] + (["-R"] if down else [])
+    words = ["iperf3", "-c", SERVER, "-J", "-t", str(way.options.seconds), "-O", "1", "-C", "reno", "-P", str(streams)] + (["-R"] if down else [])
     told = way.json(words)
     end = (told or {}).get("end", {})
     return end["sum_received"]["bits_per_second"] / 1e9 if "sum_received" in end else None

@@ -55,6 +55,8 @@ static int dial(void) {
 	if (fd < 0)
 		return -1;
 	setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+	// A namespace made by a router may have another default than the lab's.
+	setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, "reno", 4);
 	setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
 	setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
 	if (connect(fd, (struct sockaddr *)&peer, peer_length)) {
