@@ -8,6 +8,7 @@ use clap::Args;
 
 use super::Exit;
 use crate::config::paths;
+use crate::control::remove_stale;
 use crate::netlink::{Cleaned, cleanup};
 
 /// Restore routes, rules, nftables and kernel settings after a router that was killed.
@@ -22,7 +23,12 @@ pub struct CleanupArgs {
 #[must_use]
 pub fn run(args: &CleanupArgs, socket: Option<&Path>) -> Exit {
     let run_dir = args.run_dir.clone().unwrap_or_else(|| paths::run_dir(socket));
-    match cleanup(&run_dir) {
+    let cleaned = cleanup(&run_dir);
+    if cleaned.is_ok() {
+        // A socket that cannot be removed is told by whoever speaks to it next; the network is what matters here.
+        let _ = remove_stale(&socket.map_or_else(|| run_dir.join(paths::SOCKET_NAME), Path::to_path_buf));
+    }
+    match cleaned {
         Ok(Cleaned::Restored) => {
             eprintln!("portreeve: the network is restored");
             Exit::Done

@@ -18,7 +18,7 @@ use std::collections::BTreeSet;
 use std::time::Instant;
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer};
+use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer, State};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address};
 
 use crate::packet::FiveTuple;
@@ -42,6 +42,17 @@ struct Connection {
     rings: [Ring; 2],
     max_payload: u16,
     timer: Option<smoltcp::time::Instant>,
+    last_ack_sent: bool,
+}
+
+impl Connection {
+    /// Both sides have finished, the last ACK is out, and the program's last bytes wait to be taken. Nothing is left to send then, but
+    /// the end of TIME-WAIT would throw the bytes away.
+    fn only_holds_bytes(&mut self) -> bool {
+        let socket = self.sockets.get::<Socket<'static>>(self.handle);
+        let holds = socket.state() == State::TimeWait && socket.can_recv();
+        std::mem::replace(&mut self.last_ack_sent, holds) && holds
+    }
 }
 
 /// All TCP flows' local ends, by the flow's slot.
@@ -107,7 +118,7 @@ impl Stack {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        let connection = Box::new(Connection { sockets, handle, rings, max_payload, timer: None });
+        let connection = Box::new(Connection { sockets, handle, rings, max_payload, timer: None, last_ack_sent: false });
         if let Some(place) = self.connections.get_mut(slot) {
             *place = Some(connection);
         }
@@ -134,6 +145,9 @@ impl Stack {
     pub fn flush(&mut self, slot: usize, sink: &mut dyn PacketSink, now: Instant) {
         let at = self.at(now);
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
+        if connection.only_holds_bytes() {
+            return;
+        }
         let mut device = Device::new(None, &mut self.scratch, sink, connection.max_payload);
         while self.interface.poll_egress(at, &mut device, &mut connection.sockets) == PollResult::SocketStateChanged {}
         let next = self.interface.poll_at(at, &connection.sockets);

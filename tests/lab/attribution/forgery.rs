@@ -9,8 +9,8 @@ use portreeve::procfs::{Options, Processes};
 
 use super::harness::{Program, in_namespace, only_holder, processes};
 
-/// A shell program that holds a UDP socket, says its inode and waits.
-const HOLD: &str = "exec 3<>/dev/udp/192.0.2.1/9; readlink /proc/$$/fd/3; read line";
+/// A shell program that holds a UDP socket, says its inode and waits. Its helper, which has the socket too, ends before it speaks.
+const HOLD: &str = "exec 3<>/dev/udp/192.0.2.1/9; said=$(readlink /proc/$$/fd/3); echo $said; read line";
 
 /// The socket that a program said.
 fn said(program: &Program, uid: u32) -> Socket {
