@@ -14,6 +14,8 @@ use super::Name;
 const MIN_LIFE: Duration = Duration::from_secs(600);
 /// Names remembered per program and address; the oldest goes first.
 const MAX_NAMES: usize = 8;
+/// Programs remembered; a laptop has fewer. Past that, the one whose last sighting expires first goes.
+const MAX_ASKERS: usize = 1024;
 /// Addresses remembered per program; the one that expires first goes first.
 const MAX_ADDRESSES: usize = 4096;
 
@@ -52,6 +54,9 @@ impl Sightings {
     /// Remembers that `asker` was given `address` as `name` for max(`ttl`, 10 minutes).
     pub fn learn(&mut self, asker: &Asker, name: &Name, chain: &Arc<[Name]>, address: IpAddr, ttl: Duration, now: Instant) {
         let until = now + ttl.max(MIN_LIFE);
+        if self.by_asker.len() >= MAX_ASKERS && !self.by_asker.contains_key(asker) {
+            self.make_room(now);
+        }
         let addresses = self.by_asker.entry(asker.clone()).or_default();
         if addresses.len() >= MAX_ADDRESSES && !addresses.contains_key(&address) {
             addresses.retain(|_, list| list.iter().any(|s| s.until > now));
@@ -70,6 +75,18 @@ impl Sightings {
         list.push(Sighting { name: name.clone(), chain: chain.clone(), until });
     }
 
+    /// Forgets programs that know nothing any more, else the one that will be so first.
+    fn make_room(&mut self, now: Instant) {
+        let last = |addresses: &BTreeMap<IpAddr, Vec<Sighting>>| addresses.values().flatten().map(|s| s.until).max();
+        self.by_asker.retain(|_, addresses| last(addresses).is_some_and(|until| until > now));
+        if self.by_asker.len() >= MAX_ASKERS {
+            let first = self.by_asker.iter().min_by_key(|(_, addresses)| last(addresses)).map(|(asker, _)| asker.clone());
+            if let Some(first) = first {
+                self.by_asker.remove(&first);
+            }
+        }
+    }
+
     /// The live names of `address` for `asker`, newest last; those of the resolver service follow only where the program has
     /// none of its own.
     #[must_use]
@@ -84,5 +101,149 @@ impl Sightings {
     fn live(&self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
         let found = self.by_asker.get(asker).and_then(|addresses| addresses.get(&address));
         found.map(|list| list.iter().filter(|s| s.until > now).cloned().collect()).unwrap_or_default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[expect(clippy::disallowed_methods, reason = "an instant comes from nowhere else; what is tested never reads a clock")]
+    fn origin() -> Instant {
+        Instant::now()
+    }
+
+    fn program(inode: u64) -> Asker {
+        Asker::Program { device: 1, inode, uid: 1000 }
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a name")
+    }
+
+    fn addresses() -> [IpAddr; 2] {
+        ["203.0.113.10", "2001:db8::10"].map(|text| text.parse().expect("an address"))
+    }
+
+    struct Bench {
+        sightings: Sightings,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { sightings: Sightings::default(), now: origin() }
+        }
+
+        fn learn(&mut self, asker: &Asker, text: &str, address: IpAddr, ttl: u64) {
+            self.sightings.learn(asker, &name(text), &Arc::from([]), address, Duration::from_secs(ttl), self.now);
+        }
+
+        fn names(&self, asker: &Asker, address: IpAddr) -> Vec<String> {
+            self.sightings.of(asker, address, self.now).iter().map(|sighting| sighting.name.to_string()).collect()
+        }
+    }
+
+    #[test]
+    fn a_name_is_known_to_the_program_that_asked_and_to_no_other() {
+        for address in addresses() {
+            let mut bench = Bench::new();
+            bench.learn(&program(1), "example.com", address, 60);
+            assert_eq!(bench.names(&program(1), address), ["example.com"]);
+            for other in [
+                program(2),
+                Asker::Program { device: 2, inode: 1, uid: 1000 },
+                Asker::Program { device: 1, inode: 1, uid: 1001 },
+                Asker::Unattributed { uid: Some(1000) },
+                Asker::ResolverService,
+            ] {
+                assert!(bench.names(&other, address).is_empty(), "{other:?}");
+            }
+            assert!(addresses().into_iter().filter(|a| *a != address).all(|a| bench.names(&program(1), a).is_empty()));
+        }
+    }
+
+    #[test]
+    fn what_the_resolver_service_asked_is_known_to_programs_without_a_name_of_their_own_and_never_to_nobody() {
+        for address in addresses() {
+            let mut bench = Bench::new();
+            bench.learn(&Asker::ResolverService, "example.com", address, 60);
+            assert_eq!(bench.names(&program(1), address), ["example.com"]);
+            assert!(bench.names(&Asker::Unattributed { uid: None }, address).is_empty());
+            bench.learn(&program(1), "example.org", address, 60);
+            assert_eq!(bench.names(&program(1), address), ["example.org"]);
+        }
+    }
+
+    #[test]
+    fn a_sighting_lives_ten_minutes_or_as_long_as_its_record() {
+        for (ttl, life) in [(0, 600), (599, 600), (3600, 3600)] {
+            for address in addresses() {
+                let mut bench = Bench::new();
+                bench.learn(&program(1), "example.com", address, ttl);
+                bench.now += Duration::from_secs(life - 1);
+                assert_eq!(bench.names(&program(1), address).len(), 1, "{ttl}");
+                bench.now += Duration::from_secs(1);
+                assert!(bench.names(&program(1), address).is_empty(), "{ttl}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_name_that_was_asked_for_last_comes_last_and_none_is_there_twice() {
+        for address in addresses() {
+            let mut bench = Bench::new();
+            ["a.example", "b.example", "a.example"].into_iter().for_each(|text| bench.learn(&program(1), text, address, 60));
+            assert_eq!(bench.names(&program(1), address), ["b.example", "a.example"]);
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_are_bounded_and_the_oldest_goes_first() {
+        let mut bench = Bench::new();
+        let address = addresses()[0];
+        (0..MAX_NAMES + 3).for_each(|i| bench.learn(&program(1), &format!("n{i}.example"), address, 60));
+        let names = bench.names(&program(1), address);
+        assert_eq!((names.len(), &*names[0]), (MAX_NAMES, "n3.example"));
+
+        let mut bench = Bench::new();
+        let nth = |n: usize| IpAddr::from(u32::try_from(0x0a00_0000 + n).expect("small").to_be_bytes());
+        for n in 0..MAX_ADDRESSES + 10 {
+            bench.learn(&program(1), "example.com", nth(n), 60);
+            bench.now += Duration::from_millis(1);
+        }
+        bench.learn(&program(2), "example.com", nth(0), 60);
+        let kept = (0..MAX_ADDRESSES + 10).filter(|n| !bench.names(&program(1), nth(*n)).is_empty()).count();
+        assert_eq!(kept, MAX_ADDRESSES);
+        assert!(bench.names(&program(1), nth(9)).is_empty() && !bench.names(&program(1), nth(10)).is_empty());
+        assert!(!bench.names(&program(2), nth(0)).is_empty(), "one program does not push another's out");
+    }
+
+    #[test]
+    fn programs_are_bounded_too_and_the_resolver_service_stays_while_it_asks() {
+        let mut bench = Bench::new();
+        let address = addresses()[0];
+        for inode in 0..1500 {
+            bench.learn(&program(inode), "example.com", address, 60);
+            bench.learn(&Asker::ResolverService, "example.org", address, 60);
+            bench.now += Duration::from_millis(1);
+        }
+        assert_eq!(bench.sightings.by_asker.len(), MAX_ASKERS);
+        assert_eq!(bench.names(&program(1499), address), ["example.com"]);
+        assert_eq!(bench.names(&Asker::ResolverService, address), ["example.org"]);
+        bench.now += MIN_LIFE;
+        bench.learn(&program(1), "example.com", address, 60);
+        assert_eq!(bench.sightings.by_asker.len(), 1);
+    }
+
+    #[test]
+    fn aliases_stand_beside_the_asked_name_and_grant_nothing() {
+        for address in addresses() {
+            let mut bench = Bench::new();
+            let chain: Arc<[Name]> = Arc::from([name("cdn.example.net")]);
+            bench.sightings.learn(&program(1), &name("example.com"), &chain, address, Duration::ZERO, bench.now);
+            let [sighting] = &bench.sightings.of(&program(1), address, bench.now)[..] else { panic!("one sighting") };
+            assert_eq!((sighting.name.as_str(), &*sighting.chain), ("example.com", &chain[..]));
+        }
     }
 }

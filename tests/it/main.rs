@@ -5,3 +5,4 @@ mod architecture;
 mod control;
 #[cfg(feature = "edges")]
 mod resolver;
+mod world;
