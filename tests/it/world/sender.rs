@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::PacketBuilder;
-use portreeve::packet::{echo_request, udp_datagram};
+use portreeve::packet::{FiveTuple, Protocol, echo_request, udp_datagram};
 
 use super::dice::Dice;
 
@@ -12,12 +12,15 @@ const V4: [&str; 6] = ["203.0.113.10", "198.51.100.7", "192.168.1.1", "169.254.1
 const V6: [&str; 6] = ["2001:db8::10", "2001:db8:1::7", "fd00:1::1", "fd17::1", "ff02::fb", "::17"];
 const PORTS: [u16; 5] = [443, 443, 80, 53, 5353];
 
-/// One packet; now and then it is damaged, or was never one.
-pub(super) fn packet(dice: &mut Dice) -> Vec<u8> {
+/// One packet, of this flow if one is named; now and then it is damaged, or was never one.
+pub(super) fn packet(dice: &mut Dice, of: Option<FiveTuple>) -> Vec<u8> {
     if dice.chance(3) {
         return garbage(dice);
     }
-    let mut bytes = sound(dice);
+    let mut bytes = match of {
+        Some(tuple) => next(dice, tuple),
+        None => first(dice),
+    };
     if dice.chance(5) {
         let at = dice.index(bytes.len());
         if let Some(byte) = bytes.get_mut(at) {
@@ -39,7 +42,8 @@ fn garbage(dice: &mut Dice) -> Vec<u8> {
     bytes
 }
 
-fn sound(dice: &mut Dice) -> Vec<u8> {
+/// A packet with ends of the sender's choice.
+fn first(dice: &mut Dice) -> Vec<u8> {
     let is_v6 = dice.chance(50);
     let (from, to): (IpAddr, IpAddr) = if is_v6 {
         ("fd00::2".parse().expect("an address"), dice.pick(&V6).expect("one").parse().expect("an address"))
@@ -48,11 +52,21 @@ fn sound(dice: &mut Dice) -> Vec<u8> {
     };
     // Few ports, so that flows meet their own remains.
     let (from, to) = (SocketAddr::new(from, dice.port(20)), SocketAddr::new(to, dice.pick(&PORTS).expect("a port")));
+    let protocol = match dice.below(10) {
+        0..=4 => Protocol::TCP,
+        5..=8 => Protocol::UDP,
+        _ => Protocol::ICMP,
+    };
+    next(dice, FiveTuple { protocol, local: from, remote: to })
+}
+
+/// A packet of a flow.
+fn next(dice: &mut Dice, FiveTuple { protocol, local: from, remote: to }: FiveTuple) -> Vec<u8> {
     let mut bytes = Vec::new();
-    match dice.below(10) {
-        0..=4 => return segment(dice, from, to),
-        5..=8 => {
-            let len = [0, 20, 1400, 9000, 60_000][dice.index(5)];
+    match protocol {
+        Protocol::TCP => return segment(dice, from, to),
+        Protocol::UDP => {
+            let len = if dice.chance(3) { 60_000 } else { [0, 20, 200, 1400][dice.index(4)] };
             udp_datagram(from, to, 64, &vec![7; len], &mut bytes);
         }
         _ => echo_request(from.ip(), to.ip(), from.port(), 1, &mut bytes),
