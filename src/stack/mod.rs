@@ -99,6 +99,8 @@ impl Stack {
         sink: &mut dyn PacketSink,
         now: Instant,
     ) -> Result<(), AcceptError> {
+        // Whatever was in this place has ended; its rings and its timer go with it.
+        self.remove(slot, u64::MAX);
         let mut rings = [self.pool.take()?, self.pool.take()?];
         let [rx, tx] = &mut rings;
         // SAFETY: the ring lives in the same `Connection` as the socket and is dropped after it; this is its only slice.
@@ -133,6 +135,11 @@ impl Stack {
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
         let mut device = Device::new(Some(packet), &mut self.scratch, sink, connection.max_payload);
         let _ = self.interface.poll_ingress_single(at, &mut device, &mut connection.sockets);
+        // A reset in SYN-RECEIVED makes smoltcp listen again; here it means that the program has given up (RFC 9293 §3.10.7.4).
+        let socket = connection.sockets.get_mut::<Socket<'static>>(connection.handle);
+        if socket.state() == State::Listen {
+            socket.abort();
+        }
     }
 
     /// Lends the flow's socket.
@@ -236,3 +243,6 @@ struct NoSink;
 impl PacketSink for NoSink {
     fn write(&mut self, _packet: &[u8]) {}
 }
+
+#[cfg(test)]
+mod tests;

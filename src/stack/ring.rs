@@ -65,6 +65,12 @@ impl RingPool {
         self.free.pop().map_or_else(|| Ring::map(self.len), Ok)
     }
 
+    /// Rings that wait for the next flows.
+    #[cfg(test)]
+    pub(super) fn free_len(&self) -> usize {
+        self.free.len()
+    }
+
     /// Takes a ring back whose flow carried `carried` bytes; no slice of it may be left.
     pub(super) fn give_back(&mut self, ring: Ring, carried: u64) {
         if self.free.len() >= MAX_FREE {

@@ -7,3 +7,4 @@ mod names;
 mod policy;
 #[cfg(feature = "edges")]
 mod resolver;
+mod world;
