@@ -92,8 +92,10 @@ impl Stack {
         self.remove(slot, u64::MAX);
         let mut rings = [self.pool.take()?, self.pool.take()?];
         let [rx, tx] = &mut rings;
-        // SAFETY: the rings live in the same `Connection` as the socket and are dropped after it.
-        let (rx, tx) = unsafe { (rx.bytes(), tx.bytes()) };
+        // SAFETY: the ring lives in the same `Connection` as the socket and is dropped after it.
+        let rx = unsafe { rx.bytes() };
+        // SAFETY: as above; it is another ring.
+        let tx = unsafe { tx.bytes() };
         let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
