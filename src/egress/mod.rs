@@ -105,3 +105,6 @@ impl Dialer {
 fn kernel(what: &'static str, to: SocketAddr, source: io::Error) -> DialError {
     DialError::Kernel { what, to, source }
 }
+
+#[cfg(test)]
+mod tests;

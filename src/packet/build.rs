@@ -67,7 +67,9 @@ pub(super) fn start(
     hop_limit: u8,
     out: &mut Vec<u8>,
 ) -> Option<&mut [u8]> {
-    if from.is_ipv4() != to.is_ipv4() || length > usize::from(u16::MAX) - 40 {
+    // IPv4 counts its header in the length of the packet, IPv6 does not (RFC 791 §3.1, RFC 8200 §3).
+    let room = usize::from(u16::MAX) - if from.is_ipv4() { 20 } else { 0 };
+    if from.is_ipv4() != to.is_ipv4() || length > room {
         return None;
     }
     let ip = IpRepr::new(from.into(), to.into(), protocol, length, hop_limit);

@@ -103,9 +103,9 @@ impl Stack {
         self.remove(slot, u64::MAX);
         let mut rings = [self.pool.take()?, self.pool.take()?];
         let [rx, tx] = &mut rings;
-        // SAFETY: the ring lives in the same `Connection` as the socket and is dropped after it; this is its only slice.
+        // SAFETY: the ring lives in the same `Connection` as the socket and is dropped after it.
         let rx = unsafe { rx.bytes() };
-        // SAFETY: as above.
+        // SAFETY: as above; it is another ring.
         let tx = unsafe { tx.bytes() };
         let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
         socket.set_nagle_enabled(false);

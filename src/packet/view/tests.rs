@@ -28,6 +28,20 @@ fn a_datagram_is_read_back_in_both_families() {
 }
 
 #[test]
+fn the_largest_datagram_of_each_family_is_built_and_a_larger_one_is_not() {
+    for (v6, largest) in [(false, 65_507), (true, 65_527)] {
+        let (from, to) = ends(v6);
+        let mut bytes = Vec::new();
+        udp_datagram(from, to, 64, &vec![7; largest], &mut bytes);
+        let packet = IpPacket::parse(&bytes, Checksums::Finished).expect("well-formed");
+        assert!(matches!(packet.transport(), Transport::Udp(data) if data.len() == largest));
+        bytes.clear();
+        udp_datagram(from, to, 64, &vec![7; largest + 1], &mut bytes);
+        assert!(bytes.is_empty());
+    }
+}
+
+#[test]
 fn a_changed_byte_is_a_bad_checksum_unless_the_device_finishes_it() {
     for v6 in [false, true] {
         let (from, to) = ends(v6);

@@ -1,0 +1,229 @@
+//! Upstream sockets against real ones on this host's loopback, in both families.
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use super::*;
+use crate::packet::Unreachable;
+use crate::router::Failure;
+use crate::verdict::{Check, Decision, Epoch, Reason, Verdict};
+
+/// More rounds of a millisecond than loopback ever takes.
+const PATIENCE: u32 = 5000;
+
+fn permit(lane: Lane) -> Permit {
+    let mut decision = Decision::for_test(Verdict::Accept, Reason::of(Check::Mode));
+    decision.lane = lane;
+    decision.permit(Epoch(1)).expect("an accepting decision")
+}
+
+fn loopbacks() -> [SocketAddr; 2] {
+    [(Ipv4Addr::LOCALHOST, 0).into(), (Ipv6Addr::LOCALHOST, 0).into()]
+}
+
+/// Asks again until there is an answer.
+fn wait<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    for _ in 0..PATIENCE {
+        if let Some(found) = ask() {
+            return found;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("{what} did not happen");
+}
+
+/// The kernel's answer, once it has one.
+fn ready<T>(result: io::Result<T>) -> Option<io::Result<T>> {
+    match result {
+        Err(error) if error.kind() == ErrorKind::WouldBlock => None,
+        other => Some(other),
+    }
+}
+
+fn connect(to: SocketAddr) -> io::Result<Stream> {
+    let mut connecting = Some(Dialer::default().tcp(permit(Lane::Direct), to).expect("loopback is there"));
+    wait("the connection", || match connecting.take()?.finish() {
+        Ok(Ok(stream)) => Some(Ok(stream)),
+        Ok(Err(again)) => {
+            connecting = Some(again);
+            None
+        }
+        Err(error) => Some(Err(error)),
+    })
+}
+
+fn connected(at: SocketAddr) -> (Stream, TcpStream) {
+    let listener = TcpListener::bind(at).expect("a free port");
+    let stream = connect(listener.local_addr().expect("bound")).expect("somebody listens");
+    (stream, listener.accept().expect("a connection").0)
+}
+
+fn read(stream: &Stream) -> io::Result<Vec<u8>> {
+    let mut buffer = [0; 64];
+    let len = wait("bytes", || ready(stream.read(&mut buffer)))?;
+    Ok(buffer[..len].to_vec())
+}
+
+#[test]
+fn a_connection_carries_bytes_both_ways_and_each_side_may_finish_alone() {
+    for at in loopbacks() {
+        let (stream, mut peer) = connected(at);
+        assert_eq!(stream.write(b"up").expect("room"), 2);
+        stream.finish_writing();
+        let mut got = Vec::new();
+        peer.read_to_end(&mut got).expect("the end of what was sent");
+        assert_eq!(got, b"up");
+        peer.write_all(b"down").expect("the other way is open");
+        assert_eq!(read(&stream).expect("bytes"), b"down");
+        drop(peer);
+        assert_eq!(read(&stream).expect("the end"), b"");
+    }
+}
+
+#[test]
+fn a_reset_passes_both_ways() {
+    for at in loopbacks() {
+        let (stream, mut peer) = connected(at);
+        stream.reset();
+        let error = peer.read(&mut [0; 8]).expect_err("a reset");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+
+        let (stream, peer) = connected(at);
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(peer);
+        let error = read(&stream).expect_err("a reset");
+        assert_eq!(failure_of(&error), Failure::Reset);
+    }
+}
+
+#[test]
+fn a_closed_port_is_refused() {
+    for at in loopbacks() {
+        let listener = TcpListener::bind(at).expect("a free port");
+        let to = listener.local_addr().expect("bound");
+        drop(listener);
+        let error = connect(to).expect_err("nobody listens");
+        assert_eq!(failure_of(&error), Failure::Refused, "{to}");
+    }
+}
+
+#[test]
+fn datagrams_pass_with_the_hop_limit_of_the_program() {
+    for at in loopbacks() {
+        let peer = UdpSocket::bind(at).expect("a free port");
+        let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
+        for hop_limit in [64, 1, 7] {
+            socket.send(b"ping", hop_limit).expect("room");
+            let mut buffer = [0; 64];
+            let (len, from) = peer.recv_from(&mut buffer).expect("a datagram");
+            assert_eq!(&buffer[..len], b"ping");
+            // SAFETY: the descriptor is the socket's, which lives until the end of this turn.
+            let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&socket)) };
+            let option = SockRef::from(&fd);
+            let set = if at.is_ipv4() { option.ttl_v4() } else { option.unicast_hops_v6() };
+            assert_eq!(set.expect("an option"), u32::from(hop_limit));
+            SockRef::from(&peer.as_fd()).set_ttl_v4(9).ok();
+            peer.send_to(b"pong", from).expect("room");
+            let received = wait("the answer", || ready(socket.receive(&mut buffer))).expect("a datagram");
+            assert_eq!(&buffer[..received.len], b"pong");
+            assert_eq!(received.hop_limit, Some(if at.is_ipv4() { 9 } else { 64 }));
+        }
+    }
+}
+
+#[test]
+fn a_datagram_to_a_closed_port_comes_back_as_trouble_once() {
+    for at in loopbacks() {
+        let peer = UdpSocket::bind(at).expect("a free port");
+        let to = peer.local_addr().expect("bound");
+        drop(peer);
+        let mut socket = Dialer::default().udp(permit(Lane::Direct), to).expect("a socket");
+        socket.send(b"ping", 64).expect("room");
+        let trouble = wait("the error", || Some(socket.trouble()).filter(|trouble| *trouble != Trouble::None));
+        assert_eq!(trouble, Trouble::Failure(Failure::Refused), "{to}");
+        assert_eq!(socket.trouble(), Trouble::None);
+    }
+}
+
+#[test]
+fn an_echo_comes_back_with_its_sequence_and_data() {
+    for at in loopbacks() {
+        let mut socket = match Dialer::default().ping(permit(Lane::Direct), at) {
+            Ok(socket) => socket,
+            // Neither the group range nor a capability: the refusal is truthful, which is all that can be seen here.
+            Err(DialError::Kernel { source, .. }) => {
+                assert_eq!(source.kind(), ErrorKind::PermissionDenied);
+                continue;
+            }
+            Err(DialError::NoGate) => panic!("a direct permit needs no gate"),
+        };
+        for sequence in [1, 2, 65_535] {
+            socket.send(7, sequence, b"data", 64).expect("room");
+            let mut buffer = [0; 256];
+            let reply = wait("the echo", || match socket.receive(7, &mut buffer) {
+                Ok(Some(Reply { sequence, data, hop_limit })) => Some((sequence, data.to_vec(), hop_limit)),
+                Ok(None) => None,
+                Err(error) => {
+                    assert_eq!(error.kind(), ErrorKind::WouldBlock);
+                    None
+                }
+            });
+            assert_eq!(reply, (sequence, b"data".to_vec(), 64));
+        }
+    }
+}
+
+#[test]
+fn without_a_gate_no_socket_is_made_for_a_permit_that_requires_one() {
+    for at in loopbacks() {
+        let listener = TcpListener::bind(at).expect("a free port");
+        let to = listener.local_addr().expect("bound");
+        listener.set_nonblocking(true).expect("a socket");
+        let dialer = Dialer::default();
+        assert!(matches!(dialer.tcp(permit(Lane::Gate), to), Err(DialError::NoGate)));
+        assert!(matches!(dialer.udp(permit(Lane::Gate), to), Err(DialError::NoGate)));
+        assert!(matches!(dialer.ping(permit(Lane::Gate), to), Err(DialError::NoGate)));
+        assert_eq!(listener.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
+    }
+}
+
+#[test]
+fn a_socket_carries_the_mark_or_does_not_exist() {
+    for at in loopbacks() {
+        let peer = UdpSocket::bind(at).expect("a free port");
+        match Dialer::new(Some(0x1700_0000)).udp(permit(Lane::Direct), peer.local_addr().expect("bound")) {
+            Ok(socket) => {
+                // SAFETY: the descriptor is the socket's, which lives until the end of this arm.
+                let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&socket)) };
+                assert_eq!(SockRef::from(&fd).mark().expect("an option"), 0x1700_0000);
+            }
+            Err(error) => assert!(error.to_string().starts_with("open a socket to"), "{error}"),
+        }
+    }
+}
+
+#[test]
+fn every_errno_of_connect_2_has_a_meaning() {
+    for (errno, failure) in [
+        (libc::ECONNREFUSED, Failure::Refused),
+        (libc::ECONNRESET, Failure::Reset),
+        (libc::EPIPE, Failure::Reset),
+        (libc::ETIMEDOUT, Failure::TimedOut),
+        (libc::ENETUNREACH, Failure::Unreachable(Unreachable::Network)),
+        (libc::EADDRNOTAVAIL, Failure::Unreachable(Unreachable::Network)),
+        (libc::EHOSTUNREACH, Failure::Unreachable(Unreachable::Host)),
+        (libc::EHOSTDOWN, Failure::Unreachable(Unreachable::Host)),
+        (libc::EACCES, Failure::Unreachable(Unreachable::Prohibited)),
+        (libc::EPERM, Failure::Unreachable(Unreachable::Prohibited)),
+        (libc::ENOPROTOOPT, Failure::Unreachable(Unreachable::Protocol)),
+        (libc::EMFILE, Failure::Exhausted),
+        (libc::ENOBUFS, Failure::Exhausted),
+        (libc::EAGAIN, Failure::Exhausted),
+    ] {
+        assert_eq!(failure_of(&io::Error::from_raw_os_error(errno)), failure, "{errno}");
+    }
+}
