@@ -13,7 +13,7 @@ use crate::profile::{Fault, Layer, Level, Policy, Setup};
 use crate::store;
 use crate::verdict::{Check, Decision, Lane, Step, Verdict};
 
-/// Flags of `portreeve explain`.
+/// Decides a case without a daemon and prints the walk
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// The program, as a full path; it is not looked up on disk

@@ -99,7 +99,7 @@ mod tests {
             ("  -   *  ", "- *"),
             ("? LAN", "? LAN"),
             ("+ * */80-90 #  web ", "+ * */80-90 # web"),
-            ("- 10.1.2.3/8 udp/dns#x", "- 10.0.0.0/8 UDP/53 # x"),
+            ("- 10.0.0.0/8 udp/dns#x", "- 10.0.0.0/8 UDP/53 # x"),
         ] {
             let rule: Rule = typed.parse().expect(typed);
             assert_eq!(rule.to_string(), printed);

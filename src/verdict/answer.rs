@@ -4,7 +4,6 @@
 
 use std::net::IpAddr;
 
-use super::decide::{REFUSED_V4, REFUSED_V6};
 use super::outcome::search_layers;
 use super::{Check, Reason};
 use crate::names::Name;
@@ -42,8 +41,6 @@ pub fn answer_allowed(policy: &Policy, subject: &Subject, level: Level, name: &N
     let view = subject.view(subject.level(level));
     let scope = Scope::of(address);
     let (flag, unset) = match scope {
-        // What refused names are answered with upstream or here says nothing and leads nowhere.
-        None if address == IpAddr::V4(REFUSED_V4) || address == IpAddr::V6(REFUSED_V6) => return Ok(()),
         None => return Err(Reason::because(Check::Scope, "the address is invalid")),
         Some(Scope::Localhost) => (Flag::Localhost, "localhost is set by no layer"),
         Some(Scope::Lan) if is_host_loopback(name) => (Flag::Localhost, "localhost is set by no layer"),

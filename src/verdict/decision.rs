@@ -23,7 +23,7 @@ pub enum Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Accept => "accept",
             Self::Ask => "ask",
             Self::Block => "block",
@@ -71,7 +71,7 @@ pub enum Check {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::RefusedName => "refused_name",
             Self::Infrastructure => "infrastructure",
             Self::Identity => "identity",
