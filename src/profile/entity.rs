@@ -119,7 +119,7 @@ impl FromStr for Entity {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Ip(embedded(address)));
         }
-        if text.contains('/') {
+        if text.contains('/') && !text.contains("://") {
             return network(text).map(Self::Net);
         }
         if let Some(country) = Country::new(text) {

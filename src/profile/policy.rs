@@ -18,6 +18,7 @@ use super::read::read_profile;
 use super::settings::Profile;
 use super::source::Layer;
 use super::view::{Layers, View};
+use crate::names::{Name, Pattern};
 use crate::process::{Identity, Looked, Tag};
 
 /// What a file of a profile set is.
@@ -42,6 +43,8 @@ pub struct Setup {
     pub geo: Option<Arc<dyn Geo>>,
     /// `@name` → entities.
     pub groups: BTreeMap<Box<str>, Vec<Entity>>,
+    /// Zones below which answers may hold private addresses.
+    pub private_zones: Vec<Pattern>,
 }
 
 /// Why a named group cannot be used.
@@ -49,6 +52,8 @@ pub struct Setup {
 pub enum SetupError {
     #[error("`{0}` is no name of a group; write letters, digits, `-`, `_` or `.`")]
     Name(String),
+    #[error("`{0}` is a public suffix, under which anyone may own names; write the company's own zone")]
+    PublicZone(Name),
     #[error("`{0}` names a group, and groups hold no groups; write its entries")]
     Nested(String),
     #[error(transparent)]
@@ -56,6 +61,20 @@ pub enum SetupError {
 }
 
 impl Setup {
+    /// Adds a zone below which answers may hold private addresses: a company's own, or a search domain of the network.
+    ///
+    /// # Errors
+    ///
+    /// The zone is a public suffix.
+    pub fn add_private_zone(&mut self, zone: Name) -> Result<(), SetupError> {
+        // Above a public suffix there is no registrable domain.
+        if psl::domain_str(zone.as_str()).is_none() {
+            return Err(SetupError::PublicZone(zone));
+        }
+        self.private_zones.push(Pattern::Zone(zone));
+        Ok(())
+    }
+
     /// Adds a named group of the configuration; its entries are entities as in rules.
     ///
     /// # Errors
@@ -87,7 +106,7 @@ pub struct Policy {
 impl Default for Policy {
     /// The empty set, which refuses everything.
     fn default() -> Self {
-        let world = World { geo: Arc::new(NoGeo), labels: Labels::default(), groups: BTreeMap::new() };
+        let world = World { geo: Arc::new(NoGeo), labels: Labels::default(), groups: BTreeMap::new(), private_zones: Vec::new() };
         Self { layers: Layers::default(), world }
     }
 }
@@ -99,9 +118,10 @@ impl Policy {
     ///
     /// All faults of all files.
     pub fn compile(files: &[File], setup: Setup) -> Result<Self, Vec<Fault>> {
-        let Setup { geo, groups } = setup;
+        let Setup { geo, groups, private_zones } = setup;
         let mut policy = Self::default();
         policy.world.groups = groups;
+        policy.world.private_zones = private_zones;
         if let Some(geo) = geo {
             policy.world.geo = geo;
         }

@@ -4,7 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::outcome::search_layers;
+use super::outcome::{NO_DATA, search_layers};
 use super::{Check, Reason};
 use crate::names::Name;
 use crate::profile::{Flag, Found, Level, Peer, Policy, RuleVerdict, Scope, Subject, embedded};
@@ -47,7 +47,7 @@ pub fn answer_allowed(policy: &Policy, subject: &Subject, level: Level, name: &N
         Some(Scope::Lan) => (Flag::Lan, "lan is set by no layer"),
         Some(Scope::Internet) => (Flag::Internet, "internet is set by no layer"),
     };
-    if scope != Some(Scope::Internet) && is_public(name) {
+    if scope != Some(Scope::Internet) && is_public(name) && !policy.world().is_private(name) {
         return Err(Reason::because(Check::Scope, "a private address for a public name (rebinding)"));
     }
     let switch = view.flags.of(flag);
@@ -64,7 +64,7 @@ fn denied_by_rule(policy: &Policy, subject: &Subject, level: Level, name: &Name,
     let peer = Peer { name: Some(name), chain: &[], address: Some(address), scope: Scope::of(address), transport: None };
     match search_layers(subject, view, |profile| &profile.endpoints, &peer, policy.world()).found {
         Found::Nothing => None,
-        Found::NoData(rule) => Some(Reason::at(Check::Endpoints, &rule.source)),
+        Found::NoData(rule) => Some(Reason { note: Some(NO_DATA), ..Reason::at(Check::Endpoints, &rule.source) }),
         Found::Rule(rule) => match rule.value.verdict {
             RuleVerdict::Deny => Some(Reason::at(Check::Endpoints, &rule.source)),
             RuleVerdict::Permit | RuleVerdict::Ask => None,

@@ -104,13 +104,15 @@ pub struct Reason {
     pub file: Option<Arc<PathBuf>>,
     /// 1-based.
     pub line: Option<u32>,
+    /// Why the rule came out so, where its text alone does not say it.
+    pub note: Option<&'static str>,
 }
 
 impl Reason {
     /// A reason that no profile line stands behind.
     #[must_use]
     pub fn of(check: Check) -> Self {
-        Self { check, layer: None, profile: None, rule: None, file: None, line: None }
+        Self { check, layer: None, profile: None, rule: None, file: None, line: None, note: None }
     }
 
     /// A reason that a line of a profile stands behind. Copies no text.
@@ -124,6 +126,7 @@ impl Reason {
             rule: Some(Arc::clone(text)),
             file: Some(Arc::clone(file)),
             line: Some(*line),
+            note: None,
         }
     }
 
@@ -145,6 +148,9 @@ impl fmt::Display for Reason {
         }
         if let (Some(file), Some(line)) = (&self.file, self.line) {
             write!(f, " ({}:{line})", file.display())?;
+        }
+        if let Some(note) = self.note {
+            write!(f, ": {note}")?;
         }
         Ok(())
     }

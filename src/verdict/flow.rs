@@ -77,9 +77,7 @@ impl<'a> Flow<'a> {
         let gate = self.view.flags.of(Flag::RequireGate17);
         match &gate.source {
             Some(source) if gate.on && reason.check != Check::Infrastructure => {
-                let reason = Reason::at(Check::Gate, source);
-                let rule = format!("{} (no gate is up)", source.text);
-                self.refuse(Lane::Gate, Reason { rule: Some(rule.into()), ..reason })
+                self.refuse(Lane::Gate, Reason { note: Some("no gate is up"), ..Reason::at(Check::Gate, source) })
             }
             Some(_) | None => Decision::new(Verdict::Accept, Lane::Direct, reason),
         }

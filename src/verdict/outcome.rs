@@ -91,9 +91,10 @@ fn severity(search: &Search<'_>) -> u8 {
     }
 }
 
+/// Why a rule denies whatever its verdict.
+pub(super) const NO_DATA: &str = "there are no data to judge this rule by, so it denies";
+
 /// The reason for a rule that could not be judged.
 pub(super) fn no_data(check: Check, rule: &Held<Rule>) -> Outcome {
-    let reason = Reason::at(check, &rule.source);
-    let text = format!("{} (no data to judge this rule by, so it denies)", rule.source.text);
-    Outcome::Deny(Reason { rule: Some(text.into()), ..reason })
+    Outcome::Deny(Reason { note: Some(NO_DATA), ..Reason::at(check, &rule.source) })
 }
