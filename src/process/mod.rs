@@ -7,6 +7,6 @@ mod fingerprint;
 mod framework;
 mod identity;
 
-pub use fingerprint::{HomePath, Looked, Matching, Strength, tidy};
+pub use fingerprint::{HomePath, Looked, Matching, Strength, UID_MIN, tidy};
 pub use framework::{Framework, Surroundings, check_template, rewrite};
 pub use identity::{Ancestor, Confidence, Exe, Identity, Tag};

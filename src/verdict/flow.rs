@@ -11,6 +11,7 @@ use super::{Answer, Check, Decision, Lane, Reason, Verdict, bypass, infrastructu
 use crate::flow::Direction;
 use crate::names::{Name, Pattern, Sighting};
 use crate::packet::Protocol;
+use crate::process::UID_MIN;
 use crate::profile::{
     Fit, Flag, Found, Held, Level, Mode, Peer, Policy, Profile, Restrictions, RuleList, RuleVerdict, RunAs, Scope, Subject,
     Switch, Transport, View,
@@ -269,9 +270,9 @@ pub(super) fn run_as<'v>(subject: &Subject, view: &'v View) -> Outcome<'v> {
     let identity = &subject.identity;
     let is = |wanted: RunAs| match (wanted, identity.uid) {
         (_, None) => false,
-        (RunAs::System, Some(uid)) => uid < infrastructure::UID_MIN,
+        (RunAs::System, Some(uid)) => uid < UID_MIN,
         (RunAs::Admin, Some(uid)) => uid == 0 || identity.is_admin,
-        (RunAs::User, Some(uid)) => uid >= infrastructure::UID_MIN && identity.has_session,
+        (RunAs::User, Some(uid)) => uid >= UID_MIN && identity.has_session,
     };
     match view.run_as.iter().find(|held| !is(held.value)) {
         Some(held) => Outcome::Deny(Reason::at(Check::RunAs, &held.source)),
