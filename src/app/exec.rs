@@ -64,9 +64,9 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let places = Places::of_this_process();
     let config = Config::load(&places).map_err(|error| ExecError::Configuration(error.to_string()))?;
     let faults = |faults: Vec<String>| ExecError::Configuration(faults.join("\n"));
-    let loader = Loader::new(args.profiles.clone(), places.uid != 0, &config).map_err(faults)?;
-    let loaded = loader.load().map_err(faults)?;
     let upstreams = upstreams_of(&config)?;
+    let loader = Loader::new(args.profiles.clone(), places.uid != 0, &config, upstreams.search()).map_err(faults)?;
+    let loaded = loader.load().map_err(faults)?;
     let record = open_record(args.record.as_deref()).map_err(ExecError::Record)?;
     let addresses = own_addresses();
     let mtu = uplink_mtu().unwrap_or(USUAL_MTU);

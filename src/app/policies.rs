@@ -2,14 +2,13 @@
 //!
 //! Keeps one rule: a set with faults changes nothing; all its faults are handed up as lines for a person.
 
-use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config::{Config, paths::Places};
 use crate::control::ProfileSource;
 use crate::names::Name;
-use crate::profile::{Entity, Policy, Setup, Subject};
+use crate::profile::{Policy, Setup, Subject};
 use crate::router::Rules;
 use crate::store::{GeoData, default_dirs, read_default, read_set};
 use crate::verdict::{Reason, chain_allowed};
@@ -34,8 +33,8 @@ impl Loader {
     /// # Errors
     ///
     /// A group of the configuration that is no list of entities.
-    pub(super) fn new(dir: Option<PathBuf>, with_user: bool, config: &Config) -> Result<Self, Vec<String>> {
-        Ok(Self { dir, with_user, setup: setup_of(config)? })
+    pub(super) fn new(dir: Option<PathBuf>, with_user: bool, config: &Config, search: &[Name]) -> Result<Self, Vec<String>> {
+        Ok(Self { dir, with_user, setup: setup_of(config, search)? })
     }
 
     /// Reads the profiles as they stand now.
@@ -59,26 +58,25 @@ impl Loader {
     }
 }
 
-/// What the configuration tells the rules.
-fn setup_of(config: &Config) -> Result<Setup, Vec<String>> {
-    let mut groups = BTreeMap::new();
+/// What the configuration tells the rules. `search` are the network's search domains, whose names may have private addresses.
+fn setup_of(config: &Config, search: &[Name]) -> Result<Setup, Vec<String>> {
+    let mut setup = Setup::default();
     let mut faults = Vec::new();
     for (name, entries) in &config.groups {
-        let mut entities = Vec::new();
-        for entry in entries {
-            match entry.parse::<Entity>() {
-                Ok(entity) => entities.push(entity),
-                Err(fault) => faults.push(format!("group `{name}`: `{entry}`: {fault}")),
-            }
+        if let Err(error) = setup.add_group(name, entries.iter().map(String::as_str)) {
+            faults.push(format!("[groups] {name}: {error}"));
         }
-        groups.insert(name.as_str().into(), entities);
     }
-    let geo = GeoData::open(config.geo.country.as_deref(), config.geo.asn.as_deref());
-    match geo {
-        Ok(geo) if faults.is_empty() => Ok(Setup { geo: Some(Arc::new(geo)), groups }),
-        Ok(_) => Err(faults),
-        Err(fault) => Err(faults.into_iter().chain([fault.to_string()]).collect()),
+    match GeoData::open(config.geo.country.as_deref(), config.geo.asn.as_deref()) {
+        Ok(geo) => setup.geo = Some(Arc::new(geo)),
+        Err(fault) => faults.push(fault.to_string()),
     }
+    for zone in search {
+        if let Err(error) = setup.add_private_zone(zone.clone()) {
+            tracing::debug!(%error, "a search domain is not believed");
+        }
+    }
+    if faults.is_empty() { Ok(setup) } else { Err(faults) }
 }
 
 /// What the configuration of this machine tells the rules, for verbs that need no router.
@@ -88,7 +86,7 @@ fn setup_of(config: &Config) -> Result<Setup, Vec<String>> {
 /// The faults of the configuration.
 pub fn setup() -> Result<Setup, Vec<String>> {
     let config = Config::load(&Places::of_this_process()).map_err(|error| vec![error.to_string()])?;
-    setup_of(&config)
+    setup_of(&config, &[])
 }
 
 /// The reason why an answer may not lead through `chain`.

@@ -88,10 +88,10 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         None => (Plan::default(), "routes/default.toml (shipped)".to_owned()),
     };
     let faults = |faults: Vec<String>| UpError::Configuration(faults.join("\n"));
-    let loader = Loader::new(args.profiles.clone(), false, &config).map_err(faults)?;
-    let loaded = loader.load().map_err(faults)?;
     // A loopback stub would be a loop: its own questions come back to us.
     let upstreams = core::upstreams_of(&config, false).map_err(UpError::Configuration)?;
+    let loader = Loader::new(args.profiles.clone(), false, &config, upstreams.search()).map_err(faults)?;
+    let loaded = loader.load().map_err(faults)?;
     if !may_change_the_network() {
         return Err(UpError::Privilege);
     }

@@ -14,9 +14,9 @@ use serde::{Deserialize, Deserializer};
 use crate::flow::Direction;
 use crate::names::{Name, NameError, Sighting};
 use crate::packet::Protocol;
-use crate::process::{Confidence, Exe, Identity, Tag, tidy};
+use crate::process::{Confidence, Exe, Identity, Tag, UID_MIN, tidy};
 use crate::profile::{Level, Policy, Scope, Subject, Transport, TransportError};
-use crate::verdict::{Case, Decision, HOST_LOOPBACK_NAME, Step, Target, UID_MIN, decide, explain};
+use crate::verdict::{Case, Decision, HOST_LOOPBACK_NAME, Step, Target, decide, explain};
 
 /// A case as a person puts it; also one line of `--batch -`.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]

@@ -14,7 +14,7 @@ use super::explain::{load, report_faults};
 use crate::process::HomePath;
 use crate::profile::{Expect, Fault, Policy, Profile, Setup, lints};
 
-/// Flags of `portreeve check`.
+/// Reads profiles, runs their `[[expect]]` cases and tells what looks like a mistake
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
     /// A folder of profiles that replaces all others

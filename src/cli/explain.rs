@@ -13,7 +13,7 @@ use crate::profile::{Fault, Layer, Level, Policy, Setup};
 use crate::store;
 use crate::verdict::{Check, Decision, Lane, Step, Verdict};
 
-/// Flags of `portreeve explain`.
+/// Decides a case without a daemon and prints the walk
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
     /// The program, as a full path; it is not looked up on disk
@@ -218,6 +218,47 @@ mod tests {
         let exit = answer_batch(&policy(), input.as_bytes(), &mut out).expect("writing to memory");
         let text = String::from_utf8(out).expect("JSON is text");
         (text.lines().map(|line| serde_json::from_str(line).expect("a JSON line")).collect(), exit)
+    }
+
+    #[derive(clap::Parser)]
+    struct Flags {
+        #[command(flatten)]
+        explain: ExplainArgs,
+    }
+
+    fn flags(line: &str) -> Option<ExplainArgs> {
+        let words = std::iter::once("explain").chain(line.split(' ').filter(|word| !word.is_empty()));
+        <Flags as clap::Parser>::try_parse_from(words).ok().map(|flags| flags.explain)
+    }
+
+    #[test]
+    fn the_flags_are_those_of_the_documentation() {
+        let all = "--exe /usr/bin/x --uid 7 --cmdline --fast --tag unit:a --tag snap:b --to [2001:db8::1]:443 --proto udp --name a.example \
+                   --inbound --level secure --profiles /p --json";
+        let args = flags(all).expect("valid flags");
+        assert_eq!((args.uid, args.tag.len(), args.level, args.inbound, args.json), (Some(7), 2, Level::Secure, true, true));
+        for fine in [
+            "--exe /x --to a",
+            "--tag unit:a --to a",
+            "--exe /x --to a --question",
+            "--batch -",
+            "--batch - --profiles /p --json",
+        ] {
+            assert!(flags(fine).is_some(), "{fine}");
+        }
+        for wrong in [
+            "",
+            "--exe /x",
+            "--to a",
+            "--exe /x --to a --level paranoid",
+            "--exe /x --to a --inbound --question",
+            "--exe /x --to a --uid -1",
+            "--exe /x --to a --port 1",
+            "--batch file",
+            "--batch - --to a",
+        ] {
+            assert!(flags(wrong).is_none(), "{wrong} should be refused");
+        }
     }
 
     #[test]

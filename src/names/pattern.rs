@@ -33,6 +33,8 @@ pub enum PatternError {
         "this is neither an address nor a domain; an address has four numbers up to 255 or is IPv6, a network is 192.0.2.0/24"
     )]
     NumericName,
+    #[error("a port or path stands behind the name; write the name alone and the port behind the protocol, such as TCP/443")]
+    PortOrPath,
     #[error("a label is empty; write example.com, .example.com, *.example.com, *example.com, example.* or *text*")]
     EmptyLabel,
     #[error("a wildcard stands in the middle; write .example.com, *.example.com, *example.com, example.* or *text*")]
@@ -71,6 +73,9 @@ impl FromStr for Pattern {
     fn from_str(text: &str) -> Result<Self, PatternError> {
         if text.contains('*') && looks_like_address(text) {
             return Err(PatternError::AddressWildcard);
+        }
+        if text.contains([':', '/']) {
+            return Err(PatternError::PortOrPath);
         }
         match (text.strip_prefix('*'), text.strip_suffix('*')) {
             (Some(_), Some(_)) => Ok(Self::Contains(partial(text.get(1..text.len() - 1).unwrap_or(""))?)),

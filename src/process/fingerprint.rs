@@ -8,6 +8,9 @@ use regex::Regex;
 
 use super::{Identity, Tag};
 
+/// People's user IDs start here (login.defs(5), UID_MIN).
+pub const UID_MIN: u32 = 1000;
+
 /// The `[match]` table of a profile.
 #[derive(Clone, Debug, Default)]
 pub struct Matching {
@@ -49,7 +52,10 @@ impl<'a> Looked<'a> {
     #[must_use]
     pub fn first(identity: &'a Identity, cmdline: &'a str) -> Self {
         let path = identity.exe.as_ref().filter(|exe| exe.path_is_ours).map(|exe| exe.path.as_path());
-        Self { path, cmdline, home: identity.home.as_deref(), tags: &identity.tags }
+        // Daemons have homes such as / and /usr/sbin, which are nobody's.
+        let is_person = identity.uid.is_none_or(|uid| uid == 0 || uid >= UID_MIN);
+        let home = identity.home.as_deref().filter(|home| is_person && home.parent().is_some());
+        Self { path, cmdline, home, tags: &identity.tags }
     }
 }
 
@@ -96,7 +102,8 @@ impl HomePath {
             Self::Home(own) => {
                 let below = |home: &&Path| path.strip_prefix(home).is_ok_and(|rest| rest.starts_with(own) && rest != own);
                 let found = homes(path, home).into_iter().flatten().filter(below).map(length).max();
-                found.map(|home| home + 1 + length(own))
+                let slash = usize::from(!own.as_os_str().is_empty());
+                found.map(|home| home + slash + length(own))
             }
         }
     }
@@ -178,6 +185,13 @@ mod tests {
         }
         assert_eq!(downloads.strength(&looked("/var/Downloads/x", "", &[])), None);
         assert_eq!(downloads.strength(&looked("/home/Downloads/x", "", &[])), None);
+    }
+
+    #[test]
+    fn a_home_and_its_full_path_tie() {
+        let tilde = matching(&[], &["~/"], &[], &[]).strength(&looked("/home/bob/x", "", &[]));
+        assert_eq!(tilde, matching(&[], &["/home/bob/"], &[], &[]).strength(&looked("/home/bob/x", "", &[])));
+        assert_eq!(tilde, Some(Strength::Prefix(9)));
     }
 
     #[test]

@@ -8,7 +8,7 @@ mod framework;
 mod identity;
 mod socket;
 
-pub use fingerprint::{HomePath, Looked, Matching, Strength, tidy};
+pub use fingerprint::{HomePath, Looked, Matching, Strength, UID_MIN, tidy};
 pub use framework::{Framework, Surroundings, check_template, rewrite};
 pub use identity::{Ancestor, Confidence, Exe, Identity, Tag};
 pub use socket::Socket;

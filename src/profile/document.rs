@@ -25,6 +25,8 @@ pub struct Placed<T> {
 pub struct Document<'a> {
     pub text: &'a str,
     pub faults: RefCell<Faults<'a>>,
+    /// The syntax has faults: what could be read is there, and what is missing may only be unreadable.
+    pub is_broken: bool,
 }
 
 /// One table of a document.
@@ -44,7 +46,8 @@ impl<'a> Document<'a> {
         for error in errors {
             faults.add(&error.span().unwrap_or(0..0), error.message().replace('\n', ", "), "see https://toml.io for the syntax");
         }
-        (Self { text, faults: RefCell::new(faults) }, table.into_inner())
+        let is_broken = !faults.is_empty();
+        (Self { text, faults: RefCell::new(faults), is_broken }, table.into_inner())
     }
 
     pub fn fault(&self, span: &Range<usize>, what: impl Into<String>, hint: impl Into<String>) {

@@ -50,6 +50,8 @@ pub enum Entity {
 pub enum EntityError {
     #[error("`{0}` is no network; write an address and a prefix length, such as 192.0.2.0/24 or 2001:db8::/32")]
     Network(String),
+    #[error("`{0}` has bits set beyond its prefix length; write {1}, or the address alone")]
+    HostBits(String, IpNet),
     #[error("`{0}` is no continent; continents are AF, AN, AS, EU, NA, OC and SA")]
     Continent(String),
     #[error("`{0}` is no AS number; write AS and a number up to 4294967295, such as AS15169")]
@@ -117,8 +119,8 @@ impl FromStr for Entity {
         if let Ok(address) = text.parse::<IpAddr>() {
             return Ok(Self::Ip(embedded(address)));
         }
-        if text.contains('/') {
-            return network(text).ok_or_else(|| EntityError::Network(text.to_owned()));
+        if text.contains('/') && !text.contains("://") {
+            return network(text).map(Self::Net);
         }
         if let Some(country) = Country::new(text) {
             return Ok(Self::Country(country));
@@ -146,17 +148,15 @@ impl FromStr for Entity {
     }
 }
 
-/// Reads a network; host bits are cleared, a v4-mapped network becomes the IPv4 one.
-fn network(text: &str) -> Option<Entity> {
-    let net: IpNet = text.parse().ok()?;
-    let mapped = match net {
-        IpNet::V6(v6) if v6.prefix_len() >= 96 => match embedded(v6.addr().into()) {
-            IpAddr::V4(v4) => Some(IpNet::new(v4.into(), v6.prefix_len() - 96).ok()?),
-            IpAddr::V6(_) => None,
-        },
-        IpNet::V4(_) | IpNet::V6(_) => None,
+/// Reads a network; a v4-mapped one becomes the IPv4 one. Bits beyond the prefix length are refused, not cleared: of a digit lost
+/// or mistyped there, as in 192.0.2.0/2 for /24, nothing else would tell.
+fn network(text: &str) -> Result<IpNet, EntityError> {
+    let net: IpNet = text.parse().map_err(|_| EntityError::Network(text.to_owned()))?;
+    let net = match (net.prefix_len().checked_sub(96), embedded(net.addr())) {
+        (Some(length), IpAddr::V4(v4)) if net.addr().is_ipv6() => IpNet::new(v4.into(), length).unwrap_or(net),
+        (Some(_) | None, _) => net,
     };
-    Some(Entity::Net(mapped.unwrap_or(net).trunc()))
+    if net == net.trunc() { Ok(net) } else { Err(EntityError::HostBits(text.to_owned(), net.trunc())) }
 }
 
 fn scopes(text: &str) -> Option<Vec<Scope>> {
@@ -205,7 +205,7 @@ mod tests {
             ("192.0.2.7", "192.0.2.7"),
             ("2001:DB8::1", "2001:db8::1"),
             ("::ffff:192.0.2.7", "192.0.2.7"),
-            ("192.0.2.9/24", "192.0.2.0/24"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
             ("2001:db8::/32", "2001:db8::/32"),
             ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
             ("AT", "AT"),
@@ -245,6 +245,9 @@ mod tests {
             "@a b",
             "LAN,foo",
             "1.2.3.4/33",
+            "192.0.2.9/24",
+            "192.0.2.0/2",
+            "2001:db8::1/32",
             "2001:db8::/129",
             "1.2.3.*",
             "1.2.3.4.5",

@@ -37,6 +37,8 @@ impl fmt::Display for Fault {
 pub struct Faults<'a> {
     file: &'a Path,
     text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
     list: Vec<Fault>,
 }
 
@@ -46,7 +48,8 @@ const MAX_FAULTS: usize = 100;
 impl<'a> Faults<'a> {
     #[must_use]
     pub fn new(file: &'a Path, text: &'a str) -> Self {
-        Self { file, text, list: Vec::new() }
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(end, _)| end + 1)).collect();
+        Self { file, text, lines, list: Vec::new() }
     }
 
     pub fn add(&mut self, span: &Range<usize>, what: impl Into<String>, hint: impl Into<String>) {
@@ -60,9 +63,10 @@ impl<'a> Faults<'a> {
     /// Line and column of a byte offset, both 1-based.
     #[must_use]
     pub fn place(&self, offset: usize) -> (u32, u32) {
-        let before = self.text.get(..offset).unwrap_or(self.text);
-        let line = before.bytes().filter(|&b| b == b'\n').count() + 1;
-        let column = before.rsplit('\n').next().unwrap_or("").chars().count() + 1;
+        let offset = offset.min(self.text.len());
+        let line = self.lines.partition_point(|&start| start <= offset);
+        let start = line.checked_sub(1).and_then(|above| self.lines.get(above)).copied().unwrap_or(0);
+        let column = self.text.get(start..offset).unwrap_or("").chars().count() + 1;
         (u32::try_from(line).unwrap_or(u32::MAX), u32::try_from(column).unwrap_or(u32::MAX))
     }
 

@@ -25,27 +25,25 @@ pub(super) fn read_labels(labels: &mut Labels, file: &Path, text: &str) -> Vec<F
         return Vec::new();
     }
     let (document, entries) = Document::parse(text, Faults::new(file, text));
-    if document.faults.borrow().is_empty() {
-        let top = document.top(&entries, &KEYS);
-        let name = top.string("label");
-        match &name {
-            Some(name) if !is_word(&name.value) => {
-                document.fault(&name.span, format!("`{}` is no label", name.value), "write a word such as \"tracker\"");
-            }
-            None if top.key_span("label").is_none() => {
-                document.fault(&(0..0), "the file names no label", "write label = \"tracker\" in the first line");
-            }
-            Some(_) | None => {}
+    let top = document.top(&entries, &KEYS);
+    let name = top.string("label");
+    match &name {
+        Some(name) if !is_word(&name.value) => {
+            document.fault(&name.span, format!("`{}` is no label", name.value), "write a word such as \"tracker\"");
         }
-        let list = |key| top.strings(key).map(|list| list.value).unwrap_or_default();
-        let mut label = Label::default();
-        entries_of(&document, &list("names"), &mut label);
-        entries_of(&document, &list("networks"), &mut label);
-        let mut unbreak = Label::default();
-        entries_of(&document, &list("unbreak"), &mut unbreak);
-        if let Some(name) = name {
-            labels.add(&name.value, label, unbreak);
+        None if top.key_span("label").is_none() && !document.is_broken => {
+            document.fault(&(0..0), "the file names no label", "write label = \"tracker\" in the first line");
         }
+        Some(_) | None => {}
+    }
+    let list = |key| top.strings(key).map(|list| list.value).unwrap_or_default();
+    let mut label = Label::default();
+    entries_of(&document, &list("names"), &mut label);
+    entries_of(&document, &list("networks"), &mut label);
+    let mut unbreak = Label::default();
+    entries_of(&document, &list("unbreak"), &mut unbreak);
+    if let Some(name) = name {
+        labels.add(&name.value, label, unbreak);
     }
     document.faults.into_inner().into_list()
 }

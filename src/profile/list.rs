@@ -15,7 +15,7 @@ use super::scope::Scope;
 use super::source::Held;
 use super::tail::{Tail, end_of};
 use super::transport::Fit;
-use crate::names::Name;
+use crate::names::{Name, Pattern};
 use crate::packet::Protocol;
 
 /// What the rules may look at besides the case.
@@ -24,6 +24,16 @@ pub struct World {
     pub geo: Arc<dyn Geo>,
     pub labels: Labels,
     pub groups: BTreeMap<Box<str>, Vec<Entity>>,
+    /// Zones below which private addresses are expected, such as a company's own.
+    pub private_zones: Vec<Pattern>,
+}
+
+impl World {
+    /// Whether private addresses are expected under `name`.
+    #[must_use]
+    pub fn is_private(&self, name: &Name) -> bool {
+        self.private_zones.iter().any(|zone| zone.matches(name))
+    }
 }
 
 /// What is known of the other end.
@@ -279,8 +289,8 @@ mod tests {
                 "AS1"
             ])
             .prop_map(str::to_owned),
-            "10\\.[0-2]\\.0\\.[0-2](/(8|15|16|32))?",
-            "2001:db8:[0-2]::/(32|48|64)",
+            "10\\.[0-2]\\.0\\.[0-2](/32)?|10\\.0\\.0\\.0/(8|15)|10\\.[0-2]\\.0\\.0/(16|24)",
+            "2001:db8:[0-2]::/(48|64)|2001:db8::/32",
             "(\\.|\\*\\.|\\*|)([ab]\\.)?[a-c]\\.example",
             "[a-c]\\.(exam)?\\*",
             "\\*[a-c](\\.ex)?\\*",
@@ -304,7 +314,7 @@ mod tests {
             Label::default(),
         );
         let group = vec!["a.a.example".parse().expect("an entity"), "10.2.0.0/16".parse().expect("an entity")];
-        World { geo: Arc::new(NoGeo), labels, groups: BTreeMap::from([("group".into(), group)]) }
+        World { geo: Arc::new(NoGeo), labels, groups: BTreeMap::from([("group".into(), group)]), private_zones: Vec::new() }
     }
 
     fn held(rules: Vec<Rule>) -> Vec<Held<Rule>> {

@@ -3,6 +3,7 @@
 //! Keeps one rule: a `Profile` exists only after every key of its file was understood; a bad file never widens what is allowed.
 #![deny(clippy::disallowed_methods)]
 
+mod actor;
 mod document;
 mod entity;
 mod fault;

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::actor::{self, Actor};
 use super::entity::{Entity, EntityError, is_word};
 use super::fault::Fault;
 use super::geo::{Geo, NoGeo};
@@ -17,10 +18,8 @@ use super::read::read_profile;
 use super::settings::Profile;
 use super::source::Layer;
 use super::view::{Layers, View};
-use crate::process::{Framework, Identity, Looked, Surroundings, Tag, rewrite};
-
-/// Rewriting ends after so many rounds; a set of frameworks that goes on is a loop.
-const MAX_ROUNDS: usize = 10;
+use crate::names::{Name, Pattern};
+use crate::process::{Identity, Looked, Tag};
 
 /// What a file of a profile set is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +43,8 @@ pub struct Setup {
     pub geo: Option<Arc<dyn Geo>>,
     /// `@name` → entities.
     pub groups: BTreeMap<Box<str>, Vec<Entity>>,
+    /// Zones below which answers may hold private addresses.
+    pub private_zones: Vec<Pattern>,
 }
 
 /// Why a named group cannot be used.
@@ -51,6 +52,8 @@ pub struct Setup {
 pub enum SetupError {
     #[error("`{0}` is no name of a group; write letters, digits, `-`, `_` or `.`")]
     Name(String),
+    #[error("`{0}` is a public suffix, under which anyone may own names; write the company's own zone")]
+    PublicZone(Name),
     #[error("`{0}` names a group, and groups hold no groups; write its entries")]
     Nested(String),
     #[error(transparent)]
@@ -58,6 +61,20 @@ pub enum SetupError {
 }
 
 impl Setup {
+    /// Adds a zone below which answers may hold private addresses: a company's own, or a search domain of the network.
+    ///
+    /// # Errors
+    ///
+    /// The zone is a public suffix.
+    pub fn add_private_zone(&mut self, zone: Name) -> Result<(), SetupError> {
+        // Above a public suffix there is no registrable domain.
+        if psl::domain_str(zone.as_str()).is_none() {
+            return Err(SetupError::PublicZone(zone));
+        }
+        self.private_zones.push(Pattern::Zone(zone));
+        Ok(())
+    }
+
     /// Adds a named group of the configuration; its entries are entities as in rules.
     ///
     /// # Errors
@@ -89,7 +106,7 @@ pub struct Policy {
 impl Default for Policy {
     /// The empty set, which refuses everything.
     fn default() -> Self {
-        let world = World { geo: Arc::new(NoGeo), labels: Labels::default(), groups: BTreeMap::new() };
+        let world = World { geo: Arc::new(NoGeo), labels: Labels::default(), groups: BTreeMap::new(), private_zones: Vec::new() };
         Self { layers: Layers::default(), world }
     }
 }
@@ -101,9 +118,10 @@ impl Policy {
     ///
     /// All faults of all files.
     pub fn compile(files: &[File], setup: Setup) -> Result<Self, Vec<Fault>> {
-        let Setup { geo, groups } = setup;
+        let Setup { geo, groups, private_zones } = setup;
         let mut policy = Self::default();
         policy.world.groups = groups;
+        policy.world.private_zones = private_zones;
         if let Some(geo) = geo {
             policy.world.geo = geo;
         }
@@ -155,7 +173,7 @@ impl Policy {
     /// exists as seen by the program.
     #[must_use]
     pub fn subject(&self, identity: Arc<Identity>, exists: &dyn Fn(&Path) -> bool) -> Subject {
-        let actor = self.actor(&identity, exists);
+        let actor = actor::find(&identity, exists, |looked| self.layers_of(looked));
         let views = PerLevel::from_fn(|level| View::merge(&actor.layers, level));
         let minimum = actor.layers.minimum().map_or(Level::Dynamic, |held| held.value);
         let has_own_profile = |tag: &Tag| {
@@ -190,64 +208,6 @@ impl Policy {
             fallback: self.layers.fallback.clone(),
         }
     }
-
-    /// Follows frameworks until the real actor is found.
-    fn actor(&self, identity: &Identity, exists: &dyn Fn(&Path) -> bool) -> Actor {
-        let mut cmdline = identity.cmdline.join(" ");
-        let mut path = None;
-        let mut shown_as = None;
-        let mut ancestors = identity.ancestors.as_slice();
-        for _ in 0..=MAX_ROUNDS {
-            let first = Looked::first(identity, &cmdline);
-            let looked = Looked { path: path.as_deref().or(first.path), ..first };
-            let layers = self.layers_of(&looked);
-            let found = |layer: Layer| layers.of(layer).iter().find_map(|profile| profile.framework.as_ref());
-            let stay = |gave_up: Option<&str>| (gave_up.map(Arc::from), looked.path.map(Path::to_owned));
-            let next = match Layer::ALL.into_iter().find_map(found).map(|held| &held.value) {
-                None => None,
-                Some(Framework::Script { .. }) if cmdline.is_empty() && identity.pid.is_some() => {
-                    let (gave_up, path) = stay(Some("the command line of this program cannot be read"));
-                    return Actor { layers, path, shown_as, gave_up };
-                }
-                Some(Framework::Script { find, build, is_virtual }) => {
-                    let around = Surroundings { cwd: identity.cwd.as_deref(), home: identity.home.as_deref() };
-                    rewrite(find, build, *is_virtual, &cmdline, around, exists).map(|path| (path.display().to_string(), path))
-                }
-                Some(Framework::Parent { .. }) if ancestors.is_empty() && identity.pid.is_some_and(|pid| pid > 1) => {
-                    let (gave_up, path) = stay(Some("the parents of this program cannot be read"));
-                    return Actor { layers, path, shown_as, gave_up };
-                }
-                Some(Framework::Parent { level, merge }) => {
-                    let level = usize::try_from(*level).unwrap_or(usize::MAX);
-                    level.checked_sub(1).and_then(|above| ancestors.split_at_checked(above)).and_then(|(_, rest)| {
-                        let (parent, further) = rest.split_first()?;
-                        ancestors = further;
-                        if *merge {
-                            shown_as = Some(parent.pid);
-                        }
-                        Some((parent.cmdline.join(" "), parent.path.clone()))
-                    })
-                }
-            };
-            let Some((next_cmdline, next_path)) = next else {
-                let (gave_up, path) = stay(None);
-                return Actor { layers, path, shown_as, gave_up };
-            };
-            cmdline = next_cmdline;
-            path = Some(next_path);
-        }
-        let looked = Looked { path: path.as_deref(), ..Looked::first(identity, &cmdline) };
-        let gave_up = Some(Arc::from("frameworks rewrote this program more than 10 times"));
-        Actor { layers: self.layers_of(&looked), path, shown_as, gave_up }
-    }
-}
-
-/// The outcome of following frameworks.
-struct Actor {
-    layers: Layers,
-    path: Option<PathBuf>,
-    shown_as: Option<u32>,
-    gave_up: Option<Arc<str>>,
 }
 
 /// The words that a related domain resembles: the last two path segments (the file name is one) and the profiles' names.

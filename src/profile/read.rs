@@ -35,13 +35,9 @@ pub fn read_profile(layer: Layer, file: &Path, text: &str) -> Result<Option<Prof
     }
     let (document, entries) = Document::parse(text, Faults::new(file, text));
     let reader = Reader { document: &document, layer, file: Arc::new(file.to_owned()), profile: Arc::from("") };
-    let profile =
-        if document.faults.borrow().is_empty() { reader.profile(&document.top(&entries, &keys::names(""))) } else { None };
+    let profile = reader.profile(&document.top(&entries, &keys::names("")));
     let faults = document.faults.into_inner();
-    match profile {
-        Some(profile) if faults.is_empty() => Ok(Some(profile)),
-        Some(_) | None => Err(faults.into_list()),
-    }
+    if faults.is_empty() { Ok(Some(profile)) } else { Err(faults.into_list()) }
 }
 
 struct Reader<'d, 'a> {
@@ -52,14 +48,14 @@ struct Reader<'d, 'a> {
 }
 
 impl Reader<'_, '_> {
-    fn profile(mut self, top: &Table<'_, '_>) -> Option<Profile> {
+    fn profile(mut self, top: &Table<'_, '_>) -> Profile {
         let (name, (line, column)) = self.name(top);
         self.profile = Arc::clone(&name);
         let matching = self.matching(top);
         let scope = top.table("scope", "[scope]", &keys::names("scope"));
         let flags = top.table("flags", "[flags]", &keys::names("flags"));
         let labels = top.table("labels", "[labels]", &keys::names("labels"));
-        Some(Profile {
+        Profile {
             name,
             layer: self.layer,
             file: Arc::clone(&self.file),
@@ -87,7 +83,7 @@ impl Reader<'_, '_> {
             blocked_labels: labels.and_then(|labels| self.labels(&labels)),
             framework: self.framework(top),
             expects: self.expects(top),
-        })
+        }
     }
 
     fn source(&self, span: &Range<usize>, text: &str) -> Source {
@@ -107,7 +103,8 @@ impl Reader<'_, '_> {
     /// Global and Fallback have one file each, so their name may be left out.
     fn name(&self, top: &Table<'_, '_>) -> (Arc<str>, (u32, u32)) {
         let Some(name) = top.string("name") else {
-            if matches!(self.layer, Layer::User | Layer::Stamp) && top.key_span("name").is_none() {
+            let is_needed = matches!(self.layer, Layer::User | Layer::Stamp) && !self.document.is_broken;
+            if is_needed && top.key_span("name").is_none() {
                 self.document.fault(&(0..0), "the profile has no name", "write name = \"…\" in the first line");
             }
             return (Arc::from(self.layer.as_str()), (1, 1));
@@ -259,6 +256,7 @@ impl Reader<'_, '_> {
         let framework = match (find, build, parent) {
             (Some(find), Some(build), None) => self.script(&find, &build, is_virtual)?,
             (None, None, Some(level)) => Framework::Parent { level: level.value, merge: merge.is_some_and(|on| on.value) },
+            _ if self.document.is_broken => return None,
             _ => {
                 self.document.fault(&span, "the framework is incomplete or mixed", "write find and build, or parent_level");
                 return None;
@@ -297,7 +295,7 @@ impl Reader<'_, '_> {
         let verdict = verdict.and_then(|text| self.word(&text, "verdict", &["accept", "block", "drop", "ask"]));
         let to = table.string("to");
         for key in ["to", "verdict"] {
-            if table.key_span(key).is_none() {
+            if table.key_span(key).is_none() && !self.document.is_broken {
                 self.document.fault(
                     span,
                     format!("the case has no `{key}`"),

@@ -99,7 +99,7 @@ mod tests {
             ("  -   *  ", "- *"),
             ("? LAN", "? LAN"),
             ("+ * */80-90 #  web ", "+ * */80-90 # web"),
-            ("- 10.1.2.3/8 udp/dns#x", "- 10.0.0.0/8 UDP/53 # x"),
+            ("- 10.0.0.0/8 udp/dns#x", "- 10.0.0.0/8 UDP/53 # x"),
         ] {
             let rule: Rule = typed.parse().expect(typed);
             assert_eq!(rule.to_string(), printed);
@@ -118,6 +118,9 @@ mod tests {
             ("+ a TCP/1 b", "one field too many"),
             ("+ 1.2.3.*", "CIDR"),
             ("- x TCP/0", "1 to 65535"),
+            ("+ example.com:443", "behind the protocol"),
+            ("+ https://example.com", "the name alone"),
+            ("+ 192.0.2.9/24", "192.0.2.0/24"),
             ("- x *", "*/443"),
         ] {
             let error = text.parse::<Rule>().expect_err(text).to_string();

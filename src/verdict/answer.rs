@@ -4,8 +4,7 @@
 
 use std::net::IpAddr;
 
-use super::decide::{REFUSED_V4, REFUSED_V6};
-use super::outcome::search_layers;
+use super::outcome::{NO_DATA, search_layers};
 use super::{Check, Reason};
 use crate::names::Name;
 use crate::profile::{Flag, Found, Level, Peer, Policy, RuleVerdict, Scope, Subject, embedded};
@@ -42,15 +41,13 @@ pub fn answer_allowed(policy: &Policy, subject: &Subject, level: Level, name: &N
     let view = subject.view(subject.level(level));
     let scope = Scope::of(address);
     let (flag, unset) = match scope {
-        // What refused names are answered with upstream or here says nothing and leads nowhere.
-        None if address == IpAddr::V4(REFUSED_V4) || address == IpAddr::V6(REFUSED_V6) => return Ok(()),
         None => return Err(Reason::because(Check::Scope, "the address is invalid")),
         Some(Scope::Localhost) => (Flag::Localhost, "localhost is set by no layer"),
         Some(Scope::Lan) if is_host_loopback(name) => (Flag::Localhost, "localhost is set by no layer"),
         Some(Scope::Lan) => (Flag::Lan, "lan is set by no layer"),
         Some(Scope::Internet) => (Flag::Internet, "internet is set by no layer"),
     };
-    if scope != Some(Scope::Internet) && is_public(name) {
+    if scope != Some(Scope::Internet) && is_public(name) && !policy.world().is_private(name) {
         return Err(Reason::because(Check::Scope, "a private address for a public name (rebinding)"));
     }
     let switch = view.flags.of(flag);
@@ -67,7 +64,7 @@ fn denied_by_rule(policy: &Policy, subject: &Subject, level: Level, name: &Name,
     let peer = Peer { name: Some(name), chain: &[], address: Some(address), scope: Scope::of(address), transport: None };
     match search_layers(subject, view, |profile| &profile.endpoints, &peer, policy.world()).found {
         Found::Nothing => None,
-        Found::NoData(rule) => Some(Reason::at(Check::Endpoints, &rule.source)),
+        Found::NoData(rule) => Some(Reason { note: Some(NO_DATA), ..Reason::at(Check::Endpoints, &rule.source) }),
         Found::Rule(rule) => match rule.value.verdict {
             RuleVerdict::Deny => Some(Reason::at(Check::Endpoints, &rule.source)),
             RuleVerdict::Permit | RuleVerdict::Ask => None,

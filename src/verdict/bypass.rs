@@ -19,6 +19,34 @@ const MULTICAST_DNS_PORTS: [u16; 2] = [5353, 5355];
 /// Browsers ask for it before they switch to DNS over HTTPS; a refusal keeps them with the system's resolver.
 const CANARY: &str = "use-application-dns.net";
 
+/// Public resolvers that answer over HTTPS or TLS: the names of their services, each with what is below. Every flow to port 443
+/// comes by, so the last bytes are compared first.
+const RESOLVER_NAMES: [(Ending, &str); 24] = [
+    resolver("dns.google"),
+    resolver("dns64.dns.google"),
+    resolver("cloudflare-dns.com"),
+    resolver("one.one.one.one"),
+    resolver("dns.quad9.net"),
+    resolver("dns9.quad9.net"),
+    resolver("dns10.quad9.net"),
+    resolver("dns11.quad9.net"),
+    resolver("doh.opendns.com"),
+    resolver("dns.opendns.com"),
+    resolver("dns.adguard.com"),
+    resolver("dns.adguard-dns.com"),
+    resolver("dns.nextdns.io"),
+    resolver("doh.cleanbrowsing.org"),
+    resolver("dns.controld.com"),
+    resolver("freedns.controld.com"),
+    resolver("dns.mullvad.net"),
+    resolver("doh.mullvad.net"),
+    resolver("dns0.eu"),
+    resolver("dns.digitale-gesellschaft.ch"),
+    resolver("doh.dns.sb"),
+    resolver("dns.sb"),
+    resolver("doh.libredns.gr"),
+    resolver("dns.switch.ch"),
+];
 const RESOLVERS_V4: [[u8; 4]; 16] = [
     [1, 1, 1, 1],
     [1, 0, 0, 1],
@@ -49,6 +77,32 @@ const RESOLVERS_V6: [[u16; 8]; 10] = [
     [0x2a10, 0x50c0, 0, 0, 0, 0, 0xad1, 0xff],
     [0x2a10, 0x50c0, 0, 0, 0, 0, 0xad2, 0xff],
 ];
+
+/// The last eight bytes of a text as a number, the last byte lowest, and which of them it has.
+#[derive(Clone, Copy, Debug)]
+struct Ending {
+    mask: u64,
+    value: u64,
+}
+
+const fn resolver(name: &str) -> (Ending, &str) {
+    (ending(name), name)
+}
+
+const fn ending(text: &str) -> Ending {
+    let mut rest = text.as_bytes();
+    let mut ending = Ending { mask: 0, value: 0 };
+    let mut shift = 0;
+    while let [before @ .., last] = rest
+        && shift < u64::BITS
+    {
+        ending.value |= u64::from_be_bytes([0, 0, 0, 0, 0, 0, 0, *last]) << shift;
+        ending.mask |= 0xff << shift;
+        shift += 8;
+        rest = before;
+    }
+    ending
+}
 
 /// Why an outbound flow is a way around, if it is.
 #[must_use]
@@ -93,42 +147,11 @@ fn is_resolver(address: IpAddr) -> bool {
     }
 }
 
-/// Public resolvers that answer over HTTPS or TLS, by the names of their services and all below. Written as a match because
-/// that compiles to a comparison or two, and every flow to port 443 comes by.
-fn is_resolver_service(name: &str) -> bool {
-    matches!(
-        name,
-        "dns.google"
-            | "dns64.dns.google"
-            | "cloudflare-dns.com"
-            | "one.one.one.one"
-            | "dns.quad9.net"
-            | "dns9.quad9.net"
-            | "dns10.quad9.net"
-            | "dns11.quad9.net"
-            | "doh.opendns.com"
-            | "dns.opendns.com"
-            | "dns.adguard.com"
-            | "dns.adguard-dns.com"
-            | "dns.nextdns.io"
-            | "doh.cleanbrowsing.org"
-            | "dns.controld.com"
-            | "freedns.controld.com"
-            | "dns.mullvad.net"
-            | "doh.mullvad.net"
-            | "dns0.eu"
-            | "dns.digitale-gesellschaft.ch"
-            | "doh.dns.sb"
-            | "dns.sb"
-            | "doh.libredns.gr"
-            | "dns.switch.ch"
-    )
-}
-
 fn is_resolver_name(name: &Name) -> bool {
-    let text = name.as_str();
-    let above = text.match_indices('.').filter_map(|(dot, _)| text.get(dot + 1..));
-    std::iter::once(text).chain(above).any(is_resolver_service)
+    let end = ending(name.as_str());
+    let named =
+        |resolver: &&(Ending, &str)| end.value & resolver.0.mask == resolver.0.value && is_at_or_below(name.as_str(), resolver.1);
+    RESOLVER_NAMES.iter().any(|resolver| named(&resolver))
 }
 
 fn is_at_or_below(name: &str, zone: &str) -> bool {

@@ -23,7 +23,7 @@ pub enum Verdict {
 
 impl fmt::Display for Verdict {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::Accept => "accept",
             Self::Ask => "ask",
             Self::Block => "block",
@@ -80,7 +80,7 @@ pub enum Check {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+        f.pad(match self {
             Self::RefusedName => "refused_name",
             Self::Infrastructure => "infrastructure",
             Self::Identity => "identity",
@@ -113,13 +113,15 @@ pub struct Reason {
     pub file: Option<Arc<PathBuf>>,
     /// 1-based.
     pub line: Option<u32>,
+    /// Why the rule came out so, where its text alone does not say it.
+    pub note: Option<&'static str>,
 }
 
 impl Reason {
     /// A reason that no profile line stands behind.
     #[must_use]
     pub fn of(check: Check) -> Self {
-        Self { check, layer: None, profile: None, rule: None, file: None, line: None }
+        Self { check, layer: None, profile: None, rule: None, file: None, line: None, note: None }
     }
 
     /// A reason that a line of a profile stands behind. Copies no text.
@@ -133,6 +135,7 @@ impl Reason {
             rule: Some(Arc::clone(text)),
             file: Some(Arc::clone(file)),
             line: Some(*line),
+            note: None,
         }
     }
 
@@ -154,6 +157,9 @@ impl fmt::Display for Reason {
         }
         if let (Some(file), Some(line)) = (&self.file, self.line) {
             write!(f, " ({}:{line})", file.display())?;
+        }
+        if let Some(note) = self.note {
+            write!(f, ": {note}")?;
         }
         Ok(())
     }

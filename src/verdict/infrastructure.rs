@@ -5,6 +5,7 @@
 use std::net::IpAddr;
 
 use crate::packet::{Direction, Protocol};
+use crate::process::UID_MIN;
 use crate::profile::Scope;
 
 /// One kind of exempt traffic.
@@ -30,9 +31,6 @@ pub const EXEMPTIONS: [Exemption; 4] = [
     udp("DHCPv6", Direction::Outbound, 547, true),
     udp("DHCPv6", Direction::Inbound, 546, true),
 ];
-
-/// Ordinary users' IDs start here (login.defs(5), UID_MIN).
-pub const UID_MIN: u32 = 1000;
 
 /// The exemption that covers a flow. Only system users send such packets; an unknown user counts as one, because the
 /// programs that do are gone before they can be looked up.

@@ -19,6 +19,6 @@ pub use answer::{HOST_LOOPBACK_NAME, answer_allowed};
 pub use case::{Answer, Case, Target};
 pub use decide::{REFUSED_V4, REFUSED_V6, chain_allowed, decide, explain};
 pub use decision::{Check, Decision, Epoch, Lane, Permit, Reason, Verdict};
-pub use infrastructure::{EXEMPTIONS, Exemption, UID_MIN};
+pub use infrastructure::{EXEMPTIONS, Exemption};
 pub use related::is_related;
 pub use trace::Step;

@@ -9,16 +9,16 @@ use crate::profile::{RuleVerdict, Search, Source, Subject, View, World};
 
 /// What one check comes to.
 #[derive(Debug)]
-pub(super) enum Outcome {
-    /// The walk goes on; says why.
-    Pass(&'static str),
+pub(super) enum Outcome<'t> {
+    /// The walk goes on; says why, and by which line if any.
+    Pass(&'static str, Option<&'t Source>),
     Accept(Reason),
     Ask(Reason),
     /// Block for outbound flows and questions, Drop for inbound flows.
     Deny(Reason),
 }
 
-impl Outcome {
+impl Outcome<'_> {
     /// A refusal by a setting, or for want of one.
     pub(super) fn deny(check: Check, source: Option<&Source>, otherwise: &str) -> Self {
         Self::Deny(source.map_or_else(|| Reason::because(check, otherwise), |source| Reason::at(check, source)))
@@ -26,13 +26,13 @@ impl Outcome {
 }
 
 /// One row of a table of checks.
-pub(super) type Row<T> = (Check, fn(&T) -> Outcome);
+pub(super) type Row<T> = (Check, for<'t> fn(&'t T) -> Outcome<'t>);
 
 /// Asks the checks in their order.
-pub(super) fn first_conclusion<T, W: Witness>(rows: &[Row<T>], subject_of_checks: &T, witness: &mut W) -> Outcome {
+pub(super) fn first_conclusion<'t, T, W: Witness>(rows: &[Row<T>], judged: &'t T, witness: &mut W) -> Outcome<'t> {
     for (check, ask) in rows {
-        match ask(subject_of_checks) {
-            Outcome::Pass(why) => witness.passed(*check, why),
+        match ask(judged) {
+            Outcome::Pass(why, by) => witness.passed(*check, why, by),
             conclusion @ (Outcome::Accept(_) | Outcome::Ask(_) | Outcome::Deny(_)) => return conclusion,
         }
     }
@@ -91,9 +91,10 @@ fn severity(search: &Search<'_>) -> u8 {
     }
 }
 
+/// Why a rule denies whatever its verdict.
+pub(super) const NO_DATA: &str = "there are no data to judge this rule by, so it denies";
+
 /// The reason for a rule that could not be judged.
-pub(super) fn no_data(check: Check, rule: &Held<Rule>) -> Outcome {
-    let reason = Reason::at(check, &rule.source);
-    let text = format!("{} (no data to judge this rule by, so it denies)", rule.source.text);
-    Outcome::Deny(Reason { rule: Some(text.into()), ..reason })
+pub(super) fn no_data(check: Check, rule: &Held<Rule>) -> Outcome<'static> {
+    Outcome::Deny(Reason { note: Some(NO_DATA), ..Reason::at(check, &rule.source) })
 }

@@ -39,7 +39,7 @@ impl<'a> Question<'a> {
             // Whoever is to be asked is asked when the flow is there.
             Outcome::Accept(reason) | Outcome::Ask(reason) => Decision::new(Verdict::Accept, Lane::Direct, reason),
             Outcome::Deny(reason) => Decision::new(Verdict::Block, Lane::Direct, reason),
-            Outcome::Pass(_) => Decision::refused(Reason::of(Check::Mode)),
+            Outcome::Pass(..) => Decision::refused(Reason::of(Check::Mode)),
         }
     }
 
@@ -51,28 +51,30 @@ impl<'a> Question<'a> {
         search_layers(self.subject, self.view, |profile| &profile.endpoints, &self.peer(), self.policy.world())
     }
 
-    fn identity(&self) -> Outcome {
+    fn identity(&self) -> Outcome<'_> {
         identity(self.subject)
     }
 
-    fn run_as(&self) -> Outcome {
+    fn run_as(&self) -> Outcome<'_> {
         run_as(self.subject, self.view)
     }
 
-    fn scope(&self) -> Outcome {
+    fn scope(&self) -> Outcome<'_> {
         let (internet, lan) = (self.view.flags.of(Flag::Internet), self.view.flags.of(Flag::Lan));
-        if internet.on || lan.on {
-            return Outcome::Pass("the Internet or the LAN is allowed");
+        if let Some(allowed) = [internet, lan].into_iter().find(|switch| switch.on) {
+            return Outcome::Pass("the Internet or the LAN is allowed", allowed.source.as_ref());
         }
         let source = internet.source.as_ref().or(lan.source.as_ref());
         Outcome::deny(Check::Scope, source, "internet and lan are set by no layer")
     }
 
-    fn endpoints(&self) -> Outcome {
+    fn endpoints(&self) -> Outcome<'_> {
         let search = self.search();
         match search.found {
-            Found::Nothing if search.open.is_some() => Outcome::Pass("the flow will be judged by its address, protocol or port"),
-            Found::Nothing => Outcome::Pass("no rule matches"),
+            Found::Nothing if search.open.is_some() => {
+                Outcome::Pass("the flow will be judged by its address, protocol or port", search.open.map(|rule| &rule.source))
+            }
+            Found::Nothing => Outcome::Pass("no rule matches", None),
             Found::NoData(rule) => no_data(Check::Endpoints, rule),
             Found::Rule(rule) => {
                 let reason = Reason::at(Check::Endpoints, &rule.source);
@@ -84,26 +86,26 @@ impl<'a> Question<'a> {
         }
     }
 
-    fn domain_whitelist(&self) -> Outcome {
+    fn domain_whitelist(&self) -> Outcome<'_> {
         domain_whitelist(self.view, Some(self.name))
     }
 
-    fn bypass(&self) -> Outcome {
+    fn bypass(&self) -> Outcome<'_> {
         match bypass::of_question(self.name) {
             Some(why) => Outcome::Deny(Reason::because(Check::Bypass, why)),
-            None => Outcome::Pass("no way around the firewall's own resolver"),
+            None => Outcome::Pass("no way around the firewall's own resolver", None),
         }
     }
 
-    fn labels(&self) -> Outcome {
+    fn labels(&self) -> Outcome<'_> {
         labels(self.policy, self.view, &self.peer())
     }
 
-    fn strict(&self) -> Outcome {
+    fn strict(&self) -> Outcome<'_> {
         strict(self.subject, self.view, Some(self.name))
     }
 
-    fn mode(&self) -> Outcome {
+    fn mode(&self) -> Outcome<'_> {
         let is_open = || self.search().open;
         match &self.view.mode {
             Some(mode) if mode.value != Mode::Whitelist => Outcome::Accept(Reason::at(Check::Mode, &mode.source)),

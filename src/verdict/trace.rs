@@ -5,11 +5,12 @@
 use serde::Serialize;
 
 use super::Check;
+use crate::profile::Source;
 
 /// Sees the checks of a walk that did not conclude.
 pub(super) trait Witness: Default {
-    /// `check` did not conclude, because of `why`.
-    fn passed(&mut self, check: Check, why: &'static str);
+    /// `check` did not conclude, because of `why`, which the line `by` says.
+    fn passed(&mut self, check: Check, why: &'static str, by: Option<&Source>);
 }
 
 /// Sees nothing and costs nothing.
@@ -17,7 +18,7 @@ pub(super) trait Witness: Default {
 pub(super) struct Unseen;
 
 impl Witness for Unseen {
-    fn passed(&mut self, _: Check, _: &'static str) {}
+    fn passed(&mut self, _: Check, _: &'static str, _: Option<&Source>) {}
 }
 
 /// One step of an explained walk.
@@ -34,7 +35,13 @@ pub struct Step {
 pub(super) struct Trace(pub Vec<Step>);
 
 impl Witness for Trace {
-    fn passed(&mut self, check: Check, why: &'static str) {
-        self.0.push(Step { check, outcome: "passed".to_owned(), note: why.to_owned() });
+    fn passed(&mut self, check: Check, why: &'static str, by: Option<&Source>) {
+        let note = match by {
+            Some(Source { layer: _, profile, text, file, line }) => {
+                format!("{why}: `{text}` of {profile} ({}:{line})", file.display())
+            }
+            None => why.to_owned(),
+        };
+        self.0.push(Step { check, outcome: "passed".to_owned(), note });
     }
 }

@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use portreeve::profile::{Level, Policy};
+use portreeve::profile::{Level, Policy, Setup};
 use portreeve::verdict::{Check, answer_allowed, chain_allowed};
 
-use super::world::{OPEN, name, question, set, user};
+use super::world::{OPEN, files, name, question, set, user};
 
 fn allowed(policy: &Policy, level: Level, text: &str, address: &str) -> Result<(), Check> {
     let address: IpAddr = address.parse().expect("an address");
@@ -36,6 +36,20 @@ fn private_addresses_are_filtered_from_public_names_whatever_the_flags() {
         for level in Level::ALL {
             assert_eq!(allowed(&policy, level, text, address).is_ok(), fine, "{text} {address} {level}");
         }
+    }
+}
+
+#[test]
+fn a_companys_own_zone_may_hold_private_addresses_and_a_public_suffix_may_not_be_one() {
+    let mut setup = Setup::default();
+    setup.add_private_zone(name("corp.example.com")).expect("a zone of one's own");
+    for public in ["com", "co.uk", "github.io"] {
+        assert!(setup.add_private_zone(name(public)).is_err(), "{public}");
+    }
+    let policy = Policy::compile(&files(&[("user/x.toml", &user(OPEN))]), setup).expect("a valid set");
+    for address in ["10.0.0.1", "fd00::1"] {
+        assert_eq!(allowed(&policy, Level::Fortress, "git.corp.example.com", address), Ok(()));
+        assert_eq!(allowed(&policy, Level::Fortress, "www.example.com", address), Err(Check::Scope));
     }
 }
 

@@ -154,3 +154,13 @@ fn names_are_unique_in_a_layer_and_free_between_layers() {
 fn an_empty_file_is_no_profile_and_no_fault() {
     assert_eq!(set(&[("user/a.toml", ""), ("global.toml", "  \n"), ("labels/a.toml", "\n")]).profiles().count(), 0);
 }
+
+#[test]
+fn a_fault_of_the_syntax_does_not_hide_the_others() {
+    let text = "nam = \"x\"\nmode = \"promt\"\n[scope]\ninternet = tru\nlan = [\"dynamic\"]\nwan = true\n[[expect]]\nto = ";
+    let told = faults(&[("user/x.toml", text)]);
+    for place in ["1:1", "2:8", "4:12", "6:1"] {
+        assert!(told.iter().any(|fault| fault.starts_with(&format!("user/x.toml:{place}: "))), "{place} {told:#?}");
+    }
+    assert!(!told.iter().any(|fault| fault.contains("no name") || fault.contains("has no `to`")), "{told:#?}");
+}

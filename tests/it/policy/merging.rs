@@ -225,3 +225,20 @@ fn the_profile_to_show_is_the_users_own_else_the_strongest_that_matched() {
     assert_eq!(shown(&[fallback, ("stamp/a.toml", &stamp_file)]).as_deref(), Some("tool stamp"));
     assert_eq!(shown(&[fallback, ("stamp/a.toml", &stamp_file), ("user/a.toml", &user_file)]).as_deref(), Some("tool"));
 }
+
+#[test]
+fn the_homes_of_daemons_are_nobodys_homes() {
+    let own = named("home", "", "prefix = [\"~/\"]");
+    let files = [("user/a.toml", &*own)];
+    for (home, uid, path, fits) in [
+        ("/usr/sbin", 1, "/usr/sbin/tool", false),
+        ("/", 2, "/usr/bin/tool", false),
+        ("/", 1000, "/usr/bin/tool", false),
+        ("/srv/ann", 1000, "/srv/ann/tool", true),
+        ("/root", 0, "/root/tool", true),
+        ("/nonexistent", 65534, "/home/bob/tool", true),
+    ] {
+        let put = to(V4).by(path).uid(Some(uid)).with(|identity| identity.home = Some(home.into()));
+        assert_eq!(!counted(&put, &files).is_empty(), fits, "{path} of {uid} in {home}");
+    }
+}

@@ -2,6 +2,7 @@
 
 mod allocation;
 mod answers;
+mod entities;
 mod files;
 mod framework;
 mod merging;
