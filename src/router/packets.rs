@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::{Counter, Output, Router};
 use crate::flow::{FlowId, Service, State};
-use crate::packet::{IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
+use crate::packet::{Checksums, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
 use crate::verdict::Verdict;
 
 /// How long the socket tables and /proc may take before the flow is refused.
@@ -50,16 +50,26 @@ impl Router {
 
     fn on_pending(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         if let Transport::Tcp(segment) = packet.transport() {
+            if segment.opens() && self.parked_sequence(id) == Some(segment.sequence) {
+                return self.count(Counter::Retransmit);
+            }
+            // A program that gives up resets what it began, or says nothing: then another SYN is another socket's, maybe another
+            // program's. Nothing else can come before the SYN-ACK.
+            self.say(Output::Cut(id));
+            self.finish(id, "abandoned", now);
             if segment.opens() {
-                self.count(Counter::Retransmit);
-            } else {
-                // A program that gives up resets what it began; nothing else can come before the SYN-ACK.
-                self.say(Output::Cut(id));
-                self.finish(id, "abandoned", now);
+                self.on_new(packet, now);
             }
             return;
         }
         self.park(id, packet.bytes());
+    }
+
+    /// The sequence number of the SYN that waits.
+    fn parked_sequence(&self, id: FlowId) -> Option<u32> {
+        let syn = IpPacket::parse(self.table.flow(id)?.parked.first()?, Checksums::Unfinished).ok()?;
+        let Transport::Tcp(segment) = syn.transport() else { return None };
+        Some(segment.sequence)
     }
 
     fn on_new(&mut self, packet: &IpPacket<'_>, now: Instant) {
