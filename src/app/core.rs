@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
@@ -18,7 +19,7 @@ use tokio::sync::{mpsc, watch};
 use super::dns::{self, PolicyJudge};
 use super::engine::{Facts, Running};
 use super::policies::{Loaded, Loader};
-use super::shard::{Attributor, Handle, Message, Parts, Shard};
+use super::shard::{Attributor, Handle, Parts, Shard};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::control::{Event, Listener, render};
@@ -76,6 +77,16 @@ pub(super) struct Core {
     pub(super) ending: watch::Receiver<bool>,
     threads: Vec<JoinHandle<()>>,
     recorder: Option<JoinHandle<()>>,
+    ended_well: Arc<AtomicBool>,
+}
+
+/// Says that the packet loop has ended when it is dropped.
+struct Telling(watch::Sender<bool>);
+
+impl Drop for Telling {
+    fn drop(&mut self) {
+        self.0.send_replace(true);
+    }
 }
 
 impl Core {
@@ -127,13 +138,17 @@ impl Core {
         let (ending_sender, ending) = watch::channel(false);
         let (undone, ended) = watch::channel(false);
         let stopped = ending_sender.clone();
+        let ended_well = Arc::new(AtomicBool::new(false));
+        let loop_ended = ended_well.clone();
         let threads = vec![
             spawn("attribution", move || searching.0.serve(&job_queue, &searching.1))?,
             spawn("packets", move || {
-                if let Err(error) = shard.run() {
-                    tracing::error!(%error, "the packet loop ended; traffic is refused");
+                // Also after a panic: nobody would wait for packets that nobody carries.
+                let _told = Telling(stopped);
+                match shard.run() {
+                    Ok(()) => loop_ended.store(true, Ordering::Release),
+                    Err(error) => tracing::error!(%error, "the packet loop ended; traffic is refused"),
                 }
-                stopped.send_replace(true);
             })?,
         ];
         let running = Arc::new(Running {
@@ -147,7 +162,7 @@ impl Core {
             ended,
         });
         running.tune_resolver(plan.level);
-        Ok(Self { runtime, running, undone, ending, threads, recorder })
+        Ok(Self { runtime, running, undone, ending, threads, recorder, ended_well })
     }
 
     /// Serves the control socket until the end.
@@ -179,21 +194,23 @@ impl Core {
         });
     }
 
-    /// Ends the packet loop, lets `undo` take back what was installed, and waits until every record is written.
-    pub(super) fn stop(self, undo: impl FnOnce()) {
-        let Self { runtime, running, undone, ending: _, threads, recorder } = self;
-        running.shard.send(Message::Stop);
+    /// Ends the packet loop, lets `undo` take back what was installed, and waits until every record is written. Programs that have
+    /// ended leave bytes behind, which the kernel would send without us; `grace` is for these. `undo` is told whether the packet loop
+    /// ended because it should.
+    pub(super) fn stop(self, grace: Duration, undo: impl FnOnce(bool)) {
+        let Self { runtime, running, undone, ending: _, threads, recorder, ended_well } = self;
+        running.shard.stop(grace);
         let wait = |thread: JoinHandle<()>| {
             if thread.join().is_err() {
                 tracing::error!("a thread of the router panicked");
             }
         };
         threads.into_iter().for_each(wait);
-        undo();
+        undo(ended_well.load(Ordering::Acquire));
         undone.send_replace(true);
         // Whoever asked for the end reads the answer before the socket goes.
-        runtime.block_on(async { tokio::time::sleep(std::time::Duration::from_millis(20)).await });
-        runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+        runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
+        runtime.shutdown_timeout(Duration::from_millis(500));
         drop(running);
         recorder.into_iter().for_each(wait);
     }

@@ -4,6 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::SignalKind;
@@ -27,6 +28,10 @@ const FAILED: u8 = 125;
 const FALLBACK_V4: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 1);
 const FALLBACK_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 2, 0, 0, 0, 0, 0, 1);
 
+/// How long a command's last bytes may take to be accepted upstream after its end.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// How long a command may take to end when the router ends.
+const PATIENCE: Duration = Duration::from_secs(2);
 /// Where the uplinks cannot be read.
 const USUAL_MTU: u32 = 1500;
 
@@ -132,7 +137,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         core.print_verdicts();
     }
     let status = core.runtime.block_on(watch(&core, &mut enclosed));
-    core.stop(|| {});
+    core.stop(LAST_WORDS, |_| {});
     Ok(status?)
 }
 
@@ -165,7 +170,10 @@ async fn watch(core: &Core, enclosed: &mut Enclosed) -> io::Result<CommandStatus
             // `down`, or the packet loop has ended: the command ends, too.
             _ = ending.wait_for(|ending| *ending) => {
                 enclosed.signal(SignalKind::terminate().as_raw_value())?;
-                let _ = ended.await;
+                if tokio::time::timeout(PATIENCE, &mut ended).await.is_err() {
+                    enclosed.signal(rustix::process::Signal::KILL.as_raw())?;
+                    let _ = ended.await;
+                }
                 break;
             }
         }

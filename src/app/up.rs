@@ -28,7 +28,7 @@ use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::tun::OpenError;
 
-/// Why the machine is not behind the router. Nothing was left changed.
+/// Why the machine is not behind the router. Nothing was left changed, but for [`UpError::Loop`].
 #[derive(Debug, thiserror::Error)]
 enum UpError {
     #[error("{0}")]
@@ -41,6 +41,8 @@ enum UpError {
     Install(#[from] InstallError),
     #[error("start the router: {0}")]
     Start(#[from] io::Error),
+    #[error("the packet loop failed; the machine stays closed until `portreeve up` or `portreeve cleanup`")]
+    Loop,
 }
 
 impl UpError {
@@ -48,7 +50,7 @@ impl UpError {
         match self {
             Self::Configuration(_) => Exit::Configuration,
             Self::Privilege | Self::Install(InstallError::Tun(OpenError::Privilege { .. })) => Exit::NotPermitted,
-            Self::Control(_) | Self::Install(_) | Self::Start(_) => Exit::Failed,
+            Self::Control(_) | Self::Install(_) | Self::Start(_) | Self::Loop => Exit::Failed,
         }
     }
 }
@@ -120,12 +122,17 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     tracing::info!("Portreeve is up");
     daemon::ready();
     core.runtime.block_on(watch(&core))?;
-    core.stop(move || {
-        if let Err(error) = installed.remove() {
+    let mut failed = false;
+    core.stop(Duration::ZERO, |ended_well| {
+        if !ended_well {
+            // As after SIGKILL: what was protected stays closed; the undo file stays for `cleanup`.
+            failed = true;
+            std::mem::forget(installed);
+        } else if let Err(error) = installed.remove() {
             tracing::error!(%error, "the network is not restored; run `portreeve cleanup`");
         }
     });
-    Ok(())
+    if failed { Err(UpError::Loop) } else { Ok(()) }
 }
 
 /// Group readers must be able to enter; the socket itself says who may speak.

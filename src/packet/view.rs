@@ -59,6 +59,8 @@ impl Malformed {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
     pub control: TcpControl,
+    /// Of the first byte, or of the SYN.
+    pub sequence: u32,
     pub has_ack: bool,
     /// The MSS option of a SYN.
     pub max_segment: Option<u16>,
@@ -235,7 +237,8 @@ fn tcp(payload: &[u8], (src, dst): (IpAddress, IpAddress), checksums: Checksums)
             options = rest;
         }
     }
-    let segment = Segment { control, has_ack: tcp.ack(), max_segment, has_timestamps };
+    let sequence = u32::from_ne_bytes(tcp.seq_number().0.to_ne_bytes());
+    let segment = Segment { control, sequence, has_ack: tcp.ack(), max_segment, has_timestamps };
     Ok(((tcp.src_port(), tcp.dst_port()), Transport::Tcp(segment)))
 }
 

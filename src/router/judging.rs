@@ -1,5 +1,6 @@
 //! Identities, answers and rules: everything that leads to a decision.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -53,7 +54,7 @@ impl Router {
             names: &owner.names,
             peer_is_this_host: remote.ip().is_loopback() || self.own.contains(&remote.ip()),
         };
-        let answer = self.answers.get(&key_of(flow, owner)).copied();
+        let answer = if self.answers.is_empty() { None } else { self.answers.get(&key_of(flow, owner)).copied() };
         decide(&self.rules.policy, &Case { subject: &owner.subject, level: self.rules.level, target, answer })
     }
 
@@ -273,5 +274,5 @@ fn key_of(flow: &Flow, owner: &Owner) -> PromptKey {
         Some(sighting) => PromptTarget::Name(sighting.name.clone()),
         None => PromptTarget::Address(flow.tuple.remote.ip()),
     };
-    PromptKey { asker: owner.asker.clone(), target }
+    PromptKey { asker: owner.asker.clone(), actor: owner.subject.actor_path().map(Path::to_owned), target }
 }

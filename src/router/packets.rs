@@ -6,7 +6,7 @@ use smoltcp::wire::TcpControl;
 
 use super::{Counter, Output, Router};
 use crate::flow::{FlowId, Service, State};
-use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
+use crate::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
 use crate::verdict::Verdict;
 
 /// How long the socket tables and /proc may take before the flow is refused.
@@ -57,7 +57,13 @@ impl Router {
 
     fn on_pending(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         if let Transport::Tcp(segment) = packet.transport() {
-            // A program that gives up resets what it began; what else comes before the SYN-ACK is not of this flow.
+            if segment.opens() && self.parked_sequence(id) != Some(segment.sequence) {
+                // A program that gives up may say nothing: then another SYN is another socket's, maybe another program's.
+                self.say(Output::Cut(id));
+                self.finish(id, "abandoned", now);
+                return self.on_new(packet, now);
+            }
+            // A program that gives up may also reset what it began; what else comes before the SYN-ACK is not of this flow.
             if segment.control == TcpControl::Rst {
                 self.say(Output::Cut(id));
                 self.finish(id, "abandoned", now);
@@ -67,6 +73,13 @@ impl Router {
             return;
         }
         self.park(id, packet.bytes());
+    }
+
+    /// The sequence number of the SYN that waits.
+    fn parked_sequence(&self, id: FlowId) -> Option<u32> {
+        let syn = IpPacket::parse(self.table.flow(id)?.parked.first()?, Checksums::Unfinished).ok()?;
+        let Transport::Tcp(segment) = syn.transport() else { return None };
+        Some(segment.sequence)
     }
 
     fn on_new(&mut self, packet: &IpPacket<'_>, now: Instant) {

@@ -1,6 +1,7 @@
 //! Questions to a person.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use crate::flow::FlowId;
@@ -11,6 +12,8 @@ use crate::verdict::Answer;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct PromptKey {
     pub asker: Asker,
+    /// The program behind an interpreter: what is allowed to one script is not to the next.
+    pub actor: Option<PathBuf>,
     pub target: Target,
 }
 

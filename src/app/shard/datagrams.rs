@@ -1,5 +1,6 @@
 //! UDP, echo and DNS datagrams.
 
+use std::io::ErrorKind;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
@@ -75,26 +76,21 @@ impl Shard {
     }
 
     pub(super) fn on_datagram_event(&mut self, slot: usize, now: Instant) {
-        self.take_troubles(slot, now);
-        for _ in 0..TURN_DATAGRAMS {
-            if !self.receive_one(slot, now) {
-                return;
-            }
+        let all_taken = self.take_troubles(slot, now);
+        let all_read = (0..TURN_DATAGRAMS).any(|_| !self.receive_one(slot, now));
+        if all_taken && all_read {
+            return;
         }
         // There may be more, and its edge is gone: a new registration makes a new one.
         if let Some(fd) = self.lanes.lane(slot).and_then(fd_of) {
-            let again = self.poll.registry().reregister(
-                &mut mio::unix::SourceFd(&fd),
-                mio::Token(slot),
-                mio::Interest::READABLE | mio::Interest::WRITABLE,
-            );
+            let again = self.poll.registry().reregister(&mut mio::unix::SourceFd(&fd), mio::Token(slot), mio::Interest::READABLE);
             if again.is_err() {
                 self.router.count(Counter::HandOverFull);
             }
         }
     }
 
-    /// Passes one datagram on to the program; false when there is none.
+    /// Passes one datagram on to the program, or takes an error that came instead; false when there is nothing.
     fn receive_one(&mut self, slot: usize, now: Instant) -> bool {
         let mut buffer = std::mem::take(&mut self.buffer);
         let more = self.receive_into(slot, &mut buffer, now);
@@ -107,7 +103,11 @@ impl Shard {
         self.out.resize(VNET_HEADER_LEN, 0);
         let (id, len) = match self.lanes.lane(slot) {
             Some(Lane::Udp(lane)) => {
-                let Ok(received) = lane.socket.receive(buffer) else { return false };
+                let received = match lane.socket.receive(buffer) {
+                    Ok(received) => received,
+                    // An error stands before the datagrams behind it; its cause is in the error queue.
+                    Err(error) => return error.kind() != ErrorKind::WouldBlock,
+                };
                 let Some((tuple, data)) = self.router.flow(lane.id).map(|f| f.tuple).zip(buffer.get(..received.len)) else {
                     return false;
                 };
@@ -123,7 +123,7 @@ impl Shard {
                         (lane.id, reply.data.len())
                     }
                     Ok(None) => return true,
-                    Err(_) => return false,
+                    Err(error) => return error.kind() != ErrorKind::WouldBlock,
                 }
             }
             Some(Lane::Tcp(_) | Lane::Dns(_)) | None => return false,
@@ -133,8 +133,8 @@ impl Shard {
         true
     }
 
-    /// Tells the program of ICMP errors that came back.
-    fn take_troubles(&mut self, slot: usize, now: Instant) {
+    /// Tells the program of ICMP errors that came back; false when there may be more.
+    fn take_troubles(&mut self, slot: usize, now: Instant) -> bool {
         for _ in 0..TURN_ERRORS {
             let (id, trouble, sequence) = match self.lanes.lane(slot) {
                 Some(Lane::Udp(lane)) => (lane.id, lane.socket.trouble(), 0),
@@ -142,15 +142,16 @@ impl Shard {
                     let (trouble, sequence) = lane.socket.trouble();
                     (lane.id, trouble, sequence)
                 }
-                Some(Lane::Tcp(_) | Lane::Dns(_)) | None => return,
+                Some(Lane::Tcp(_) | Lane::Dns(_)) | None => return true,
             };
             match trouble {
-                Trouble::None => return,
+                Trouble::None => return true,
                 Trouble::Other => {}
                 Trouble::Failure(failure) => self.input(Input::Failed { flow: id, failure }, now),
                 Trouble::TimeExceeded(hop) => self.tell_time_exceeded(id, hop, sequence),
             }
         }
+        false
     }
 
     fn tell_time_exceeded(&mut self, id: FlowId, hop: IpAddr, sequence: u16) {

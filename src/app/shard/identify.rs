@@ -69,10 +69,13 @@ impl Shard {
     pub(super) fn identify(&mut self, id: FlowId, now: Instant) {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
         if !self.is_own(tuple.local.ip()) {
+            self.lanes.note_holder(id, None, now);
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        let Some(socket) = self.attributor.socket(&tuple) else { return self.identified(id, &[unattributed(None)], now) };
+        let socket = self.attributor.socket(&tuple);
+        self.lanes.note_holder(id, socket.as_ref(), now);
+        let Some(socket) = socket else { return self.identified(id, &[unattributed(None)], now) };
         if let Some(identity) = self.attributor.quick(&socket) {
             return self.identified(id, &[identity], now);
         }
@@ -81,6 +84,14 @@ impl Shard {
             self.router.count(Counter::HandOverFull);
             self.identified(id, &[unattributed(Some(uid))], now);
         }
+    }
+
+    /// Whether datagrams of a flow still come from the socket that it was attributed to. What another socket sends is another flow.
+    pub(super) fn is_still_held(&mut self, id: FlowId, now: Instant) -> bool {
+        let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return false };
+        let forwarded = !self.is_own(tuple.local.ip());
+        let attributor = &self.attributor;
+        self.lanes.still_held(id, now, || if forwarded { None } else { attributor.socket(&tuple) })
     }
 
     /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.

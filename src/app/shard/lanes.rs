@@ -1,12 +1,19 @@
 //! What carries a flow on, by the flow's slot in the router's table.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use mio::event::Event;
 
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
+use crate::process::Socket;
 use crate::router::Failure;
+
+/// How long an attribution of datagrams is believed. Another program may take over a port that the first has left; a look costs
+/// microseconds.
+const HELD: Duration = Duration::from_millis(250);
+/// How long after the last look datagrams still count as those of a socket that is closed by now: its last ones wait in the TUN.
+const CLOSED: Duration = Duration::from_secs(1);
 
 /// The upstream side of one flow. Dropping it closes the socket, which also ends its place in epoll.
 pub(super) enum Lane {
@@ -25,6 +32,16 @@ impl Lane {
             Self::Echo(lane) => lane.id,
             Self::Dns(id) => *id,
         }
+    }
+
+    /// An open connection.
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self, Self::Tcp(TcpLane { upstream: Upstream::Open(_), .. }))
+    }
+
+    /// A connection whose upstream socket has been given the program's last byte.
+    pub(super) fn is_finished_up(&self) -> bool {
+        matches!(self, Self::Tcp(TcpLane { finished_up: true, .. }))
     }
 }
 
@@ -88,10 +105,19 @@ pub(super) struct EchoLane {
     pub(super) socket: Pings,
 }
 
+/// The socket that a flow was attributed to, and when that was last seen to hold.
+struct Holder {
+    id: FlowId,
+    /// Cookie and inode; None: nobody's.
+    socket: Option<(u64, u64)>,
+    seen: Instant,
+}
+
 #[derive(Default)]
 struct Place {
     lane: Option<Lane>,
     dirty: bool,
+    holder: Option<Holder>,
 }
 
 /// All lanes of one shard.
@@ -101,12 +127,7 @@ pub(super) struct Lanes(Vec<Place>);
 impl Lanes {
     pub(super) fn put(&mut self, lane: Lane) {
         let slot = lane.id().index();
-        if self.0.len() <= slot {
-            self.0.resize_with(slot + 1, Place::default);
-        }
-        if let Some(place) = self.0.get_mut(slot) {
-            place.lane = Some(lane);
-        }
+        self.place(slot).lane = Some(lane);
     }
 
     pub(super) fn take(&mut self, slot: usize) -> Option<Lane> {
@@ -119,6 +140,40 @@ impl Lanes {
 
     pub(super) fn lane_mut(&mut self, slot: usize) -> Option<&mut Lane> {
         self.0.get_mut(slot)?.lane.as_mut()
+    }
+
+    /// Remembers whose socket a flow was attributed to.
+    pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
+        let holder = Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), seen: now };
+        self.place(id.index()).holder = Some(holder);
+    }
+
+    /// Whether a flow still is the socket's that it was attributed to; `ask` looks the socket up.
+    pub(super) fn still_held(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Option<Socket>) -> bool {
+        let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
+        let age = now.saturating_duration_since(holder.seen);
+        if age < HELD {
+            return true;
+        }
+        match (holder.socket, ask().map(|s| (s.cookie, s.inode))) {
+            (before, after) if before == after => {
+                holder.seen = now;
+                true
+            }
+            (Some(_), None) => age < CLOSED,
+            _ => false,
+        }
+    }
+
+    fn place(&mut self, slot: usize) -> &mut Place {
+        if self.0.len() <= slot {
+            self.0.resize_with(slot + 1, Place::default);
+        }
+        self.0.get_mut(slot).expect("the table was made that long just now")
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Lane> {
+        self.0.iter().filter_map(|place| place.lane.as_ref())
     }
 
     /// True when the flow was clean before.

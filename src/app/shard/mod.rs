@@ -71,7 +71,8 @@ pub(super) enum Message {
     Addresses(Vec<IpAddr>),
     /// The rules changed.
     Rules,
-    Stop,
+    /// End; what programs have said before is carried on for so long.
+    Stop(Duration),
 }
 
 /// The loop's state, for `status` and `flows`.
@@ -95,6 +96,14 @@ impl Handle {
     pub(super) fn send(&self, message: Message) -> bool {
         let sent = self.inbox.try_send(message).is_ok();
         sent && self.waker.wake().is_ok()
+    }
+
+    /// Ends the loop; waits for a place in the inbox, as this message must not be lost.
+    pub(super) fn stop(&self, grace: Duration) {
+        if self.inbox.send(Message::Stop(grace)).is_ok() {
+            // A loop that cannot be woken has ended.
+            let _ = self.waker.wake();
+        }
     }
 
     /// The loop's state, unless it is stuck.
@@ -138,6 +147,7 @@ pub(super) struct Shard {
     out: Vec<u8>,
     told_older: bool,
     older_until: Instant,
+    stop_at: Option<Instant>,
 }
 
 impl Shard {
@@ -173,6 +183,7 @@ impl Shard {
             out: Vec::with_capacity(PACKET_MAX),
             told_older: false,
             older_until: if takes_over { now + OLDER } else { now },
+            stop_at: None,
         };
         Ok((shard, handle))
     }
@@ -199,14 +210,16 @@ impl Shard {
                     Token(slot) => self.on_event(slot, event, now),
                 }
             }
-            if self.drain_inbox(now) {
-                return self.stop(now);
-            }
+            self.drain_inbox(now);
             if self.tun_ready {
                 self.read_tun(now)?;
             }
             self.pump_dirty(now);
-            self.run_timers(Instant::now());
+            let now = Instant::now();
+            self.run_timers(now);
+            if self.stop_at.is_some_and(|at| at <= now || !self.has_last_words()) {
+                return self.stop(now);
+            }
         }
     }
 
@@ -214,7 +227,7 @@ impl Shard {
         if self.tun_ready || !self.dirty.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = [self.router.poll_timeout(), self.stack.poll_timeout()].into_iter().flatten().min()?;
+        let next = [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at].into_iter().flatten().min()?;
         // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -287,16 +300,32 @@ impl Shard {
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
                 self.mark(id.index());
             }
-            Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => self.send_datagram(id, packet, now),
+            Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => {
+                if self.is_still_held(id, now) {
+                    return self.send_datagram(id, packet, now);
+                }
+                self.abandon(id, now);
+                self.router.handle(Input::Packet(packet), now);
+            }
             None => {}
         }
     }
 
+    /// Ends a flow whose socket has gone.
+    fn abandon(&mut self, id: FlowId, now: Instant) {
+        self.cut(id, now);
+        self.router.handle(Input::Ended { flow: id, outcome: "abandoned" }, now);
+    }
+
     /// Parked packets of a flow that is open now.
     fn release(&mut self, id: FlowId, packets: &[Box<[u8]>], now: Instant) {
+        let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
+        if !is_tcp && !self.is_still_held(id, now) {
+            return self.abandon(id, now);
+        }
         for bytes in packets {
             let Ok(packet) = IpPacket::parse(bytes, Checksums::Unfinished) else { continue };
-            if matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_))) {
+            if is_tcp {
                 self.accept_tcp(id, &packet, now);
             } else {
                 self.send_datagram(id, &packet, now);
@@ -347,7 +376,7 @@ impl Shard {
         }
     }
 
-    fn drain_inbox(&mut self, now: Instant) -> bool {
+    fn drain_inbox(&mut self, now: Instant) {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
                 Message::Identified { flow, identities } => self.on_identities(flow, &identities, now),
@@ -362,10 +391,9 @@ impl Shard {
                     self.input(Input::Addresses(own), now);
                 }
                 Message::Rules => self.take_rules(now),
-                Message::Stop => return true,
+                Message::Stop(grace) => self.stop_at = Some(now + grace),
             }
         }
-        false
     }
 
     /// Takes other rules up, if there are any; one atomic load.
@@ -388,9 +416,18 @@ impl Shard {
         }
     }
 
+    /// Whether bytes of programs may still be on their way to the upstream sockets.
+    fn has_last_words(&self) -> bool {
+        self.lanes.iter().any(|lane| lane.is_open() && !lane.is_finished_up())
+    }
+
     /// Ends every flow, so that each has its record.
     fn stop(&mut self, now: Instant) -> io::Result<()> {
         for id in self.router.flows() {
+            if self.lanes.lane(id.index()).is_some_and(Lane::is_finished_up) {
+                // The kernel carries on what it has been given.
+                self.lanes.take(id.index());
+            }
             self.cut(id, now);
             self.input(Input::Ended { flow: id, outcome: "portreeve ended" }, now);
         }
@@ -402,8 +439,8 @@ impl Shard {
         Snapshot { records: self.router.records(now), open, pending, counters: self.router.counters().named() }
     }
 
-    fn register(&self, slot: usize, fd: RawFd) -> io::Result<()> {
-        self.poll.registry().register(&mut SourceFd(&fd), Token(slot), Interest::READABLE | Interest::WRITABLE)
+    fn register(&self, slot: usize, fd: RawFd, interest: Interest) -> io::Result<()> {
+        self.poll.registry().register(&mut SourceFd(&fd), Token(slot), interest)
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
 
+use mio::Interest;
 use smoltcp::socket::tcp::{Socket, State};
 
 use super::lanes::{Lane, TcpLane, Upstream};
@@ -46,8 +47,11 @@ impl Shard {
         };
         let failure = match opened {
             Ok((lane, fd)) => {
+                // Writability says that a connection stands or goes on; datagrams that do not fit are lost, as on any wire.
+                let both = Interest::READABLE | Interest::WRITABLE;
+                let interest = if matches!(lane, Lane::Tcp(_)) { both } else { Interest::READABLE };
                 self.lanes.put(lane);
-                self.register(id.index(), fd).err().map(|error| failure_of(&error))
+                self.register(id.index(), fd, interest).err().map(|error| failure_of(&error))
             }
             Err(DialError::NoGate) => Some(Failure::Unreachable(crate::packet::Unreachable::Prohibited)),
             Err(DialError::Kernel { source, .. }) => Some(failure_of(&source)),
@@ -73,10 +77,13 @@ impl Shard {
             Ok(stream) => {
                 let fd = stream.as_raw_fd();
                 self.lanes.put(Lane::Tcp(TcpLane { writable: true, ..TcpLane::new(id, Upstream::Open(stream)) }));
-                let registered = self.register(id.index(), fd);
+                let registered = self.register(id.index(), fd, Interest::READABLE | Interest::WRITABLE);
                 let input = match registered {
                     Ok(()) => Input::Opened(id),
-                    Err(error) => Input::Failed { flow: id, failure: failure_of(&error) },
+                    Err(error) => {
+                        self.lanes.take(id.index());
+                        Input::Failed { flow: id, failure: failure_of(&error) }
+                    }
                 };
                 self.router.handle(input, now);
             }
