@@ -127,7 +127,16 @@ fn never(rule: &Held<Rule>, policy: &Policy, found: &mut Vec<Fault>) {
         Entity::As(_) if world.geo.asn([193, 0, 6, 139].into()).is_none() => {
             Some(("there are no data of AS numbers, so the rule denies whatever its verdict", "name a database under [geo]"))
         }
-        _ => None,
+        Entity::Any
+        | Entity::Ip(_)
+        | Entity::Net(_)
+        | Entity::Country(_)
+        | Entity::Continent(_)
+        | Entity::As(_)
+        | Entity::Scopes(_)
+        | Entity::Labels(_)
+        | Entity::Group(_)
+        | Entity::Domain(_) => None,
     };
     found.extend(lint.map(|(what, hint)| at(&rule.source, format!("`{}`: {what}", rule.source.text), hint)));
 }

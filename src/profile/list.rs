@@ -8,12 +8,12 @@ use std::sync::Arc;
 
 use super::entity::{Continent, Entity};
 use super::geo::Geo;
+use super::glance::{Glance, Seen};
 use super::index::Index;
 use super::labels::Labels;
 use super::rule::{Rule, RuleVerdict};
 use super::scope::Scope;
 use super::source::Held;
-use super::tail::{Tail, end_of};
 use super::transport::Fit;
 use crate::names::{Name, Pattern};
 use crate::packet::Protocol;
@@ -100,7 +100,7 @@ const INDEXED_FROM: usize = 24;
 pub struct RuleList {
     rules: Vec<Held<Rule>>,
     /// One for each rule.
-    tails: Vec<Tail>,
+    glances: Vec<Glance>,
     index: Option<Index>,
 }
 
@@ -108,8 +108,8 @@ impl RuleList {
     #[must_use]
     pub fn new(rules: Vec<Held<Rule>>) -> Self {
         let index = (rules.len() >= INDEXED_FROM).then(|| Index::new(rules.iter().map(|held| &held.value)));
-        let tails = rules.iter().map(|held| Tail::of(&held.value.entity)).collect();
-        Self { rules, tails, index }
+        let glances = rules.iter().map(|held| Glance::at(&held.value)).collect();
+        Self { rules, glances, index }
     }
 
     #[must_use]
@@ -127,10 +127,9 @@ impl RuleList {
     }
 
     fn search_each(&self, peer: &Peer<'_>, world: &World) -> Search<'_> {
-        let end = peer.name.map(end_of);
+        let seen = Seen::of(peer);
         let mut open = None;
-        // A chain of CNAMEs has further names, which the tails say nothing of.
-        let looked_at = self.rules.iter().zip(&self.tails).filter(|(_, tail)| !peer.chain.is_empty() || tail.may_match(end));
+        let looked_at = self.rules.iter().zip(&self.glances).filter(|(_, glance)| glance.may_match(&seen));
         for (rule, _) in looked_at {
             match hit(&rule.value, peer, world) {
                 Hit::No => {}

@@ -9,6 +9,7 @@ mod entity;
 mod fault;
 mod features;
 mod geo;
+mod glance;
 mod index;
 mod keys;
 mod label_file;
@@ -22,7 +23,6 @@ mod rule;
 mod scope;
 mod settings;
 mod source;
-mod tail;
 mod transport;
 mod view;
 

@@ -15,7 +15,7 @@ use super::keys;
 use super::level::{Level, PerLevel};
 use super::list::RuleList;
 use super::rule::Rule;
-use super::settings::{Expect, Flag, Mode, PerFlag, Profile, RunAs};
+use super::settings::{Expect, Mode, PerFlag, Profile, RunAs};
 use super::source::{Held, Layer, Source};
 use crate::process::{Framework, HomePath, Matching, Tag, check_template};
 
@@ -65,10 +65,7 @@ impl Reader<'_, '_> {
             level: top.string("level").and_then(|text| Some(self.held(&text, self.document.level(&text)?))),
             mode: self.modes(top),
             flags: PerFlag::from_fn(|flag| {
-                let table = match flag {
-                    Flag::Internet | Flag::Lan | Flag::Localhost => scope,
-                    _ => flags,
-                };
+                let table = if flag.is_scope() { scope } else { flags };
                 let levels = table?.levels(flag.key())?;
                 Some(self.held(&levels, levels.value))
             }),

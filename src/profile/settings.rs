@@ -104,6 +104,12 @@ impl Flag {
         }
     }
 
+    /// Whether the key stands in `[scope]`, not in `[flags]`.
+    #[must_use]
+    pub fn is_scope(self) -> bool {
+        matches!(self, Self::Internet | Self::Lan | Self::Localhost)
+    }
+
     /// The value that allows less; it holds where two profiles tie.
     #[must_use]
     pub fn stricter(self) -> bool {
@@ -199,7 +205,7 @@ pub struct Profile {
 pub struct Expect {
     /// `HOST|IP[:PORT]`; a bare name counts as an Internet address known by it.
     pub to: String,
-    /// Lower case: accept, block, drop or ask; `refused` means block or drop.
+    /// Lower case: accept, block, drop or ask.
     pub verdict: String,
     pub check: Option<String>,
     pub proto: Option<String>,

@@ -77,10 +77,10 @@ impl View {
         let order: Vec<Layer> = Layer::ALL.into_iter().filter(|layer| !(independent && *layer == Layer::Stamp)).collect();
         let restrict = |set: fn(&Profile) -> Option<&Held<Vec<Transport>>>| unempty(layers.first(&order, set));
         Self {
-            flags: PerFlag::from_fn(|flag| match flag {
+            flags: PerFlag::from_fn(|flag| {
                 // Judged with Stamp in, because Stamp is what it may take out.
-                Flag::Independent => switch(layers, &Layer::ALL, flag, level),
-                _ => switch(layers, &order, flag, level),
+                let order = if flag == Flag::Independent { &Layer::ALL[..] } else { &order };
+                switch(layers, order, flag, level)
             }),
             mode: layers
                 .first(&order, |profile| profile.mode.at(level).as_ref())
