@@ -11,5 +11,5 @@ fn main() -> ExitCode {
     if std::env::args_os().nth(1).is_some_and(|verb| verb == INNER_VERB) {
         inner_main();
     }
-    cli::main(Starters { exec: app::exec, up: app::up, level_features: |_| String::new(), setup: app::setup })
+    cli::main(Starters { exec: app::exec, up: app::up, level_features: app::level_features, setup: app::setup })
 }

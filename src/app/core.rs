@@ -50,6 +50,8 @@ const RESERVED_DESCRIPTORS: u64 = 512;
 pub(super) struct Plan {
     pub(super) tun: Queue,
     pub(super) sockets: SocketTable,
+    /// The TUN's index, so that sockets bound to it are found.
+    pub(super) device_index: u32,
     pub(super) processes: Arc<Processes>,
     pub(super) netns_of: Option<u32>,
     pub(super) mark: Option<u32>,
@@ -91,12 +93,15 @@ impl Core {
         let shared = Arc::new(Shared::new(policy, plan.level, plan.processes.clone(), records));
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()?;
-        let attributor = Arc::new(Attributor::new(plan.sockets, plan.processes, plan.netns_of));
+        let mut sockets = plan.sockets;
+        sockets.set_interface(plan.device_index);
+        let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of));
         let (jobs, job_queue) = sync_channel(JOBS);
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
         let parts = Parts {
             tun: plan.tun,
+            takes_over: plan.mark.is_some(),
             config: config_of(plan.host_loopback, descriptors),
             dialer: Dialer::new(plan.mark),
             attributor: attributor.clone(),
@@ -135,11 +140,13 @@ impl Core {
             facts: plan.facts,
             shared,
             shard: handle,
+            resolver,
             loader: plan.loader,
             sources: Mutex::new(plan.loaded.sources),
             ending: ending_sender,
             ended,
         });
+        running.tune_resolver(plan.level);
         Ok(Self { runtime, running, undone, ending, threads, recorder })
     }
 
@@ -197,11 +204,10 @@ impl Core {
     }
 }
 
-/// A verdict line says what was decided; ends are told by records.
+/// Verdicts are printed, ends are told by records.
 fn told(event: &Event) -> bool {
     match event {
-        Event::Ended(record) => record.verdict != "accept",
-        Event::Opened(_) => false,
+        Event::Opened(_) | Event::Ended(_) => false,
         Event::Decided(_)
         | Event::Question(_)
         | Event::Prompt(_)

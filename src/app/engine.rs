@@ -7,12 +7,14 @@ use std::sync::Mutex;
 
 use tokio::sync::{broadcast, watch};
 
+use super::dns::PolicyJudge;
 use super::policies::Loader;
 use super::shard::{Handle, Message};
 use super::shared::{Shared, locked};
 use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
 use crate::flow::Record;
-use crate::profile::Level;
+use crate::profile::{Level, PLAIN_DNS_REFUSED};
+use crate::resolver::Resolver;
 use crate::verdict::Answer;
 
 /// What does not change while it runs.
@@ -33,6 +35,7 @@ pub(super) struct Running {
     pub(super) facts: Facts,
     pub(super) shared: Arc<Shared>,
     pub(super) shard: Handle,
+    pub(super) resolver: Arc<Resolver<PolicyJudge>>,
     pub(super) loader: Loader,
     pub(super) sources: Mutex<Vec<ProfileSource>>,
     /// Turns true when somebody wants it to end.
@@ -42,6 +45,11 @@ pub(super) struct Running {
 }
 
 impl Running {
+    /// What the level switches in the resolver: plain DNS where an encrypted upstream fails is for Dynamic alone.
+    pub(super) fn tune_resolver(&self, level: Level) {
+        self.resolver.set_plain_fallback(!PLAIN_DNS_REFUSED.is_on(level));
+    }
+
     /// Reads the profiles again; what they refuse is cut before this returns or soon after.
     pub(super) fn reload_now(&self) -> Result<Reloaded, Vec<Fault>> {
         let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
@@ -110,6 +118,7 @@ impl crate::control::Engine for Running {
 
     async fn set_level(&self, level: Level) -> Result<(), Fault> {
         self.shared.change_rules(|rules| (rules.policy.clone(), level));
+        self.tune_resolver(level);
         self.shard.send(Message::Rules);
         self.shared.tell(|| Some(Event::Level(level)));
         Ok(())

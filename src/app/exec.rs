@@ -16,7 +16,7 @@ use crate::cli::{ExecArgs, Exit, complain};
 use crate::config::{Config, paths::Places};
 use crate::control::{Access, Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
-use crate::netlink::{Host, RouteSocket, SocketTable};
+use crate::netlink::{Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::tun::{DEVICE_NAME, Queue};
@@ -107,7 +107,10 @@ struct Start {
 
 fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result<CommandStatus, ExecError> {
     let Start { listener, facts, loader, loaded, level, upstreams, record } = start;
+    let mut route = RouteSocket::adopt(enclosed.route.as_fd().try_clone_to_owned()?)?;
+    let device_index = setup::index_of(&mut route, DEVICE_NAME).map_err(io::Error::other)?;
     let core = Core::start(Plan {
+        device_index,
         tun: Queue::adopt(enclosed.tun.as_fd().try_clone_to_owned()?)?,
         sockets: SocketTable::adopt(enclosed.sock_diag.as_fd().try_clone_to_owned()?)?,
         processes: Arc::new(Processes::new(Options { enclosure: Some(enclosed.init_pid), ..Options::default() })),

@@ -8,6 +8,7 @@ mod daemon;
 mod dns;
 mod engine;
 mod exec;
+mod levels;
 mod policies;
 mod shard;
 mod shared;
@@ -15,5 +16,6 @@ mod signals;
 mod up;
 
 pub use exec::exec;
+pub use levels::level_features;
 pub use policies::setup;
 pub use up::up;

@@ -23,7 +23,7 @@ use crate::cli::{Exit, UpArgs, complain};
 use crate::config::paths::{self, Places};
 use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
-use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable};
+use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::tun::OpenError;
@@ -77,6 +77,8 @@ struct Prepared {
     loaded: Loaded,
     level: crate::profile::Level,
     upstreams: Upstreams,
+    /// No upstream is configured: the system's resolvers are asked, and may change with the network.
+    asks_system: bool,
 }
 
 fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
@@ -93,7 +95,8 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
     if !may_change_the_network() {
         return Err(UpError::Privilege);
     }
-    Ok(Prepared { plan, plan_name, loader, loaded, level: args.level.unwrap_or(config.level), upstreams })
+    let asks_system = config.dns.upstream.is_empty();
+    Ok(Prepared { plan, plan_name, loader, loaded, level: args.level.unwrap_or(config.level), upstreams, asks_system })
 }
 
 fn may_change_the_network() -> bool {
@@ -107,12 +110,13 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     make_run_dir(&run_dir)?;
     let listener = Listener::bind(&socket, Access::Machine)?;
     let mut installed = Install::up(&prepared.plan, &run_dir)?;
+    let asks_system = prepared.asks_system;
     let core = start(&mut installed, prepared, socket)?;
     core.serve_control(listener);
     if args.foreground {
         core.print_verdicts();
     }
-    watch_addresses(core.handle())?;
+    watch_addresses(core.handle(), system_resolvers(&core, asks_system))?;
     tracing::info!("Portreeve is up");
     daemon::ready();
     core.runtime.block_on(watch(&core))?;
@@ -134,12 +138,14 @@ fn make_run_dir(run_dir: &Path) -> io::Result<()> {
 }
 
 fn start(installed: &mut Installed, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
-    let Prepared { plan, plan_name, loader, loaded, level, upstreams } = prepared;
+    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _ } = prepared;
     let tun = installed.take_queue().ok_or_else(|| io::Error::other("the TUN has been taken already"))?;
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
     let answers = !loopback_dns.0.is_empty();
+    let device_index = setup::index_of(&mut RouteSocket::open()?, &plan.device).map_err(io::Error::other)?;
     let core = Core::start(core::Plan {
+        device_index,
         tun,
         sockets: SocketTable::open()?,
         processes: Arc::new(Processes::new(Options::default())),
@@ -206,17 +212,32 @@ fn bind_stubs(port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
     Ok((udp, tcp))
 }
 
+/// Another network brings other resolvers; the file that names them changes a moment later at the latest.
+fn system_resolvers(core: &Core, asks_system: bool) -> impl FnMut() + Send + 'static {
+    let running = core.running.clone();
+    let mut last = Upstreams::system(false);
+    move || {
+        let now = Upstreams::system(false);
+        if asks_system && now != last {
+            running.resolver.set_upstreams(&now);
+            last = now;
+        }
+    }
+}
+
 /// Follows this host's addresses until the packet loop is gone.
-fn watch_addresses(shard: Handle) -> io::Result<()> {
+fn watch_addresses(shard: Handle, mut network_changed: impl FnMut() + Send + 'static) -> io::Result<()> {
     let watcher = AddressWatcher::open()?;
     let watch = move || {
         let fd: Option<OwnedFd> = watcher.as_fd().try_clone_to_owned().ok();
         let Some(fd) = fd else { return };
         loop {
             let mut fds = [PollFd::new(&fd, PollFlags::IN)];
-            let wait = Timespec::try_from(Duration::from_secs(60)).ok();
+            let wait = Timespec::try_from(Duration::from_secs(5)).ok();
             // An interrupted or empty wait only looks again.
             let _ = poll(&mut fds, wait.as_ref());
+            // Looked at after each wait, also without an event: resolv.conf sends none.
+            network_changed();
             if !matches!(watcher.changed(), Ok(true)) {
                 continue;
             }

@@ -174,6 +174,17 @@ mod tests {
         (String::from_utf8(out).expect("text"), exit)
     }
 
+    #[test]
+    fn the_shipped_set_passes_its_own_cases_without_a_lint() {
+        let set = crate::store::read_default(&[]).expect("the shipped set");
+        let setup = Setup { geo: Some(crate::store::GeoData::embedded()), ..Setup::default() };
+        let policy = set.compile(setup).unwrap_or_else(|faults| panic!("{faults:#?}"));
+        let mut out = Vec::new();
+        let exit = check(&policy, false, &mut out).expect("writing to memory");
+        let text = String::from_utf8(out).expect("text");
+        assert_eq!((exit, text.lines().count()), (Exit::Done, 1), "{text}");
+    }
+
     const PROFILE: &str =
         "name = \"x\"\nendpoints = [\"+ .example.com\", \"- *\"]\n[match]\nprefix = [\"~/x\"]\n[scope]\ninternet = true\n";
 

@@ -8,7 +8,8 @@ use clap::Args;
 
 use super::Exit;
 use crate::config::paths;
-use crate::netlink::{Cleaned, CleanupError, NftError, cleanup};
+use crate::control::remove_stale;
+use crate::netlink::{Cleaned, cleanup};
 
 /// Restore routes, rules, nftables and kernel settings after a router that was killed.
 #[derive(Args, Clone, Debug)]
@@ -22,7 +23,12 @@ pub struct CleanupArgs {
 #[must_use]
 pub fn run(args: &CleanupArgs, socket: Option<&Path>) -> Exit {
     let run_dir = args.run_dir.clone().unwrap_or_else(|| paths::run_dir(socket));
-    match cleanup(&run_dir) {
+    let cleaned = cleanup(&run_dir);
+    if cleaned.is_ok() {
+        // A socket that cannot be removed is told by whoever speaks to it next; the network is what matters here.
+        let _ = remove_stale(&socket.map_or_else(|| run_dir.join(paths::SOCKET_NAME), Path::to_path_buf));
+    }
+    match cleaned {
         Ok(Cleaned::Restored) => {
             eprintln!("portreeve: the network is restored");
             Exit::Done
@@ -33,21 +39,9 @@ pub fn run(args: &CleanupArgs, socket: Option<&Path>) -> Exit {
         }
         Err(error) => {
             eprintln!("portreeve: {error}");
-            exit_of(&error)
+            if error.is_privilege() { Exit::NotPermitted } else { Exit::Failed }
         }
     }
-}
-
-fn exit_of(error: &CleanupError) -> Exit {
-    let refused = match error {
-        CleanupError::File { source, .. } => source.kind() == std::io::ErrorKind::PermissionDenied,
-        CleanupError::Request(error) => matches!(error.errno(), Some(libc::EPERM | libc::EACCES)),
-        CleanupError::Nft(error) => matches!(error, NftError::Privilege { .. }),
-        CleanupError::Active(_) | CleanupError::Elsewhere(_) | CleanupError::Unreadable { .. } | CleanupError::Netlink(_) => {
-            false
-        }
-    };
-    if refused { Exit::NotPermitted } else { Exit::Failed }
 }
 
 #[cfg(test)]
@@ -55,15 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_privilege_has_an_exit_code_of_its_own() {
-        let source = std::io::Error::from_raw_os_error(libc::EACCES);
-        assert_eq!(exit_of(&CleanupError::File { path: "/run/portreeve".into(), source }), Exit::NotPermitted);
-        assert_eq!(exit_of(&CleanupError::Nft(NftError::Privilege { what: "x" })), Exit::NotPermitted);
-    }
-
-    #[test]
-    fn a_router_that_is_alive_is_no_matter_of_privilege() {
-        assert_eq!(exit_of(&CleanupError::Active("/run/portreeve".into())), Exit::Failed);
-        assert_eq!(exit_of(&CleanupError::Nft(NftError::Missing)), Exit::Failed);
+    fn a_run_directory_that_cannot_be_made_is_a_failure() {
+        assert_eq!(run(&CleanupArgs { run_dir: Some("/proc/no-such-folder".into()) }, None), Exit::Failed);
     }
 }

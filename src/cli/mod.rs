@@ -76,7 +76,7 @@ pub enum Command {
     Prompt(PromptCommand),
     /// Decide a case without a daemon and say why
     Explain(explain::ExplainArgs),
-    /// Run a profile set's [[expect]] cases and look for rules that cannot work
+    /// Run a profile set's `expect` cases and look for rules that cannot work
     Check(check::CheckArgs),
     /// Show what a route plan installs, as ip and nft commands
     Route(route::RouteArgs),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Exit;
-use crate::netlink::{EXEMPTIONS, Host, Mark, Plan, RouteSocket, commands};
+use crate::netlink::{EXEMPTIONS, Exclude, Host, Mark, Plan, RouteSocket, commands};
 
 /// Show the routing plan.
 #[derive(Args, Clone, Debug)]
@@ -67,10 +67,11 @@ fn describe(plan: &Plan, json: bool) -> Result<String, Box<dyn std::error::Error
 }
 
 fn as_json(plan: &Plan, lines: &[String]) -> String {
-    let Plan { device, addresses, table, priority, mark: _, failure, exclude: _, dns } = plan;
+    let Plan { device, addresses, table, priority, mark: _, failure, exclude, dns } = plan;
+    let Exclude { networks, interfaces, users } = exclude;
     let value = serde_json::json!({
         "device": device, "addresses": addresses, "table": table, "priority": priority, "failure": failure,
-        "stubs": dns.stubs, "exemptions": EXEMPTIONS, "commands": lines,
+        "exclude": { "networks": networks, "interfaces": interfaces, "users": users }, "stubs": dns.stubs, "exemptions": EXEMPTIONS, "commands": lines,
     });
     format!("{value}\n")
 }

@@ -8,6 +8,9 @@ use std::path::{Path, PathBuf};
 /// Run-time files of a machine-wide router: socket, undo file.
 pub const RUN_DIR: &str = "/run/portreeve";
 
+/// The file name of a machine-wide router's control socket.
+pub const SOCKET_NAME: &str = "portreeve.sock";
+
 /// The configuration of this machine.
 pub const CONFIG_FILE: &str = "/etc/portreeve/portreeve.toml";
 
@@ -80,7 +83,7 @@ impl Places {
 /// The control socket of a machine-wide router.
 #[must_use]
 pub fn up_socket() -> PathBuf {
-    Path::new(RUN_DIR).join("portreeve.sock")
+    Path::new(RUN_DIR).join(SOCKET_NAME)
 }
 
 /// The folder of a machine-wide router's run-time files: that of its control socket.

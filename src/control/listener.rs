@@ -187,7 +187,11 @@ fn danger(mode: u32, uid: u32, gid: u32, own: Own) -> Option<&'static str> {
 }
 
 /// Removes the socket of a process that ended. One that answers, or might, stays.
-fn remove_stale(path: &Path) -> Result<(), BindError> {
+///
+/// # Errors
+///
+/// Something else is at `path`, a router answers there, or the folder is not ours to change.
+pub fn remove_stale(path: &Path) -> Result<(), BindError> {
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(source) => return Err(failed("look at", path, source)),

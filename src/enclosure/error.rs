@@ -33,10 +33,10 @@ pub enum EncloseError {
     )]
     AppArmor { attempt: String },
     #[error(
-        "a seccomp filter around this process forbids namespaces ({attempt} was refused); a container needs \
-         --security-opt seccomp=unconfined or --cap-add SYS_ADMIN"
+        "the container around this process forbids namespaces and mounts ({attempt} was refused by seccomp or AppArmor); it needs \
+         --security-opt seccomp=unconfined --security-opt apparmor=unconfined, and --cap-add SYS_ADMIN for root"
     )]
-    Seccomp { attempt: String },
+    Container { attempt: String },
     #[error("a changed root directory forbids user namespaces ({attempt} was refused); run outside the chroot, or as root")]
     Chroot { attempt: String },
     #[error("this kernel has no user namespaces (CONFIG_USER_NS); run as root, or use a kernel that has them")]
@@ -119,7 +119,7 @@ fn explain_ban(attempt: String, error: &io::Error, around: &Surroundings) -> Enc
     match around {
         Surroundings { user_namespace: true, unprivileged_clone_off: true, .. } => EncloseError::OrdinaryUsersMayNot,
         Surroundings { user_namespace: true, apparmor_restricts: true, .. } => EncloseError::AppArmor { attempt },
-        Surroundings { seccomp_filters: true, .. } => EncloseError::Seccomp { attempt },
+        Surroundings { seccomp_filters: true, .. } => EncloseError::Container { attempt },
         Surroundings { user_namespace: true, chrooted: true, .. } => EncloseError::Chroot { attempt },
         Surroundings { user_namespace: true, .. } => EncloseError::Restricted { attempt, cause: error.to_string() },
         Surroundings { user_namespace: false, .. } => EncloseError::Step { attempt, cause: error.to_string() },

@@ -85,7 +85,7 @@ impl Init {
             if !children {
                 continue;
             }
-            self.signals.drain_for(Signal::CHILD);
+            self.signals.arrived();
             if let Some(status) = self.reap() {
                 self.end(status);
                 return;
@@ -138,7 +138,17 @@ impl Init {
     }
 
     fn ask_for_terminal(&self) -> bool {
-        self.keeper.send(&Need::Terminal).is_ok() && matches!(self.keeper.receive(), Ok(Some((Grant::Terminal(true), _))))
+        if self.keeper.send(&Need::Terminal).is_err() {
+            return false;
+        }
+        loop {
+            match self.keeper.receive() {
+                Ok(Some((Grant::Terminal(granted), _))) => return granted,
+                // A shell that stops or continues the job now is too early for the command.
+                Ok(Some((Grant::Maps | Grant::Stop | Grant::Resume { .. } | Grant::Over, _))) => {}
+                Ok(None) | Err(_) => return false,
+            }
+        }
     }
 
     /// Passes a signal on to the command, to its whole group where a terminal would. An ended command gets none.
@@ -158,6 +168,10 @@ impl Init {
                     let _ = tcsetpgrp(tty, child);
                 }
                 self.pass_on(Signal::CONT.as_raw());
+                true
+            }
+            Ok(Some((Grant::Stop, _))) => {
+                self.pass_on(Signal::TSTP.as_raw());
                 true
             }
             Ok(Some((Grant::Maps | Grant::Terminal(_) | Grant::Over, _))) => true,
@@ -188,7 +202,8 @@ impl Init {
     fn end(&self, status: CommandStatus) {
         let signal = if let CommandStatus::Killed(signal) = status { Some(signal) } else { None };
         if self.terminal.is_some() && self.keeper.send(&Need::Over { signal }).is_ok() {
-            while matches!(self.keeper.receive(), Ok(Some((Grant::Resume { .. } | Grant::Terminal(_) | Grant::Maps, _)))) {}
+            // Whatever else it still says is too late for the command.
+            while matches!(self.keeper.receive(), Ok(Some((grant, _))) if !matches!(grant, Grant::Over)) {}
         }
         self.end_the_rest();
         let _ = self.outer.send(&Report::Ended(status));
@@ -218,7 +233,7 @@ impl Init {
             if outer.revents().contains(PollFlags::HUP) {
                 return;
             }
-            self.signals.drain_for(Signal::CHILD);
+            self.signals.arrived();
         }
     }
 

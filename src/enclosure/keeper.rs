@@ -8,7 +8,7 @@
 //! has a process group of its own (see `terminal`).
 //!
 //! Keeps one rule: the keeper ends with the outer process, and the first process with the keeper. The outer's death is the end
-//! of the line, and also a death signal where the outer's thread is its main one (the kernel sends it when that thread ends).
+//! of the line, whichever of its threads made the enclosure; the keeper has one thread, so the kernel's death signal is exact.
 
 use std::ffi::OsString;
 use std::io;
@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, Signal, WaitOptions, getppid, kill_process, set_parent_process_death_signal, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
 use super::line::{Grant, Line, Need, Report};
@@ -33,8 +33,6 @@ pub(super) struct Parameters {
     pub(super) device: String,
     /// The outer process.
     pub(super) outer: u32,
-    /// Whether the outer's main thread starts the keeper.
-    pub(super) from_main_thread: bool,
 }
 
 /// Runs the keeper with what stands behind the hidden verb: the line's descriptor, the parameters, `--` and the command.
@@ -70,8 +68,9 @@ fn adopt_line(number: i32) -> io::Result<Line> {
 /// Makes the first process and keeps it until it ends.
 fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result<(), EncloseError> {
     let step = |what: &'static str| move |source: io::Error| EncloseError::step(what, source);
-    follow_outer(parameters).map_err(step("follow the outer process"))?;
-    let signals = Signals::block_all_and_read(&[Signal::CHILD, Signal::CONT]).map_err(step("block signals"))?;
+    // Wakes a keeper that is stopped; the end of the line then ends it. Not KILL, which a mere thread's end would send too.
+    set_parent_process_death_signal(Some(Signal::CONT)).map_err(|source| step("follow the outer process")(source.into()))?;
+    let signals = Signals::block_all_and_read(&[Signal::CHILD, Signal::TSTP, Signal::CONT]).map_err(step("block signals"))?;
     let standing = Standing::look().map_err(step("read the own capabilities"))?;
     let (init_line, far_line) = Line::pair().map_err(step("make a socket pair"))?;
     let around = error::Surroundings::look(standing.wants_user_namespace());
@@ -86,20 +85,6 @@ fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result
     let mut kept = Kept { init, line: init_line, signals, terminal: Terminal::open(parameters.outer) };
     kept.release(outer, standing).map_err(|source| error::explain("write the enclosure's id maps", &source, &around))?;
     kept.serve(outer);
-    Ok(())
-}
-
-/// Asks for a death signal where one can be had, and closes the race with a death before that.
-fn follow_outer(parameters: &Parameters) -> io::Result<()> {
-    if !parameters.from_main_thread {
-        return Ok(());
-    }
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    let parent = getppid().and_then(|pid| u32::try_from(pid.as_raw_nonzero().get()).ok());
-    // An outer process in another PID namespace (`setns`) has no number here; then the line alone tells its death.
-    if parent.is_some_and(|parent| parent != parameters.outer) {
-        return Err(io::Error::other("it is gone"));
-    }
     Ok(())
 }
 
@@ -157,8 +142,8 @@ impl Kept {
             if gone || asked && !self.answer() {
                 return self.kill();
             }
-            if signalled && self.signals.drain_for(Signal::CONT) {
-                self.resume();
+            if signalled {
+                self.follow_shell();
             }
         }
     }
@@ -181,11 +166,16 @@ impl Kept {
         grant.is_none_or(|grant| self.line.send(&grant).is_ok())
     }
 
-    /// The shell lets the job go on.
-    fn resume(&mut self) {
-        let terminal = self.terminal.hand_over();
-        // Its absence is noticed at the next turn.
-        let _ = self.line.send(&Grant::Resume { terminal });
+    /// Mirrors what the shell or the terminal did to the job. The first process's absence is noticed at the next turn.
+    fn follow_shell(&mut self) {
+        for number in self.signals.arrived() {
+            if number == Signal::TSTP.as_raw() {
+                let _ = self.line.send(&Grant::Stop);
+            } else if number == Signal::CONT.as_raw() {
+                let terminal = self.terminal.hand_over();
+                let _ = self.line.send(&Grant::Resume { terminal });
+            }
+        }
     }
 
     /// Ends the first process, and so everything inside, and waits for that.

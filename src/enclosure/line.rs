@@ -59,6 +59,8 @@ pub(super) enum Grant {
     Maps,
     /// The answer to [`Need::Terminal`].
     Terminal(bool),
+    /// The job was told to stop.
+    Stop,
     /// The job goes on; the command gets the terminal where this says so.
     Resume { terminal: bool },
     /// The terminal is back where it was; the answer to [`Need::Over`].

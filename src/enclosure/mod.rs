@@ -76,12 +76,21 @@ pub struct Enclosed {
 ///
 /// One sentence with cause and remedy; nothing is left behind.
 pub fn enclose(request: Request) -> Result<Enclosed, EncloseError> {
+    enclose_with(Path::new("/proc/self/exe"), request)
+}
+
+/// As [`enclose`], for a caller that is not the binary itself: `binary` is one that serves the hidden verb.
+///
+/// # Errors
+///
+/// As [`enclose`].
+pub fn enclose_with(binary: &Path, request: Request) -> Result<Enclosed, EncloseError> {
     if request.command.is_empty() {
         return Err(EncloseError::NoCommand);
     }
     let broken = |source: io::Error| EncloseError::Keeper { cause: source.to_string() };
     let (line, far) = Line::pair().map_err(broken)?;
-    let keeper = start_keeper(request, &far).map_err(broken)?;
+    let keeper = start_keeper(binary, request, &far).map_err(broken)?;
     // Only the inside holds the far end now, so that its end is seen here.
     drop(far);
     receive_enclosed(line, keeper)
@@ -158,17 +167,12 @@ impl Drop for Keeper {
     }
 }
 
-/// Starts `/proc/self/exe` as the keeper with one end of the line.
-fn start_keeper(request: Request, far: &Line) -> io::Result<Keeper> {
-    let parameters = keeper::Parameters {
-        addresses: request.addresses,
-        mtu: request.mtu,
-        device: request.device,
-        outer: std::process::id(),
-        from_main_thread: rustix::thread::gettid() == rustix::process::getpid(),
-    };
+/// Starts the keeper with one end of the line.
+fn start_keeper(binary: &Path, request: Request, far: &Line) -> io::Result<Keeper> {
+    let parameters =
+        keeper::Parameters { addresses: request.addresses, mtu: request.mtu, device: request.device, outer: std::process::id() };
     let number = far.as_fd().as_raw_fd();
-    let mut keeper = Command::new(Path::new("/proc/self/exe"));
+    let mut keeper = Command::new(binary);
     keeper.arg0("portreeve").arg(INNER_VERB).arg(number.to_string()).arg(serde_json::to_string(&parameters)?).arg("--");
     keeper.args(request.command).envs(request.record_env);
     let inherit = move || {

@@ -48,7 +48,10 @@ pub(super) fn make(parameters: &Parameters, servers: &[IpAddr], around: &error::
     sysctls(parameters).map_err(|(path, source)| attempt(&format!("write {path}"), &source))?;
     let tun = tun::Queue::open(&parameters.device).map_err(|source| explain_device(&source, around))?;
     let mut route = RouteSocket::open().map_err(|source| attempt("open an rtnetlink socket", &source))?;
-    links(&mut route, parameters).map_err(|source| EncloseError::step("configure the namespace's links", source))?;
+    links(&mut route, parameters).map_err(|source| match source.errno() {
+        Some(errno) => attempt("configure the enclosure's links", &io::Error::from_raw_os_error(errno)),
+        None => EncloseError::step("configure the enclosure's links", source),
+    })?;
     let sock_diag = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))
         .map_err(|source| attempt("open a sock_diag socket", &source.into()))?;
     let (dns_udp, dns_tcp) = listeners(servers)?;

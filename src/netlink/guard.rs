@@ -18,6 +18,9 @@
 //! end in the TUN. Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are refused
 //! as `forwarded`.
 //!
+//! Not covered: tunnels of the kernel (WireGuard, IPsec) send their outer packets unmarked, so their servers belong into the
+//! plan's excluded networks; macvlan links inside containers are cut off, because their frames pass an egress chain unmarked.
+//!
 //! Keeps one rule: no decision about programs is made here, all of it is the same for each. Text only; `nft` runs it.
 
 use std::fmt::Write;
@@ -100,12 +103,12 @@ impl Guard<'_> {
         text
     }
 
-    /// The links that get an egress chain: not loopback, not ours, not excluded, and no port of a bridge, whose frames may be
-    /// those of virtual machines.
+    /// The links that get an egress chain: not loopback, not ours, not excluded, and none that carries frames of others, since
+    /// those of virtual machines have no mark; the bridge or VLAN itself has a chain.
     pub(super) fn guarded_links(&self) -> impl Iterator<Item = &Link> {
         let excluded = &self.plan.exclude.interfaces;
         let device = &self.plan.device;
-        self.host.links.iter().filter(move |l| !l.loopback && !l.enslaved && l.name != *device && !excluded.contains(&l.name))
+        self.host.links.iter().filter(move |l| !l.loopback && !l.shared && l.name != *device && !excluded.contains(&l.name))
     }
 
     fn inet(&self) -> String {
@@ -255,7 +258,7 @@ mod tests {
             up: true,
             loopback: name == "lo",
             ethernet: name != "wg0",
-            enslaved: name == "tap0",
+            shared: name == "tap0",
         };
         let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "wg0"), link(4, "tap0"), link(5, "portreeve0")];
         Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ipv6: true, strict }

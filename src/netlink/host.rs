@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -31,8 +31,8 @@ pub struct Link {
     pub loopback: bool,
     /// Frames begin with an Ethernet header.
     pub ethernet: bool,
-    /// A port of a bridge or bond; what it sends belongs to that one.
-    pub enslaved: bool,
+    /// Frames of others pass it: it is a port of a bridge or bond, or a VLAN or the like stands on it.
+    pub shared: bool,
 }
 
 /// A snapshot of the namespace.
@@ -43,7 +43,7 @@ pub struct Host {
     pub addresses: Vec<(u32, IpNet)>,
     /// The links that carry a default route of the main table.
     pub uplinks: BTreeSet<u32>,
-    /// IPv6 is there and not switched off for new links.
+    /// IPv6 is there: not switched off for new links, or in use on one that is there already.
     pub ipv6: bool,
     /// Some link drops packets whose source it would not reach by the same link (`rp_filter` 1).
     pub strict: bool,
@@ -61,10 +61,10 @@ impl Host {
         let addresses = read_addresses(socket)?;
         Ok(Self {
             links,
-            addresses,
             uplinks,
-            ipv6: ipv6_is_enabled(),
+            ipv6: ipv6_is_enabled() || addresses.iter().any(|(_, net)| is_global(net.addr())),
             strict: strict_filter(Path::new("/proc/sys/net/ipv4/conf")),
+            addresses,
         })
     }
 
@@ -114,10 +114,23 @@ fn is_global(address: IpAddr) -> bool {
 
 fn read_links(socket: &mut RouteSocket) -> Result<Vec<Link>, RequestError> {
     let entries = socket.dump("list links", RouteNetlinkMessage::GetLink(LinkMessage::default()))?;
-    Ok(entries
-        .iter()
-        .filter_map(|entry| if let RouteNetlinkMessage::NewLink(link) = entry { link_of(link) } else { None })
-        .collect())
+    let messages =
+        || entries.iter().filter_map(|entry| if let RouteNetlinkMessage::NewLink(link) = entry { Some(link) } else { None });
+    let mut links: Vec<Link> = messages().filter_map(link_of).collect();
+    let lower: BTreeSet<u32> = messages().filter_map(stands_on).collect();
+    for link in &mut links {
+        link.shared |= lower.contains(&link.index);
+    }
+    Ok(links)
+}
+
+/// The link below a VLAN and its kind. A veth names its peer in the same attribute, which is no link below it.
+fn stands_on(message: &LinkMessage) -> Option<u32> {
+    use InfoKind::{IpVlan, IpVtap, MacSec, MacVlan, MacVtap, Vlan};
+    let upper = |info: &LinkInfo| matches!(info, LinkInfo::Kind(Vlan | MacVlan | MacVtap | IpVlan | IpVtap | MacSec));
+    let stacked = message.attributes.iter().any(|a| matches!(a, LinkAttribute::LinkInfo(infos) if infos.iter().any(upper)));
+    let below = message.attributes.iter().find_map(|a| if let LinkAttribute::Link(index) = a { Some(*index) } else { None });
+    below.filter(|_| stacked)
 }
 
 fn link_of(message: &LinkMessage) -> Option<Link> {
@@ -128,13 +141,13 @@ fn link_of(message: &LinkMessage) -> Option<Link> {
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
         ethernet: message.header.link_layer_type == LinkLayerType::Ether,
-        enslaved: false,
+        shared: false,
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
-            LinkAttribute::Controller(_) => link.enslaved = true,
+            LinkAttribute::Controller(_) => link.shared = true,
             _ => {}
         }
     }
@@ -204,7 +217,7 @@ mod tests {
     use super::*;
 
     fn link(index: u32, name: &str, mtu: u32) -> Link {
-        Link { index, name: name.to_owned(), mtu, up: true, loopback: name == "lo", ethernet: true, enslaved: false }
+        Link { index, name: name.to_owned(), mtu, up: true, loopback: name == "lo", ethernet: true, shared: false }
     }
 
     fn host() -> Host {

@@ -59,6 +59,20 @@ impl From<CleanupError> for InstallError {
     }
 }
 
+impl InstallError {
+    /// Whether more privilege would help.
+    #[must_use]
+    pub fn is_privilege(&self) -> bool {
+        match self {
+            Self::Tun(error) => matches!(error, OpenError::Privilege { .. }),
+            Self::Nft(error) => error.is_privilege(),
+            Self::Request(error) => matches!(error.errno(), Some(libc::EPERM | libc::EACCES)),
+            Self::State(error) => error.is_privilege(),
+            Self::Active | Self::Random(_) | Self::LinkName { .. } => false,
+        }
+    }
+}
+
 /// Makes [`Installed`].
 #[derive(Debug)]
 pub struct Install;
@@ -123,6 +137,10 @@ impl State {
     fn install(&mut self, plan: &Plan, mark: Mark, host: &Host, found: Option<&Undo>) -> Result<(), InstallError> {
         let addresses: Vec<(IpAddr, u8)> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
+        if host.ipv6 {
+            // Off by default for new links does not mean off on this host. The setting goes with the device.
+            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", plan.device), "0");
+        }
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::add_table(&mut self.socket, plan, index)?;
         self.load_guard(&Guard { plan, host, mark })?;

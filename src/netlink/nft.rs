@@ -29,6 +29,11 @@ pub enum NftError {
     Privilege { what: &'static str },
     #[error("{what}: nft says: {said}")]
     Refused { what: &'static str, said: String },
+    #[error(
+        "{what}: this kernel lacks a part of nftables ({said}); it takes Linux 5.16 with NETFILTER_EGRESS, NFT_CT, NFT_FIB_INET, \
+         NFT_REJECT_INET, NFT_NAT and NFT_REDIR"
+    )]
+    Kernel { what: &'static str, said: String },
     #[error("{what}: nft did not answer within 5 s")]
     Silent { what: &'static str },
     #[error("{what}: {source}")]
@@ -73,7 +78,8 @@ impl Live {
         let mut child = spawn(|program| {
             let mut command = Command::new(program);
             // In a process group of its own, so that Ctrl-C in a terminal does not end it before us.
-            command.arg("-i").stdout(Stdio::null()).process_group(0);
+            // Without a home it writes no ~/.nft.history.
+            command.arg("-i").stdout(Stdio::null()).env("HOME", "/dev/null").process_group(0);
             if let Ok(complaints) = complaints.try_clone() {
                 command.stderr(complaints);
             }
@@ -170,5 +176,50 @@ fn refusal(what: &'static str, said: &str) -> NftError {
         return NftError::Privilege { what };
     }
     let first: Vec<&str> = said.lines().filter(|line| !line.trim().is_empty()).take(3).collect();
-    NftError::Refused { what, said: first.join(" | ") }
+    let said = first.join(" | ");
+    // A missing expression or hook is ENOENT or EOPNOTSUPP; our scripts name nothing else that could be missing.
+    let missing = ["No such file or directory", "Operation not supported", "Protocol not supported"];
+    if missing.iter().any(|errno| said.contains(errno)) {
+        NftError::Kernel { what, said }
+    } else {
+        NftError::Refused { what, said }
+    }
+}
+
+impl NftError {
+    /// Whether more privilege would help.
+    #[must_use]
+    pub fn is_privilege(&self) -> bool {
+        match self {
+            Self::Privilege { .. } => true,
+            Self::Io { source, .. } => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Missing | Self::Refused { .. } | Self::Kernel { .. } | Self::Silent { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_that_the_kernel_lacks_is_told_apart_from_a_mistake() {
+        let lacking =
+            refusal("load the guard", "/dev/stdin:3:1-9: Error: Could not process rule: No such file or directory\nchain\n");
+        assert!(lacking.to_string().contains("it takes Linux 5.16"), "{lacking}");
+        let mistake = refusal("load the guard", "Error: syntax error, unexpected newline\n");
+        assert!(matches!(mistake, NftError::Refused { .. }), "{mistake}");
+    }
+
+    #[test]
+    fn a_complaint_is_kept_to_its_first_lines() {
+        let said = refusal("load the guard", "one\n\ntwo\nthree\nfour\n").to_string();
+        assert_eq!(said, "load the guard: nft says: one | two | three");
+    }
+
+    #[test]
+    fn only_a_missing_privilege_is_one() {
+        assert!(NftError::Privilege { what: "x" }.is_privilege());
+        assert!(!NftError::Missing.is_privilege());
+    }
 }

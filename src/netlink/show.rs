@@ -13,10 +13,12 @@ use super::steer::{self, FAMILIES, LAST_METRIC};
 #[must_use]
 pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
     let device = &plan.device;
-    let mut lines = vec![
-        format!("ip tuntap add dev {device} mode tun vnet_hdr"),
-        format!("ip link set {device} mtu {} txqueuelen {} up", host.uplink_mtu(device), super::setup::TX_QUEUE_LEN),
-    ];
+    let mut lines = vec![format!("ip tuntap add dev {device} mode tun vnet_hdr")];
+    if host.ipv6 {
+        // With slashes, since a link's name may hold dots.
+        lines.push(format!("sysctl -w net/ipv6/conf/{device}/disable_ipv6=0"));
+    }
+    lines.push(format!("ip link set {device} mtu {} txqueuelen {} up", host.uplink_mtu(device), super::setup::TX_QUEUE_LEN));
     for net in host.fitting(&plan.addresses, device) {
         let nodad = if net.addr().is_ipv6() { " nodad" } else { "" };
         lines.push(format!("ip addr add {net} dev {device}{nodad}"));

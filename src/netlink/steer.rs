@@ -210,7 +210,7 @@ mod tests {
             up: true,
             loopback: false,
             ethernet: true,
-            enslaved: false,
+            shared: false,
         };
         let addresses = ["172.17.0.1/16", "fe80::1/64", "fd17::1/64"].map(|net| (4, net.parse().expect("a network"))).into();
         let host = Host { links: vec![link], addresses, uplinks: std::collections::BTreeSet::new(), ipv6: true, strict: false };

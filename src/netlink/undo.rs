@@ -97,6 +97,19 @@ pub fn cleanup(run_dir: &Path) -> Result<Cleaned, CleanupError> {
     Ok(Cleaned::Restored)
 }
 
+impl CleanupError {
+    /// Whether more privilege would help.
+    #[must_use]
+    pub fn is_privilege(&self) -> bool {
+        match self {
+            Self::File { source, .. } | Self::Netlink(source) => source.kind() == io::ErrorKind::PermissionDenied,
+            Self::Request(error) => matches!(error.errno(), Some(libc::EPERM | libc::EACCES)),
+            Self::Nft(error) => error.is_privilege(),
+            Self::Active(_) | Self::Elsewhere(_) | Self::Unreadable { .. } => false,
+        }
+    }
+}
+
 impl Undo {
     /// Takes everything back, last change first. Goes on after a failure and returns the first one.
     pub(super) fn restore(&self, socket: &mut RouteSocket) -> Result<(), CleanupError> {

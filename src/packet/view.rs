@@ -123,7 +123,11 @@ impl<'a> IpPacket<'a> {
             return Err(Malformed::Checksum);
         }
         let (src, dst) = (ip.src_addr(), ip.dst_addr());
-        if src.is_unspecified() || src.is_multicast() || src.is_broadcast() || dst.octets()[0] == 0 {
+        let from_nobody = src.is_unspecified() || src.is_multicast() || src.is_broadcast();
+        // A program may bind to the TUN and send to 127.0.0.1; an upstream socket would find somebody else's loopback there
+        // (RFC 1122 §3.2.1.3 (g): such packets never leave a host).
+        // The rest of 0/8 is for the decision: 0.0.0.17 stands for refused names, and the program shall be told.
+        if from_nobody || dst.is_loopback() || dst.is_unspecified() {
             return Err(Malformed::Address);
         }
         if ip.more_frags() || ip.frag_offset() != 0 {
@@ -138,7 +142,9 @@ impl<'a> IpPacket<'a> {
         let (src, dst) = (ip.src_addr(), ip.dst_addr());
         let payload = ip.payload();
         let (protocol, offset) = extension::walk(ip.next_header(), payload)?;
-        if src.is_multicast() || dst.is_unspecified() {
+        // A mapped address on the wire would make the upstream socket an IPv4 one (RFC 4038 §4.2); loopback as above.
+        let to_nowhere = dst.is_unspecified() || dst.is_loopback() || dst.to_ipv4_mapped().is_some();
+        if src.is_multicast() || to_nowhere {
             return Err(Malformed::Address);
         }
         if protocol == IpProtocol::Ipv6Frag {

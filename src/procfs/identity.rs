@@ -43,11 +43,12 @@ pub(super) struct Snapshot {
 }
 
 impl Snapshot {
-    /// `None` when the process is gone.
+    /// `None` when the process is gone, or ending: then it has no executable any more though its descriptors are still listed.
+    /// One that we may not look at has an executable; only its file stays unknown.
     pub(super) fn take(process: &Process) -> Option<Self> {
         let exe = match process.file("exe") {
             Ok(stat) => Some(FileId::from(&stat)),
-            Err(Errno::SRCH) => return None,
+            Err(Errno::SRCH | Errno::NOENT) => return None,
             Err(_) => None,
         };
         Some(Self { exe, cmdline: process.cmdline(), cwd: process.link("cwd").ok() })

@@ -75,11 +75,20 @@ impl SocketLink {
 impl Process {
     /// Opens `PID` below the root of a proc filesystem; `None` when there is no such process.
     pub(super) fn open(root: &Path, pid: u32) -> Option<Self> {
+        Self::glance(root, pid)?.confirm()
+    }
+
+    /// Opens a process of which the start time is not wanted yet: the stat line costs more than the rest of a look.
+    pub(super) fn glance(root: &Path, pid: u32) -> Option<Self> {
         let path = root.join(pid.to_string());
         let dir = openat(rustix::fs::CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        let mut process = Self { pid, start_ticks: 0, dir };
-        process.start_ticks = process.stat()?.start_ticks;
-        Some(process)
+        Some(Self { pid, start_ticks: 0, dir })
+    }
+
+    /// Reads the start time; `None` when the process is gone.
+    pub(super) fn confirm(mut self) -> Option<Self> {
+        self.start_ticks = self.stat()?.start_ticks;
+        Some(self)
     }
 
     /// Reads the stat line; `None` when the process is gone.
@@ -131,12 +140,7 @@ impl Process {
 
     /// True when descriptor `fd` of the process is this socket.
     pub(super) fn holds(&self, fd: u32, socket: &SocketLink) -> bool {
-        let mut name = FdName::default();
-        let mut target = [MaybeUninit::<u8>::uninit(); 64];
-        if write!(name, "fd/{fd}").is_err() {
-            return false;
-        }
-        readlinkat_raw(&self.dir, name.as_bytes(), &mut target).is_ok_and(|(target, _)| socket.is(target))
+        is_link_to(self.dir.as_fd(), format_args!("fd/{fd}"), socket)
     }
 
     /// Searches all descriptors for the socket. `budget` counts the links that may still be read, over all processes.
@@ -154,9 +158,7 @@ impl Process {
         let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
         let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         // Alive after the open: so the number has not passed on to somebody else before it.
-        if self.stat()?.start_ticks != self.start_ticks {
-            return None;
-        }
+        self.stat()?;
         for number in 0..GUESSED_FDS {
             *budget = budget.checked_sub(1)?;
             match pidfd_getfd(&pidfd, i32::try_from(number).ok()?, PidfdGetfdFlags::empty()) {
@@ -208,10 +210,21 @@ fn is_socket(stat: &FileStat, socket: &SocketLink) -> bool {
     rustix::fs::FileType::from_raw_mode(stat.st_mode).is_socket() && stat.st_ino == socket.inode
 }
 
-/// `fd/` and a number, on the stack.
+/// True when descriptor `fd` of process `pid` is this socket, without opening the process first.
+pub(super) fn holds(root: BorrowedFd<'_>, pid: u32, fd: u32, socket: &SocketLink) -> bool {
+    is_link_to(root, format_args!("{pid}/fd/{fd}"), socket)
+}
+
+fn is_link_to(dir: BorrowedFd<'_>, name: fmt::Arguments<'_>, socket: &SocketLink) -> bool {
+    let mut path = FdName::default();
+    let mut target = [MaybeUninit::<u8>::uninit(); 64];
+    path.write_fmt(name).is_ok() && readlinkat_raw(dir, path.as_bytes(), &mut target).is_ok_and(|(target, _)| socket.is(target))
+}
+
+/// `PID/fd/N`, on the stack.
 #[derive(Default)]
 struct FdName {
-    bytes: [u8; 16],
+    bytes: [u8; 32],
     length: usize,
 }
 

@@ -4,16 +4,17 @@
 //! never held while /proc is read. Does not ask the socket tables; `netlink` does.
 
 use std::collections::HashSet;
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, ResolveFlags, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
 use super::cache::{Hot, HotList, Recent};
 use super::cgroups::Cgroups;
 use super::identity::{self, Snapshot, Surroundings};
-use super::process::{FileId, Process, SocketLink, all, file_id};
+use super::process::{self, FileId, Process, SocketLink, all, file_id};
 use super::users::Users;
 use super::{sockets, tags};
 use crate::packet::FiveTuple;
@@ -33,8 +34,8 @@ const MISS_PAUSE: Duration = Duration::from_millis(100);
 const WALK_PAUSE: Duration = Duration::from_millis(250);
 /// Times that a program is read which executes another meanwhile.
 const READS: usize = 3;
-/// Descriptors that a forked child most likely has a socket at, beside its parent's number: inetd's way.
-const INHERITED_FDS: [u32; 3] = [0, 1, 2];
+/// Children of the first holder that are searched.
+const CHILDREN: usize = 32;
 
 /// Where to look. The default is this machine, all of it.
 #[derive(Clone, Debug)]
@@ -72,6 +73,8 @@ pub struct Processes {
 struct Shared {
     hot: HotList,
     cookies: Recent<u64, (Weak<Process>, u32)>,
+    /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
+    ambiguous: Recent<u64, ()>,
     identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
     missed: Recent<u64, Instant>,
     walked: Recent<u32, Instant>,
@@ -99,6 +102,7 @@ impl Processes {
             shared: Mutex::new(Shared {
                 hot: HotList::default(),
                 cookies: Recent::new(4096),
+                ambiguous: Recent::new(4096),
                 identities: Recent::new(1024),
                 missed: Recent::new(1024),
                 walked: Recent::new(256),
@@ -108,9 +112,12 @@ impl Processes {
 
     /// The holder of a socket where it most likely is; `None` means "ask [`Self::find`], off the data path".
     ///
-    /// Stops at the first holder.
+    /// Stops at the first holder, except that a socket which `find` saw in several programs is left to `find` again.
     #[must_use]
     pub fn find_quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
+        if self.shared().ambiguous.find(&socket.inode).is_some() {
+            return None;
+        }
         let (process, fd) = self.quick_holder(socket)?;
         let identity = self.identify(&process, socket)?;
         self.remember(&process, socket, fd);
@@ -119,8 +126,8 @@ impl Processes {
 
     /// All holders that can be seen with reasonable work: never empty, at least the unattributed identity with the user's number.
     ///
-    /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one
-    /// and at 0, 1 and 2, where a forked or exec'd child has it. Holders that run the same program are one identity; different ones
+    /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one,
+    /// where a forked or exec'd child has it, and searches that one's parents and children. Holders that run the same program are one identity; different ones
     /// are all returned, each `Ambiguous`, and the strictest verdict holds.
     #[must_use]
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
@@ -143,6 +150,7 @@ impl Processes {
             return vec![Arc::new(identity::nobody(socket.uid, &self.users))];
         }
         if found.len() > 1 {
+            self.shared().ambiguous.insert(socket.inode, ());
             let ambiguous = |identity: &Arc<Identity>| Identity {
                 confidence: identity.confidence.min(Confidence::Ambiguous),
                 ..Identity::clone(identity)
@@ -232,7 +240,7 @@ impl Processes {
         let is_narrowed = !members.is_empty();
         self.look_at(members, &mut search);
         if is_narrowed && !search.found.is_empty() {
-            return search.found;
+            return self.with_relatives(search);
         }
         let everyone = all(&self.options.proc_root);
         let mine = everyone.iter().filter(|(_, owner)| *owner == socket.uid).map(|(pid, _)| *pid);
@@ -245,24 +253,54 @@ impl Processes {
                 self.shared().walked.insert(socket.uid, now);
             }
         }
+        self.with_relatives(search)
+    }
+
+    /// Adds the nearest relatives of the first holder that hold the socket at another number.
+    fn with_relatives(&self, mut search: Search) -> Vec<Holder> {
+        let Some((first, _)) = search.found.first().cloned() else { return search.found };
+        let parent = |process: &Process| process.stat().map(|stat| stat.parent).and_then(|pid| self.inside(pid));
+        let above = parent(&first);
+        let grandparent = above.as_ref().and_then(parent);
+        let line = [above, grandparent].into_iter().flatten().map(|process| process.pid);
+        let relatives: Vec<u32> = line.chain(first.children().into_iter().take(CHILDREN)).collect();
+        for pid in relatives {
+            if search.found.iter().all(|(process, _)| process.pid != pid) {
+                let holder = self.search_in(pid, &mut search);
+                search.found.extend(holder.map(|(process, fd)| (Arc::new(process), fd)));
+            }
+        }
         search.found
     }
 
+    /// Searches processes one by one until the first holder; the others are only looked at where a child has its parent's socket.
     fn look_at(&self, pids: Vec<u32>, search: &mut Search) {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let Ok(root) = openat(CWD, &self.options.proc_root, flags, Mode::empty()) else { return };
         for pid in pids {
             if !search.seen.insert(pid) || search.budget == 0 {
                 continue;
             }
-            let Some(process) = Process::open(&self.options.proc_root, pid) else { continue };
-            if !self.is_inside(&process) {
-                continue;
-            }
-            let fd = match search.found.first() {
-                None => process.search(&search.link, &mut search.budget),
-                Some((_, fd)) => std::iter::once(*fd).chain(INHERITED_FDS).find(|fd| process.holds(*fd, &search.link)),
+            let likely = search.found.first().map(|(_, fd)| *fd);
+            let holder = match likely {
+                None => self.search_in(pid, search),
+                Some(fd) if process::holds(root.as_fd(), pid, fd, &search.link) => {
+                    self.inside(pid).and_then(Process::confirm).map(|process| (process, fd))
+                }
+                Some(_) => None,
             };
-            search.found.extend(fd.map(|fd| (Arc::new(process), fd)));
+            search.found.extend(holder.map(|(process, fd)| (Arc::new(process), fd)));
         }
+    }
+
+    fn search_in(&self, pid: u32, search: &mut Search) -> Option<(Process, u32)> {
+        let process = self.inside(pid)?;
+        let fd = process.search(&search.link, &mut search.budget)?;
+        Some((process.confirm()?, fd))
+    }
+
+    fn inside(&self, pid: u32) -> Option<Process> {
+        Process::glance(&self.options.proc_root, pid).filter(|process| self.is_inside(process))
     }
 
     /// True for a process of the enclosure; for every process where there is none.

@@ -158,4 +158,17 @@ mod tests {
             assert_eq!(net_lines(line.as_bytes()).count(), 0, "{line:?}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_a_parser_panic(bytes: Vec<u8>) {
+            let _ = (stat(&bytes), cmdline(&bytes), cgroup_path(&bytes), net_lines(&bytes).count());
+        }
+
+        #[test]
+        fn no_name_moves_the_fields_of_a_stat_line(name: Vec<u8>) {
+            let line = [b"42 (", name.as_slice(), b")", TAIL.as_bytes()].concat();
+            proptest::prop_assert_eq!(stat(&line), Some(Stat { parent: 17, start_ticks: 987_654 }));
+        }
+    }
 }

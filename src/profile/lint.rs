@@ -46,7 +46,7 @@ fn at(source: &Source, what: impl Into<String>, hint: &str) -> Fault {
 }
 
 fn of_profile(profile: &Profile, what: impl Into<String>, hint: &str) -> Fault {
-    Fault { line: profile.line, ..Fault::of_file(&profile.file, what, hint) }
+    Fault { line: profile.line, column: profile.column, ..Fault::of_file(&profile.file, what, hint) }
 }
 
 /// `[match]` entries that fit nothing.

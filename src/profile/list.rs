@@ -8,10 +8,12 @@ use std::sync::Arc;
 
 use super::entity::{Continent, Entity};
 use super::geo::Geo;
+use super::index::Index;
 use super::labels::Labels;
 use super::rule::{Rule, RuleVerdict};
 use super::scope::Scope;
 use super::source::Held;
+use super::tail::{Tail, end_of};
 use super::transport::Fit;
 use crate::names::Name;
 use crate::packet::Protocol;
@@ -80,16 +82,24 @@ impl Search<'_> {
     }
 }
 
+/// From this length on an index is faster than looking at each rule.
+const INDEXED_FROM: usize = 24;
+
 /// A list of rules in the order of the file.
 #[derive(Debug, Default)]
 pub struct RuleList {
     rules: Vec<Held<Rule>>,
+    /// One for each rule.
+    tails: Vec<Tail>,
+    index: Option<Index>,
 }
 
 impl RuleList {
     #[must_use]
     pub fn new(rules: Vec<Held<Rule>>) -> Self {
-        Self { rules }
+        let index = (rules.len() >= INDEXED_FROM).then(|| Index::new(rules.iter().map(|held| &held.value)));
+        let tails = rules.iter().map(|held| Tail::of(&held.value.entity)).collect();
+        Self { rules, tails, index }
     }
 
     #[must_use]
@@ -100,23 +110,64 @@ impl RuleList {
     /// The first rule that matches. An open rule that speaks of the asked name ends the search: the flow will be judged by it.
     #[must_use]
     pub fn search(&self, peer: &Peer<'_>, world: &World) -> Search<'_> {
+        match &self.index {
+            Some(index) => self.search_index(index, peer, world),
+            None => self.search_each(peer, world),
+        }
+    }
+
+    fn search_each(&self, peer: &Peer<'_>, world: &World) -> Search<'_> {
+        let end = peer.name.map(end_of);
         let mut open = None;
-        for rule in &self.rules {
-            let may_open = rule.value.verdict != RuleVerdict::Deny;
+        // A chain of CNAMEs has further names, which the tails say nothing of.
+        let looked_at = self.rules.iter().zip(&self.tails).filter(|(_, tail)| !peer.chain.is_empty() || tail.may_match(end));
+        for (rule, _) in looked_at {
             match hit(&rule.value, peer, world) {
-                Hit::Yes => return Search { found: Found::Rule(rule), open, waits: false },
-                Hit::NoData => return Search { found: Found::NoData(rule), open, waits: false },
-                Hit::NameOnly if may_open => return Search { found: Found::Nothing, open: Some(rule), waits: true },
-                Hit::NeedsAddress if may_open => open = open.or(Some(rule)),
-                Hit::No | Hit::NameOnly | Hit::NeedsAddress => {}
+                Hit::No => {}
+                Hit::NeedsAddress => open = open.or(Some(rule).filter(|rule| may_open(rule))),
+                settled => {
+                    if let Some(search) = settle(rule, settled, open) {
+                        return search;
+                    }
+                }
             }
         }
-        Search { found: Found::Nothing, open, waits: false }
+        Search { open, ..Search::NOTHING }
+    }
+
+    fn search_index(&self, index: &Index, peer: &Peer<'_>, world: &World) -> Search<'_> {
+        let compare = |position: usize| self.rules.get(position).map(|rule| (rule, hit(&rule.value, peer, world)));
+        let mut first = usize::MAX;
+        index.propose(peer, |positions| {
+            let before = positions.iter().take_while(|&&position| position < first);
+            let settles = |position: &&usize| compare(**position).is_some_and(|(rule, hit)| settle(rule, hit, None).is_some());
+            first = before.copied().find(|position| settles(&position)).unwrap_or(first);
+        });
+        let openers = index.openers().iter().take_while(|&&position| peer.address.is_none() && position < first);
+        let open =
+            openers.filter_map(|&position| compare(position)).find(|(_, hit)| *hit == Hit::NeedsAddress).map(|(rule, _)| rule);
+        let search = compare(first).and_then(|(rule, hit)| settle(rule, hit, open));
+        search.unwrap_or(Search { open, ..Search::NOTHING })
+    }
+}
+
+fn may_open(rule: &Held<Rule>) -> bool {
+    rule.value.verdict != RuleVerdict::Deny
+}
+
+/// The outcome of a search that came to `rule`; None where it goes on.
+fn settle<'l>(rule: &'l Held<Rule>, hit: Hit, open: Option<&'l Held<Rule>>) -> Option<Search<'l>> {
+    match hit {
+        Hit::Yes => Some(Search { found: Found::Rule(rule), open, waits: false }),
+        Hit::NoData => Some(Search { found: Found::NoData(rule), open, waits: false }),
+        Hit::NameOnly if may_open(rule) => Some(Search { found: Found::Nothing, open: Some(rule), waits: true }),
+        Hit::No | Hit::NameOnly | Hit::NeedsAddress => None,
     }
 }
 
 /// Compares one rule with a peer.
 #[must_use]
+#[inline]
 pub fn hit(rule: &Rule, peer: &Peer<'_>, world: &World) -> Hit {
     let fit = match (&rule.transport, peer.transport) {
         (None, _) => Some(Fit::Yes),
@@ -136,6 +187,7 @@ pub fn hit(rule: &Rule, peer: &Peer<'_>, world: &World) -> Hit {
     }
 }
 
+#[inline]
 fn entity_hit(entity: &Entity, peer: &Peer<'_>, world: &World, is_deny: bool) -> Hit {
     match entity {
         Entity::Any => Hit::Yes,
@@ -148,12 +200,12 @@ fn entity_hit(entity: &Entity, peer: &Peer<'_>, world: &World, is_deny: bool) ->
         }
         Entity::As(own) => by_registry(peer, |address| world.geo.asn(address).map(|found| found == *own)),
         Entity::Domain(pattern) => {
-            let chain = if is_deny { peer.chain } else { &[] };
-            yes_or_no(peer.name.into_iter().chain(chain).any(|name| pattern.matches(name)))
+            let through_chain = || is_deny && peer.chain.iter().any(|name| pattern.matches(name));
+            yes_or_no(peer.name.is_some_and(|name| pattern.matches(name)) || through_chain())
         }
         Entity::Labels(labels) => labels_hit(labels, peer, world, is_deny),
         Entity::Group(group) => {
-            let entities = world.groups.get(group).map_or(&[][..], Vec::as_slice);
+            let Some(entities) = world.groups.get(group) else { return Hit::NoData };
             // A group holds no groups, so this is one level deep.
             let hits = entities.iter().filter(|entity| !matches!(entity, Entity::Group(_)));
             hits.map(|entity| entity_hit(entity, peer, world, is_deny)).max_by_key(|hit| weight(*hit)).unwrap_or(Hit::No)
@@ -199,4 +251,100 @@ fn labels_hit(labels: &[Box<str>], peer: &Peer<'_>, world: &World, is_deny: bool
     }
     let unsettled = peer.address.is_none() && labels.iter().any(|label| world.labels.needs_address(label));
     if unsettled { Hit::NeedsAddress } else { Hit::No }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use proptest::prelude::*;
+
+    use super::super::geo::NoGeo;
+    use super::super::labels::Label;
+    use super::super::source::{Layer, Source};
+    use super::*;
+
+    fn entity() -> impl Strategy<Value = String> {
+        prop_oneof![
+            proptest::sample::select(vec![
+                "*",
+                "LAN",
+                "Internet,LAN",
+                "L:some",
+                "L:nets",
+                "@group",
+                "@none",
+                "AT",
+                "C:EU",
+                "AS1"
+            ])
+            .prop_map(str::to_owned),
+            "10\\.[0-2]\\.0\\.[0-2](/(8|15|16|32))?",
+            "2001:db8:[0-2]::/(32|48|64)",
+            "(\\.|\\*\\.|\\*|)([ab]\\.)?[a-c]\\.example",
+            "[a-c]\\.(exam)?\\*",
+            "\\*[a-c](\\.ex)?\\*",
+        ]
+    }
+
+    fn rule() -> impl Strategy<Value = Rule> {
+        let transport = proptest::sample::select(vec!["", "", " TCP", " UDP/53", " TCP/443", " */80-90"]);
+        ("[-+?]", entity(), transport).prop_map(|(verdict, entity, transport)| {
+            format!("{verdict} {entity}{transport}").parse().expect("a generated rule is valid")
+        })
+    }
+
+    fn world() -> World {
+        let mut labels = Labels::default();
+        let patterns = |text: &str| Label { names: vec![text.parse().expect("a pattern")], networks: Vec::new() };
+        labels.add("some", patterns(".a.example"), Label::default());
+        labels.add(
+            "nets",
+            Label { networks: vec!["10.1.0.0/16".parse().expect("a net")], ..patterns("b.example") },
+            Label::default(),
+        );
+        let group = vec!["a.a.example".parse().expect("an entity"), "10.2.0.0/16".parse().expect("an entity")];
+        World { geo: Arc::new(NoGeo), labels, groups: BTreeMap::from([("group".into(), group)]) }
+    }
+
+    fn held(rules: Vec<Rule>) -> Vec<Held<Rule>> {
+        let file = Arc::new(PathBuf::from("x.toml"));
+        let source = |line| Source { layer: Layer::User, profile: "x".into(), text: "x".into(), file: Arc::clone(&file), line };
+        rules.into_iter().zip(1..).map(|(value, line)| Held { value, source: source(line) }).collect()
+    }
+
+    fn told(search: &Search<'_>) -> (Option<(u32, bool)>, Option<u32>, bool) {
+        let found = match search.found {
+            Found::Nothing => None,
+            Found::Rule(rule) => Some((rule.source.line, true)),
+            Found::NoData(rule) => Some((rule.source.line, false)),
+        };
+        (found, search.open.map(|rule| rule.source.line), search.waits)
+    }
+
+    proptest! {
+        #[test]
+        fn a_list_with_an_index_finds_what_a_list_without_it_finds(
+            rules in proptest::collection::vec(rule(), 0..60),
+            name in proptest::option::of("([ab]\\.)?[a-c]\\.example"),
+            chain in proptest::collection::vec("([ab]\\.)?[a-c]\\.example", 0..2),
+            address in proptest::option::of("10\\.[0-2]\\.0\\.[0-2]|2001:db8:[0-2]::1|192\\.0\\.2\\.1"),
+            port in proptest::sample::select(vec![None, Some(53_u16), Some(85), Some(443)]),
+            protocol in proptest::sample::select(vec![Protocol::TCP, Protocol::UDP]),
+        ) {
+            let world = world();
+            let list = RuleList { index: Some(Index::new(rules.iter())), ..RuleList::new(held(rules)) };
+            let name: Option<Name> = name.map(|name| name.parse().expect("a name"));
+            let chain: Vec<Name> = chain.iter().map(|name| name.parse().expect("a name")).collect();
+            let address: Option<IpAddr> = address.map(|address| address.parse().expect("an address"));
+            let peer = Peer {
+                name: name.as_ref(),
+                chain: &chain,
+                address,
+                scope: address.and_then(Scope::of),
+                transport: address.map(|_| (protocol, port)),
+            };
+            prop_assert_eq!(told(&list.search(&peer, &world)), told(&list.search_each(&peer, &world)));
+        }
+    }
 }

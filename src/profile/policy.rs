@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::entity::Entity;
+use super::entity::{Entity, EntityError, is_word};
 use super::fault::Fault;
 use super::geo::{Geo, NoGeo};
 use super::label_file::read_labels;
@@ -44,6 +44,39 @@ pub struct Setup {
     pub geo: Option<Arc<dyn Geo>>,
     /// `@name` → entities.
     pub groups: BTreeMap<Box<str>, Vec<Entity>>,
+}
+
+/// Why a named group cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetupError {
+    #[error("`{0}` is no name of a group; write letters, digits, `-`, `_` or `.`")]
+    Name(String),
+    #[error("`{0}` names a group, and groups hold no groups; write its entries")]
+    Nested(String),
+    #[error(transparent)]
+    Entity(#[from] EntityError),
+}
+
+impl Setup {
+    /// Adds a named group of the configuration; its entries are entities as in rules.
+    ///
+    /// # Errors
+    ///
+    /// The entry that is no entity.
+    pub fn add_group<'t>(&mut self, name: &str, entries: impl IntoIterator<Item = &'t str>) -> Result<(), SetupError> {
+        if !is_word(name) {
+            return Err(SetupError::Name(name.to_owned()));
+        }
+        let mut entities = Vec::new();
+        for entry in entries {
+            match entry.trim().parse()? {
+                Entity::Group(_) => return Err(SetupError::Nested(entry.to_owned())),
+                entity => entities.push(entity),
+            }
+        }
+        self.groups.entry(name.into()).or_default().extend(entities);
+        Ok(())
+    }
 }
 
 /// A compiled set of profiles. Immutable; a reload makes a new one.
@@ -94,6 +127,7 @@ impl Policy {
             let what = format!("the name `{}` is taken by {}:{}", profile.name, other.file.display(), other.line);
             faults.push(Fault {
                 line: profile.line,
+                column: profile.column,
                 ..Fault::of_file(&profile.file, what, "names are unique in a layer; choose another")
             });
             return;

@@ -53,7 +53,7 @@ struct Reader<'d, 'a> {
 
 impl Reader<'_, '_> {
     fn profile(mut self, top: &Table<'_, '_>) -> Option<Profile> {
-        let (name, line) = self.name(top);
+        let (name, (line, column)) = self.name(top);
         self.profile = Arc::clone(&name);
         let matching = self.matching(top);
         let scope = top.table("scope", "[scope]", &keys::names("scope"));
@@ -64,6 +64,7 @@ impl Reader<'_, '_> {
             layer: self.layer,
             file: Arc::clone(&self.file),
             line,
+            column,
             matching,
             level: top.string("level").and_then(|text| Some(self.held(&text, self.document.level(&text)?))),
             mode: self.modes(top),
@@ -104,17 +105,17 @@ impl Reader<'_, '_> {
     }
 
     /// Global and Fallback have one file each, so their name may be left out.
-    fn name(&self, top: &Table<'_, '_>) -> (Arc<str>, u32) {
+    fn name(&self, top: &Table<'_, '_>) -> (Arc<str>, (u32, u32)) {
         let Some(name) = top.string("name") else {
             if matches!(self.layer, Layer::User | Layer::Stamp) && top.key_span("name").is_none() {
                 self.document.fault(&(0..0), "the profile has no name", "write name = \"…\" in the first line");
             }
-            return (Arc::from(self.layer.as_str()), 1);
+            return (Arc::from(self.layer.as_str()), (1, 1));
         };
         if name.value.trim().is_empty() || name.value.chars().any(char::is_control) {
             self.document.fault(&name.span, "the name is empty or holds control characters", "write a name such as \"curl\"");
         }
-        (Arc::from(name.value), self.document.faults.borrow().line(name.span.start))
+        (Arc::from(name.value), self.document.faults.borrow().place(name.span.start))
     }
 
     fn matching(&self, top: &Table<'_, '_>) -> Matching {

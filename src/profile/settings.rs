@@ -171,8 +171,9 @@ pub struct Profile {
     pub name: Arc<str>,
     pub layer: Layer,
     pub file: Arc<PathBuf>,
-    /// Line of `name`, or 1.
+    /// Line and column of the name's text; 1 where there is none.
     pub line: u32,
+    pub column: u32,
     pub matching: Matching,
     /// The minimum level.
     pub level: Option<Held<Level>>,

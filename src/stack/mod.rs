@@ -42,6 +42,17 @@ struct Connection {
     rings: [Ring; 2],
     max_payload: u16,
     timer: Option<smoltcp::time::Instant>,
+    last_ack_sent: bool,
+}
+
+impl Connection {
+    /// Both sides have finished, the last ACK is out, and the program's last bytes wait to be taken. Nothing is left to send then, but
+    /// the end of TIME-WAIT would throw the bytes away.
+    fn only_holds_bytes(&mut self) -> bool {
+        let socket = self.sockets.get::<Socket<'static>>(self.handle);
+        let holds = socket.state() == State::TimeWait && socket.can_recv();
+        std::mem::replace(&mut self.last_ack_sent, holds) && holds
+    }
 }
 
 /// All TCP flows' local ends, by the flow's slot.
@@ -92,9 +103,9 @@ impl Stack {
         self.remove(slot, u64::MAX);
         let mut rings = [self.pool.take()?, self.pool.take()?];
         let [rx, tx] = &mut rings;
-        // SAFETY: the ring lives in the same `Connection` as the socket and is dropped after it.
+        // SAFETY: the ring lives in the same `Connection` as the socket and is dropped after it; this is its only slice.
         let rx = unsafe { rx.bytes() };
-        // SAFETY: as above; it is another ring.
+        // SAFETY: as above.
         let tx = unsafe { tx.bytes() };
         let mut socket = Socket::new(SocketBuffer::new(rx), SocketBuffer::new(tx));
         socket.set_nagle_enabled(false);
@@ -109,7 +120,7 @@ impl Stack {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        let connection = Box::new(Connection { sockets, handle, rings, max_payload, timer: None });
+        let connection = Box::new(Connection { sockets, handle, rings, max_payload, timer: None, last_ack_sent: false });
         if let Some(place) = self.connections.get_mut(slot) {
             *place = Some(connection);
         }
@@ -141,6 +152,9 @@ impl Stack {
     pub fn flush(&mut self, slot: usize, sink: &mut dyn PacketSink, now: Instant) {
         let at = self.at(now);
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
+        if connection.only_holds_bytes() {
+            return;
+        }
         let mut device = Device::new(None, &mut self.scratch, sink, connection.max_payload);
         while self.interface.poll_egress(at, &mut device, &mut connection.sockets) == PollResult::SocketStateChanged {}
         let next = self.interface.poll_at(at, &connection.sockets);

@@ -124,9 +124,21 @@ pub fn default_dirs(with_user: bool) -> Vec<PathBuf> {
     if with_user {
         let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let config = absolute("XDG_CONFIG_HOME").or_else(|| absolute("HOME").map(|home| home.join(".config")));
-        dirs.extend(config.map(|config| config.join("portreeve/profiles")));
+        dirs.extend(config.filter(|config| is_ours(config)).map(|config| config.join("portreeve/profiles")));
     }
     dirs
+}
+
+/// Whether a folder, or the nearest one above it that exists, belongs to the user who runs this. HOME outlives `setpriv` and `sudo`:
+/// another user's folder is not this user's configuration, readable or not.
+fn is_ours(dir: &Path) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    let uid = rustix::process::geteuid().as_raw();
+    let nearest = dir.ancestors().find_map(|folder| match fs::metadata(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        other => Some(other),
+    });
+    matches!(nearest, Some(Ok(metadata)) if metadata.uid() == uid)
 }
 
 /// Loads the set in `dir`, which replaces all others.

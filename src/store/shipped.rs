@@ -7,7 +7,34 @@ macro_rules! shipped {
 }
 
 /// Path inside the set, and text.
-pub(super) const SHIPPED: &[(&str, &str)] = shipped!["fallback.toml", "global.toml",];
+pub(super) const SHIPPED: &[(&str, &str)] = shipped![
+    "fallback.toml",
+    "global.toml",
+    "stamp/apt.toml",
+    "stamp/avahi.toml",
+    "stamp/chromium.toml",
+    "stamp/curl.toml",
+    "stamp/firefox.toml",
+    "stamp/flatpak.toml",
+    "stamp/folder-dropped.toml",
+    "stamp/folder-home.toml",
+    "stamp/folder-usr-bin.toml",
+    "stamp/folder-usr-sbin.toml",
+    "stamp/framework-java.toml",
+    "stamp/framework-node.toml",
+    "stamp/framework-perl.toml",
+    "stamp/framework-php.toml",
+    "stamp/framework-python.toml",
+    "stamp/framework-ruby.toml",
+    "stamp/framework-shell.toml",
+    "stamp/framework-wine.toml",
+    "stamp/git.toml",
+    "stamp/networkmanager.toml",
+    "stamp/ssh.toml",
+    "stamp/systemd-resolved.toml",
+    "stamp/systemd-timesyncd.toml",
+    "stamp/thunderbird.toml",
+];
 
 #[cfg(test)]
 mod tests {

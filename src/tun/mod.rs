@@ -1,7 +1,7 @@
 //! The TUN device: opened with a virtio header and every offload that the kernel gives, read and written whole.
 //!
 //! Keeps one rule: super-packets stay whole; nothing here splits, merges or checksums. Addresses, routes and link state are
-//! `netlink`'s work. The crate `tun` creates the device; it has no ioctl for offloads, so [`offload`] adds that one.
+//! `netlink`'s work. The crate `tun` creates the device; it has no ioctl for offloads, so a module of our own adds that one.
 
 mod offload;
 

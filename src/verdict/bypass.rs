@@ -6,7 +6,7 @@ use std::net::IpAddr;
 
 use crate::names::Name;
 use crate::packet::Protocol;
-use crate::profile::Level;
+use crate::profile::{Level, MULTICAST_DNS_REFUSED, STUN_REFUSED, Scope};
 
 /// DNS over TLS (RFC 7858) and DNS over QUIC (RFC 9250).
 const ENCRYPTED_DNS_PORT: u16 = 853;
@@ -14,36 +14,11 @@ const ENCRYPTED_DNS_PORT: u16 = 853;
 const HTTPS_PORT: u16 = 443;
 /// STUN and TURN, plain and over TLS (RFC 8489 §18.6, RFC 8656 §18).
 const STUN_PORTS: [u16; 2] = [3478, 5349];
+/// mDNS (RFC 6762 §3) and LLMNR (RFC 4795 §2).
+const MULTICAST_DNS_PORTS: [u16; 2] = [5353, 5355];
 /// Browsers ask for it before they switch to DNS over HTTPS; a refusal keeps them with the system's resolver.
 const CANARY: &str = "use-application-dns.net";
 
-/// Public resolvers that answer over HTTPS or TLS: the names of their services, each with what is below.
-const RESOLVER_NAMES: [&str; 24] = [
-    "dns.google",
-    "dns64.dns.google",
-    "cloudflare-dns.com",
-    "one.one.one.one",
-    "dns.quad9.net",
-    "dns9.quad9.net",
-    "dns10.quad9.net",
-    "dns11.quad9.net",
-    "doh.opendns.com",
-    "dns.opendns.com",
-    "dns.adguard.com",
-    "dns.adguard-dns.com",
-    "dns.nextdns.io",
-    "doh.cleanbrowsing.org",
-    "dns.controld.com",
-    "freedns.controld.com",
-    "dns.mullvad.net",
-    "doh.mullvad.net",
-    "dns0.eu",
-    "dns.digitale-gesellschaft.ch",
-    "doh.dns.sb",
-    "dns.sb",
-    "doh.libredns.gr",
-    "dns.switch.ch",
-];
 const RESOLVERS_V4: [[u8; 4]; 16] = [
     [1, 1, 1, 1],
     [1, 0, 0, 1],
@@ -90,7 +65,10 @@ pub(super) fn of_flow(
     match port? {
         ENCRYPTED_DNS_PORT => Some("encrypted DNS beside the firewall's own (port 853)"),
         HTTPS_PORT if is_resolver(address) || name.is_some_and(is_resolver_name) => Some("a known resolver of DNS over HTTPS"),
-        port if STUN_PORTS.contains(&port) && level == Level::Fortress => Some("STUN and TURN are refused at this level"),
+        port if STUN_PORTS.contains(&port) && STUN_REFUSED.is_on(level) => Some("STUN and TURN are refused at this level"),
+        port if protocol == Protocol::UDP && is_multicast_dns(address, port) && MULTICAST_DNS_REFUSED.is_on(level) => {
+            Some("mDNS and LLMNR are refused at this level")
+        }
         _ => None,
     }
 }
@@ -104,6 +82,10 @@ pub(super) fn of_question(name: &Name) -> Option<&'static str> {
     is_resolver_name(name).then_some("a known resolver of DNS over HTTPS")
 }
 
+fn is_multicast_dns(address: IpAddr, port: u16) -> bool {
+    MULTICAST_DNS_PORTS.contains(&port) && Scope::of(address) == Some(Scope::Lan)
+}
+
 fn is_resolver(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(v4) => RESOLVERS_V4.contains(&v4.octets()),
@@ -111,8 +93,42 @@ fn is_resolver(address: IpAddr) -> bool {
     }
 }
 
+/// Public resolvers that answer over HTTPS or TLS, by the names of their services and all below. Written as a match because
+/// that compiles to a comparison or two, and every flow to port 443 comes by.
+fn is_resolver_service(name: &str) -> bool {
+    matches!(
+        name,
+        "dns.google"
+            | "dns64.dns.google"
+            | "cloudflare-dns.com"
+            | "one.one.one.one"
+            | "dns.quad9.net"
+            | "dns9.quad9.net"
+            | "dns10.quad9.net"
+            | "dns11.quad9.net"
+            | "doh.opendns.com"
+            | "dns.opendns.com"
+            | "dns.adguard.com"
+            | "dns.adguard-dns.com"
+            | "dns.nextdns.io"
+            | "doh.cleanbrowsing.org"
+            | "dns.controld.com"
+            | "freedns.controld.com"
+            | "dns.mullvad.net"
+            | "doh.mullvad.net"
+            | "dns0.eu"
+            | "dns.digitale-gesellschaft.ch"
+            | "doh.dns.sb"
+            | "dns.sb"
+            | "doh.libredns.gr"
+            | "dns.switch.ch"
+    )
+}
+
 fn is_resolver_name(name: &Name) -> bool {
-    RESOLVER_NAMES.iter().any(|resolver| is_at_or_below(name.as_str(), resolver))
+    let text = name.as_str();
+    let above = text.match_indices('.').filter_map(|(dot, _)| text.get(dot + 1..));
+    std::iter::once(text).chain(above).any(is_resolver_service)
 }
 
 fn is_at_or_below(name: &str, zone: &str) -> bool {
@@ -152,6 +168,16 @@ mod tests {
         for (level, is) in [(Level::Dynamic, false), (Level::Secure, false), (Level::Fortress, true)] {
             assert_eq!(flow(Protocol::UDP, "192.0.2.1", 3478, None, level), is);
             assert_eq!(flow(Protocol::TCP, "2001:db8::1", 5349, None, level), is);
+        }
+    }
+
+    #[test]
+    fn names_are_asked_of_the_whole_network_in_dynamic_alone() {
+        for (level, is) in [(Level::Dynamic, false), (Level::Secure, true), (Level::Fortress, true)] {
+            assert_eq!(flow(Protocol::UDP, "224.0.0.251", 5353, None, level), is);
+            assert_eq!(flow(Protocol::UDP, "ff02::1:3", 5355, None, level), is);
+            assert!(!flow(Protocol::TCP, "224.0.0.251", 5353, None, level));
+            assert!(!flow(Protocol::UDP, "192.0.2.1", 5353, None, level));
         }
     }
 

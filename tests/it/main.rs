@@ -3,6 +3,8 @@
 mod architecture;
 #[cfg(feature = "edges")]
 mod control;
+mod names;
+mod policy;
 #[cfg(feature = "edges")]
 mod resolver;
 mod world;

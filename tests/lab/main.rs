@@ -1,9 +1,12 @@
-//! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/prepare test` installs.
+//! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/install-deps test` installs.
 
+#[macro_use]
 mod harness;
 
+mod attribution;
 mod control;
 mod enclosed;
+mod enclosure;
 mod errors;
 mod faults;
 mod killed;

@@ -2,19 +2,33 @@
 
 use crate::harness::{Lab, Profiles, Router, Way, eventually, executable, probe, told};
 
-/// Runs a story once a way, each in a lab of its own.
-fn each_way(story: impl Fn(&Lab, &Router<'_>)) {
-    for way in Way::ALL {
-        eprintln!("--- {way:?}");
-        let lab = Lab::new();
-        let profiles = Profiles::accepting();
-        story(&lab, &Router::start(&lab, way, &profiles));
-    }
+in_all_ways! {
+    curl_brings_100_mib_unharmed_over_both_families,
+    a_large_body_goes_up_unharmed,
+    git_clones_over_http,
+    ssh_carries_a_session,
+    either_side_may_close_its_half_first,
+    what_a_program_wrote_last_still_arrives,
+    dig_asks_over_udp_and_tcp,
+    python_fetches_by_name_and_by_address,
+    two_hundred_connections_talk_at_once,
+    ping_gets_its_echoes,
+    datagrams_come_back_on_every_address,
 }
 
-#[test]
-fn curl_brings_100_mib_unharmed_over_both_families() {
-    each_way(|lab, router| {
+through_a_router! {
+    each_flow_is_recorded_with_its_program_name_and_bytes,
+}
+
+/// Runs a story in a lab of its own.
+fn in_a_lab(way: Way, story: impl Fn(&Lab, &Router<'_>)) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    story(&lab, &Router::start(&lab, way, &profiles));
+}
+
+fn curl_brings_100_mib_unharmed_over_both_families(way: Way) {
+    in_a_lab(way, |lab, router| {
         let file = lab.dir().join("www/100m.bin").display().to_string();
         let wanted = lab.internet().run(["sha256sum", &file]).expect_success();
         for url in ["http://203.0.113.10/100m.bin", "http://[2001:db8::10]/100m.bin", "http://example.com/100m.bin"] {
@@ -25,9 +39,8 @@ fn curl_brings_100_mib_unharmed_over_both_families() {
     });
 }
 
-#[test]
-fn a_large_body_goes_up_unharmed() {
-    each_way(|lab, router| {
+fn a_large_body_goes_up_unharmed(way: Way) {
+    in_a_lab(way, |lab, router| {
         let file = lab.dir().join("www/100m.bin").display().to_string();
         let wanted = lab.internet().run(["sha256sum", &file]).expect_success();
         for address in [Lab::SERVER_4, Lab::SERVER_6] {
@@ -38,9 +51,8 @@ fn a_large_body_goes_up_unharmed() {
     });
 }
 
-#[test]
-fn git_clones_over_http() {
-    each_way(|lab, router| {
+fn git_clones_over_http(way: Way) {
+    in_a_lab(way, |lab, router| {
         for (number, url) in
             ["http://203.0.113.10/repo.git", "http://[2001:db8::10]/repo.git", "http://example.com/repo.git"].iter().enumerate()
         {
@@ -53,9 +65,8 @@ fn git_clones_over_http() {
     });
 }
 
-#[test]
-fn ssh_carries_a_session() {
-    each_way(|lab, router| {
+fn ssh_carries_a_session(way: Way) {
+    in_a_lab(way, |lab, router| {
         for address in [Lab::SERVER_4, Lab::SERVER_6, "example.com"] {
             let [known, key] = ["known_hosts", "user_key"].map(|file| lab.dir().join(file).display().to_string());
             let known = format!("UserKnownHostsFile={known}");
@@ -80,24 +91,36 @@ fn ssh_carries_a_session() {
     });
 }
 
-#[test]
-fn either_side_may_close_its_half_first() {
-    each_way(|lab, router| {
+fn either_side_may_close_its_half_first(way: Way) {
+    in_a_lab(way, |lab, router| {
         for address in [Lab::SERVER_4, Lab::SERVER_6] {
-            let sent = router.run(probe(&["halfclose", address])).expect_success();
-            let received = lab.dir().join("log/8008");
-            eventually("what was sent into a half-closed connection arrives", || {
-                let text = std::fs::read_to_string(&received).ok()?;
-                (text.trim() == sent.trim()).then_some(())
-            });
-            std::fs::remove_file(&received).expect("the server wrote the file");
+            let sent = router.run(probe(&["halfclose", address, "3"])).expect_success();
+            arrived(lab, &sent);
         }
     });
 }
 
-#[test]
-fn dig_asks_over_udp_and_tcp() {
-    each_way(|_, router| {
+fn what_a_program_wrote_last_still_arrives(way: Way) {
+    in_a_lab(way, |lab, router| {
+        for address in [Lab::SERVER_4, Lab::SERVER_6] {
+            let sent = router.run(probe(&["halfclose", address, "0"])).expect_success();
+            arrived(lab, &sent);
+        }
+    });
+}
+
+/// Waits until the server that closes its half first has read all of this.
+fn arrived(lab: &Lab, sent: &str) {
+    let received = lab.dir().join("log/8008");
+    eventually("what was sent into a half-closed connection arrives", || {
+        let text = std::fs::read_to_string(&received).ok()?;
+        (text.trim() == sent.trim()).then_some(())
+    });
+    std::fs::remove_file(&received).expect("the server wrote the file");
+}
+
+fn dig_asks_over_udp_and_tcp(way: Way) {
+    in_a_lab(way, |_, router| {
         for flag in ["+notcp", "+tcp"] {
             let told = router.run(["dig", flag, "+short", "+tries=1", "A", "example.com"]).expect_success();
             assert_eq!(told, "203.0.113.10\n", "{flag}");
@@ -113,9 +136,8 @@ fn dig_asks_over_udp_and_tcp() {
     });
 }
 
-#[test]
-fn python_fetches_by_name_and_by_address() {
-    each_way(|_, router| {
+fn python_fetches_by_name_and_by_address(way: Way) {
+    in_a_lab(way, |_, router| {
         let fetch =
             "import sys, urllib.request as r\nfor url in sys.argv[1:]: print(r.urlopen(url, timeout=10).read().decode(), end='')";
         let urls = [
@@ -129,18 +151,16 @@ fn python_fetches_by_name_and_by_address() {
     });
 }
 
-#[test]
-fn two_hundred_connections_talk_at_once() {
-    each_way(|_, router| {
+fn two_hundred_connections_talk_at_once(way: Way) {
+    in_a_lab(way, |_, router| {
         for address in [Lab::SERVER_4, Lab::SERVER_6, "example.com"] {
             assert_eq!(router.run(probe(&["many", address, "200"])).expect_success(), "OK 200\n", "{address}");
         }
     });
 }
 
-#[test]
-fn ping_gets_its_echoes() {
-    each_way(|_, router| {
+fn ping_gets_its_echoes(way: Way) {
+    in_a_lab(way, |_, router| {
         for address in [Lab::SERVER_4, Lab::SERVER_6, "example.com"] {
             let told = router.run(["ping", "-c", "3", "-i", "0.2", "-W", "2", address]).expect_success();
             assert!(told.contains("3 received"), "{address}: {told}");
@@ -148,9 +168,8 @@ fn ping_gets_its_echoes() {
     });
 }
 
-#[test]
-fn datagrams_come_back_on_every_address() {
-    each_way(|_, router| {
+fn datagrams_come_back_on_every_address(way: Way) {
+    in_a_lab(way, |_, router| {
         for address in [Lab::SERVER_4, Lab::OTHER_4, Lab::SERVER_6, Lab::OTHER_6] {
             let answer = told(router.run(probe(&["datagram", address, "7"])));
             assert_eq!(answer.said, "OK", "{address}");
@@ -158,26 +177,19 @@ fn datagrams_come_back_on_every_address() {
     });
 }
 
-#[test]
-fn each_flow_is_recorded_with_its_program_name_and_bytes() {
-    for way in Way::THROUGH {
-        let lab = Lab::new();
-        let profiles = Profiles::accepting();
-        let router = Router::start(&lab, way, &profiles);
-        router.run(["curl", "-sS", "http://other.example.com/hello"]).expect_success();
-        let curl = executable("curl").display().to_string();
-        let flow = router.record("curl's flow", |record| record.proto == "tcp" && record.end.is_some());
-        assert_eq!(flow.exe.as_deref(), Some(curl.as_str()), "{way:?}");
-        assert_eq!(flow.name.as_deref(), Some("other.example.com"), "{way:?}");
-        assert_eq!(flow.verdict, "accept", "{way:?}");
-        assert!(flow.bytes_up > 50 && flow.bytes_down > 200, "{way:?}: {flow:?}");
-        let question = router.record("curl's question", |record| record.proto == "dns");
-        assert_eq!(
-            (question.exe.as_deref(), question.name.as_deref()),
-            (Some(curl.as_str()), Some("other.example.com")),
-            "{way:?}"
-        );
-    }
+fn each_flow_is_recorded_with_its_program_name_and_bytes(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    router.run(["curl", "-sS", "http://other.example.com/hello"]).expect_success();
+    let curl = executable("curl").display().to_string();
+    let flow = router.record("curl's flow", |record| record.proto == "tcp" && record.end.is_some());
+    assert_eq!(flow.exe.as_deref(), Some(curl.as_str()), "{way:?}");
+    assert_eq!(flow.name.as_deref(), Some("other.example.com"), "{way:?}");
+    assert_eq!(flow.verdict, "accept", "{way:?}");
+    assert!(flow.bytes_up > 50 && flow.bytes_down > 200, "{way:?}: {flow:?}");
+    let question = router.record("curl's question", |record| record.proto == "dns");
+    assert_eq!((question.exe.as_deref(), question.name.as_deref()), (Some(curl.as_str()), Some("other.example.com")), "{way:?}");
 }
 
 fn bracketed(address: &str) -> String {

@@ -1,9 +1,12 @@
 //! What carries a flow on, by the flow's slot in the router's table.
 
+use std::time::Instant;
+
 use mio::event::Event;
 
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
+use crate::router::Failure;
 
 /// The upstream side of one flow. Dropping it closes the socket, which also ends its place in epoll.
 pub(super) enum Lane {
@@ -39,10 +42,15 @@ pub(super) struct TcpLane {
     pub(super) writable: bool,
     /// The peer has said its last word: read until the end even after a short read.
     pub(super) hung_up: bool,
+    /// The program has said its last word; what it said before may still wait for the upstream socket.
+    pub(super) program_finished: bool,
     /// The program has finished and the upstream socket was told.
     pub(super) finished_up: bool,
     /// The peer has finished and the program was told.
     pub(super) finished_down: bool,
+    /// The upstream connection is broken; what it said before still goes to the program, then the program
+    /// is told.
+    pub(super) broken: Option<(Failure, Instant)>,
     pub(super) carried: u64,
 }
 
@@ -54,8 +62,10 @@ impl TcpLane {
             readable: false,
             writable: false,
             hung_up: false,
+            program_finished: false,
             finished_up: false,
             finished_down: false,
+            broken: None,
             carried: 0,
         }
     }
@@ -120,9 +130,5 @@ impl Lanes {
         if let Some(place) = self.0.get_mut(slot) {
             place.dirty = false;
         }
-    }
-
-    pub(super) fn len(&self) -> usize {
-        self.0.len()
     }
 }

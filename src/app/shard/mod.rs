@@ -47,6 +47,8 @@ const INBOX: Token = Token(usize::MAX - 1);
 const BATCH: usize = 32;
 /// Largest packet with its header.
 const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
+/// So long after the start a segment of an unknown flow is taken for one of an older flow.
+const OLDER: Duration = Duration::from_secs(60);
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
 const TURN_BYTES: u64 = 2 << 20;
 
@@ -105,6 +107,8 @@ impl Handle {
 /// What the loop is made from.
 pub(super) struct Parts {
     pub(super) tun: Queue,
+    /// Programs had flows before us, whose segments come now.
+    pub(super) takes_over: bool,
     pub(super) config: Config,
     pub(super) dialer: Dialer,
     pub(super) attributor: Arc<Attributor>,
@@ -133,12 +137,13 @@ pub(super) struct Shard {
     buffer: Box<[u8]>,
     out: Vec<u8>,
     told_older: bool,
+    older_until: Instant,
 }
 
 impl Shard {
     /// Makes the loop and the handle to it.
     pub(super) fn new(parts: Parts, shared: Arc<Shared>) -> io::Result<(Self, Handle)> {
-        let Parts { tun, config, dialer, attributor, jobs, dns, streams, own_addresses } = parts;
+        let Parts { tun, takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses } = parts;
         let poll = Poll::new()?;
         let (sender, inbox) = std::sync::mpsc::sync_channel(4096);
         let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?) };
@@ -167,6 +172,7 @@ impl Shard {
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             out: Vec::with_capacity(PACKET_MAX),
             told_older: false,
+            older_until: if takes_over { now + OLDER } else { now },
         };
         Ok((shard, handle))
     }
@@ -185,9 +191,7 @@ impl Shard {
                 other => other?,
             }
             let now = Instant::now();
-            if self.shared.rules_changed(self.router.rules().epoch) {
-                self.take_rules(now);
-            }
+            self.take_rules(now);
             for event in &events {
                 match event.token() {
                     TUN => self.tun_ready = true,
@@ -272,7 +276,7 @@ impl Shard {
                 Output::Asked { prompt, how } => self.tell_prompt_end(prompt, how),
                 Output::Told(id) => self.tell_flow(id, now),
                 Output::Ended(record) => self.tell_end(*record),
-                Output::Older => self.tell_older(),
+                Output::Older => self.tell_older(now),
             }
         }
     }
@@ -357,14 +361,18 @@ impl Shard {
                     self.own_addresses.clone_from(&own);
                     self.input(Input::Addresses(own), now);
                 }
-                Message::Rules => {}
+                Message::Rules => self.take_rules(now),
                 Message::Stop => return true,
             }
         }
         false
     }
 
+    /// Takes other rules up, if there are any; one atomic load.
     fn take_rules(&mut self, now: Instant) {
+        if !self.shared.rules_changed(self.router.rules().epoch) {
+            return;
+        }
         let rules = Rules::clone(&self.shared.rules());
         let shared = self.shared.clone();
         self.input(Input::Rules { rules, subject: &|identity| shared.subject(identity) }, now);
@@ -382,8 +390,7 @@ impl Shard {
 
     /// Ends every flow, so that each has its record.
     fn stop(&mut self, now: Instant) -> io::Result<()> {
-        for slot in 0..self.lanes.len() {
-            let Some(id) = self.lanes.lane(slot).map(Lane::id) else { continue };
+        for id in self.router.flows() {
             self.cut(id, now);
             self.input(Input::Ended { flow: id, outcome: "portreeve ended" }, now);
         }

@@ -3,7 +3,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsRawFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use smoltcp::socket::tcp::{Socket, State};
 
@@ -15,6 +15,9 @@ use crate::packet::{IpPacket, Protocol, Transport};
 use crate::router::{Failure, Input};
 use crate::stack::Opening;
 use crate::verdict::Permit;
+
+/// How long a program may take to read what a peer said before its connection broke; a program that reads nothing is told then.
+const LAST_WORDS: Duration = Duration::from_secs(60);
 
 /// How a turn of the pump ended.
 enum Turn {
@@ -135,7 +138,7 @@ impl Shard {
     pub(super) fn pump(&mut self, slot: usize, now: Instant) {
         let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
         let id = lane.id;
-        let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket)) else { return };
+        let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket, now)) else { return };
         if up + down > 0 {
             lane.carried += up + down;
             self.router.account(id, up, down, now);
@@ -189,19 +192,21 @@ impl Shard {
     }
 }
 
-fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>) -> (Turn, u64, u64) {
+fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> (Turn, u64, u64) {
     let Upstream::Open(stream) = &lane.upstream else { return (Turn::Rest, 0, 0) };
     let (mut up, mut down) = (0, 0);
-    while lane.writable && socket.can_recv() && up < TURN_BYTES {
+    while lane.writable && lane.broken.is_none() && socket.can_recv() && up < TURN_BYTES {
         match socket.recv(|bytes| split(stream.write(bytes))) {
             Ok(Ok(sent)) => up += sent,
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => lane.writable = false,
-            Ok(Err(error)) => return (Turn::Broken(failure_of(&error)), up, down),
+            // What the peer said before it hung up is still to be read.
+            Ok(Err(error)) => (lane.broken, lane.readable, lane.hung_up) = (Some((failure_of(&error), now)), true, true),
             Err(_) => break,
         }
     }
-    let program_finished = matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
-    if program_finished && !lane.finished_up && socket.recv_queue() == 0 {
+    // Seen before the socket can be closed by it: between the two lies a FIN of ours, which only a turn sends.
+    lane.program_finished |= matches!(socket.state(), State::CloseWait | State::LastAck | State::Closing | State::TimeWait);
+    if lane.program_finished && !lane.finished_up && socket.recv_queue() == 0 {
         stream.finish_writing();
         lane.finished_up = true;
     }
@@ -213,7 +218,9 @@ fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>) -> (Turn, u64, u64) {
         });
         match read {
             Ok(Ok(0)) => {
-                socket.close();
+                if lane.broken.is_none() {
+                    socket.close();
+                }
                 lane.finished_down = true;
             }
             Ok(Ok(read)) => {
@@ -222,18 +229,32 @@ fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>) -> (Turn, u64, u64) {
                 lane.readable = lane.hung_up || usize::try_from(read).is_ok_and(|read| read == room);
             }
             Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => lane.readable = false,
-            Ok(Err(error)) => return (Turn::Broken(failure_of(&error)), up, down),
+            Ok(Err(error)) => {
+                lane.broken.get_or_insert((failure_of(&error), now));
+                lane.finished_down = true;
+            }
             Err(_) => break,
         }
     }
-    let turn = match socket.state() {
-        State::TimeWait => Turn::Closed,
-        State::Closed if lane.finished_up && lane.finished_down => Turn::Closed,
+    (turn_of(lane, socket, up.max(down), now), up, down)
+}
+
+/// How the turn ended, `moved` being the busier way's bytes.
+fn turn_of(lane: &TcpLane, socket: &Socket<'_>, moved: u64, now: Instant) -> Turn {
+    let more = if moved >= TURN_BYTES { Turn::More } else { Turn::Rest };
+    let state = socket.state();
+    if let Some((failure, since)) = lane.broken {
+        let nothing_waits = lane.finished_down && socket.send_queue() == 0;
+        return if nothing_waits || state == State::Closed || now >= since + LAST_WORDS { Turn::Broken(failure) } else { more };
+    }
+    let both_finished = lane.program_finished && lane.finished_down;
+    match state {
+        State::TimeWait | State::Closed if both_finished && lane.finished_up => Turn::Closed,
+        // The program is gone in good order; the upstream socket has not taken all of its bytes yet.
+        State::TimeWait | State::Closed if both_finished => more,
         State::Closed => Turn::ProgramReset,
-        _ if up >= TURN_BYTES || down >= TURN_BYTES => Turn::More,
-        _ => Turn::Rest,
-    };
-    (turn, up, down)
+        _ => more,
+    }
 }
 
 /// What smoltcp wants of a closure: how many bytes were moved, and what to hand on.

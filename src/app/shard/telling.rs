@@ -20,6 +20,10 @@ impl Shard {
     }
 
     pub(super) fn tell_end(&self, record: Record) {
+        // A flow that was refused ends with its verdict.
+        if record.verdict != "accept" {
+            self.shared.tell(|| Some(Event::Decided(record.clone())));
+        }
         self.shared.tell(|| Some(Event::Ended(record.clone())));
         self.shared.keep(record);
     }
@@ -54,8 +58,9 @@ impl Shard {
         self.shared.tell(|| Some(Event::PromptClosed { id, how }));
     }
 
-    pub(super) fn tell_older(&mut self) {
-        if !std::mem::replace(&mut self.told_older, true) {
+    /// Segments that nobody knows come later, too, as stragglers of flows that have ended: only those right after `up` are older.
+    pub(super) fn tell_older(&mut self, now: Instant) {
+        if now < self.older_until && !std::mem::replace(&mut self.told_older, true) {
             let notice = "TCP flows that are older than Portreeve are reset; programs connect again by themselves";
             tracing::info!("{notice}");
             self.shared.tell(|| Some(Event::Notice(notice.to_owned())));

@@ -215,4 +215,17 @@ mod tests {
         assert_eq!(bytes[..4], 72_u32.to_ne_bytes());
         assert_eq!(bytes[16..18], [2, 6]);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn no_bytes_make_it_panic_or_run_on(bytes: Vec<u8>, sequence in 0_u32..3) {
+            proptest::prop_assert!(answers(&bytes, sequence).count() <= bytes.len());
+        }
+
+        #[test]
+        fn no_attributes_make_it_panic(attributes: Vec<u8>) {
+            let bytes = answer_bytes(10, 1, &attributes);
+            proptest::prop_assert_eq!(answers(&bytes, 1).count(), 1);
+        }
+    }
 }

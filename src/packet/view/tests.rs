@@ -83,10 +83,16 @@ fn port_zero_and_impossible_addresses_are_refused() {
         ("10.9.0.2:9", "203.0.113.10:0", Malformed::PortZero),
         ("224.0.0.1:9", "203.0.113.10:53", Malformed::Address),
         ("0.0.0.0:9", "203.0.113.10:53", Malformed::Address),
-        ("10.9.0.2:9", "0.1.2.3:53", Malformed::Address),
+        ("10.9.0.2:9", "0.0.0.0:53", Malformed::Address),
+        ("10.9.0.2:9", "127.0.0.1:53", Malformed::Address),
+        ("10.9.0.2:9", "127.9.9.9:53", Malformed::Address),
         ("[fd00::1]:0", "[2001:db8::10]:53", Malformed::PortZero),
         ("[ff02::1]:9", "[2001:db8::10]:53", Malformed::Address),
         ("[::]:9", "[2001:db8::10]:53", Malformed::Address),
+        ("[fd00::1]:9", "[::1]:53", Malformed::Address),
+        ("[fd00::1]:9", "[::]:53", Malformed::Address),
+        ("[fd00::1]:9", "[::ffff:127.0.0.1]:53", Malformed::Address),
+        ("[fd00::1]:9", "[::ffff:203.0.113.10]:53", Malformed::Address),
     ];
     for (from, to, why) in cases {
         let mut bytes = Vec::new();

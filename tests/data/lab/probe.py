@@ -3,7 +3,7 @@
 connect ADDRESS PORT   one TCP connect: {"said": ERRNO or "OK", "milliseconds": N}
 datagram ADDRESS PORT  one UDP datagram and its answer: the same, "OK" where the answer is the datagram
 hold ADDRESS           an echo conversation by TCP for 60 s: "talking", then the errno that ended it or "EOF"
-halfclose ADDRESS      half-close by us first (port 8007), then by the server first (8008): their words
+halfclose ADDRESS S    half-close by us first (port 8007), then by the server first (8008); exits S seconds later
 many ADDRESS COUNT     COUNT parallel echo conversations by asyncio: "OK COUNT"
 serve ADDRESS PORT     a TCP echo server: "serving"
 """
@@ -73,7 +73,7 @@ def hold(address):
         print(name_of(error), flush=True)
 
 
-def halfclose(address):
+def halfclose(address, seconds):
     body = os.urandom(3 << 20)
     first = made(address, socket.SOCK_STREAM)
     first.connect((address, 8007))
@@ -88,7 +88,7 @@ def halfclose(address):
     assert greeting == b"bye\n", greeting
     second.sendall(body)
     second.shutdown(socket.SHUT_WR)
-    second.close()
+    time.sleep(int(seconds))
     print(len(body), hashlib.sha256(body).hexdigest())
 
 

@@ -9,6 +9,7 @@ mod laboratory;
 mod observer;
 mod profiles;
 mod programs;
+#[macro_use]
 mod router;
 
 pub(crate) use host::{Finished, Host, Running, eventually};

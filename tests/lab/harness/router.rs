@@ -19,9 +19,47 @@ pub(crate) enum Way {
     Up,
 }
 
-impl Way {
-    pub(crate) const THROUGH: [Self; 2] = [Self::Exec, Self::Up];
-    pub(crate) const ALL: [Self; 3] = [Self::Direct, Self::Exec, Self::Up];
+/// Makes of each story, a function of a [`Way`], one test without a router and one through each way.
+macro_rules! in_all_ways {
+    ($($story:ident),+ $(,)?) => {
+        $(mod $story {
+            use $crate::harness::Way;
+
+            #[test]
+            fn without_a_router() {
+                super::$story(Way::Direct);
+            }
+
+            #[test]
+            fn through_exec() {
+                super::$story(Way::Exec);
+            }
+
+            #[test]
+            fn through_up() {
+                super::$story(Way::Up);
+            }
+        })+
+    };
+}
+
+/// Makes of each story one test through each way.
+macro_rules! through_a_router {
+    ($($story:ident),+ $(,)?) => {
+        $(mod $story {
+            use $crate::harness::Way;
+
+            #[test]
+            fn through_exec() {
+                super::$story(Way::Exec);
+            }
+
+            #[test]
+            fn through_up() {
+                super::$story(Way::Up);
+            }
+        })+
+    };
 }
 
 /// A laptop with a way out.

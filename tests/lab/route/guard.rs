@@ -171,20 +171,34 @@ fn neighbours_are_found_while_the_guard_is_up() {
 }
 
 #[test]
-fn a_dhcp_renewal_of_an_ordinary_socket_leaves_directly() {
+fn dhcp_renewals_of_ordinary_and_of_bound_sockets_leave_directly() {
     let laptop = Laptop::new();
     let installed = laptop.up(&plan()).expect("up");
-    let send = |port: u16| {
+    let send = |port: u16, to: &str, bound: bool| {
         let text = format!(
-            "import socket\ns = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\ns.bind(('10.9.0.2', {port}))\n\
-             s.sendto(b'CANARY', ('10.9.0.1', 67))\n"
+            "import socket\nv6 = ':' in '{to}'\ns = socket.socket(socket.AF_INET6 if v6 else socket.AF_INET, socket.SOCK_DGRAM)\n\
+             if {bound}: s.setsockopt(socket.SOL_SOCKET, 25, b'v0\\0')\n\
+             s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)\ns.bind(('::' if v6 else '10.9.0.2', {port}))\n\
+             s.sendto(b'CANARY', socket.getaddrinfo('{to}', 547 if v6 else 67, 0, socket.SOCK_DGRAM)[0][4])\n",
+            bound = if bound { "True" } else { "False" },
         );
         let path = program(laptop.dir.path(), "renew.py", &text);
-        canaries(&laptop, || drop(laptop.inner.run(&format!("python3 {path}"))))
+        canaries(&laptop, || drop(laptop.inner.attempt(&format!("python3 {path}"))))
     };
-    // The gateway's "port unreachable" quotes it, so it may be seen twice.
-    assert!(send(68) > 0);
-    assert_eq!(send(69), 0);
+    // The gateway's "port unreachable" quotes a datagram, so it may be seen twice.
+    for (port, to, bound) in [
+        (68, "10.9.0.1", false),
+        (68, "10.9.0.1", true),
+        (68, "203.0.113.10", true),
+        (68, "255.255.255.255", true),
+        (546, "ff02::1:2%v0", false),
+        (546, "ff02::1:2%v0", true),
+    ] {
+        assert!(send(port, to, bound) > 0, "{port} to {to}, bound: {bound}");
+    }
+    for (port, to, bound) in [(69, "10.9.0.1", false), (69, "255.255.255.255", true), (547, "ff02::1:2%v0", true)] {
+        assert_eq!(send(port, to, bound), 0, "{port} to {to}, bound: {bound}");
+    }
     laptop.inner.inside(|| drop(installed));
 }
 
@@ -258,5 +272,79 @@ fn what_comes_in_from_an_excluded_link_is_forwarded_past_the_tun() {
     assert!(guest.attempt("ping -n -c1 -W1 203.0.113.10").status.success());
     assert!(laptop.pings("-I g0", "172.17.0.2"), "and what leaves by it");
     assert!(!laptop.pings("", "203.0.113.10"), "this host's own programs are still judged");
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn a_bridged_guest_keeps_its_network_and_the_bridge_itself_is_guarded() {
+    let laptop = Laptop::new();
+    let guest = super::namespace::Namespace::new("guest");
+    // v0 becomes a port; the laptop's addresses move to the bridge.
+    laptop.inner.run(&format!(
+        "ip link add br0 type bridge && ip link set br0 up && ip link set v0 master br0 && ip addr flush dev v0 && \
+         ip addr add 10.9.0.2/24 dev br0 && ip route add default via 10.9.0.1 && ip link add g0 type veth peer name g1 netns {} && \
+         ip link set g0 master br0 up",
+        guest.name()
+    ));
+    guest.run("ip addr add 10.9.0.4/24 dev g1 && ip link set g1 up");
+    let reaches = || guest.attempt("ping -n -c1 -W1 10.9.0.1").status.success();
+    assert!((0..20).any(|_| reaches()), "control: the bridge forwards");
+    let installed = laptop.up(&plan()).expect("up");
+    assert!(reaches());
+    assert!(laptop.pings(&format!("-m {MARK}"), "10.9.0.1"));
+    assert!(!laptop.pings("-I br0", "10.9.0.1"));
+    let chains = laptop.inner.run("nft list table netdev portreeve");
+    assert!(chains.contains("device \"br0\"") && !chains.contains("device \"v0\""), "{chains}");
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn a_link_below_a_macvlan_is_left_to_it() {
+    let laptop = Laptop::new();
+    laptop.inner.run("ip link add link v0 name mac0 type macvlan && ip link set mac0 up");
+    let installed = laptop.up(&plan()).expect("up");
+    let chains = laptop.inner.run("nft list table netdev portreeve");
+    assert!(chains.contains("device \"mac0\"") && !chains.contains("device \"v0\""), "{chains}");
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn a_gateway_route_without_a_link_is_refused_for_marked_packets_and_does_not_loop() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    // The kernel looks the gateway up by our rule, so the route lands on the TUN.
+    laptop.inner.run("ip route add 203.0.113.0/24 via 10.9.0.1");
+    assert!(laptop.inner.run("ip route show 203.0.113.0/24").contains("dev portreeve0"));
+    assert!(!laptop.pings(&format!("-m {MARK}"), "203.0.113.10"));
+    assert_eq!(laptop.counted("inet", "loop"), 1);
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn more_specific_routes_of_the_main_table_take_nothing_away_from_the_tun() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    laptop.inner.run(
+        "for net in 0.0.0.0/1 128.0.0.0/1; do ip route add $net via 10.9.0.1 dev v0; done && \
+         for net in ::/1 8000::/1; do ip route add $net via fd09::1 dev v0; done && ip addr add 203.0.113.2/24 dev v0",
+    );
+    for to in ["203.0.113.10", "192.0.2.1", "2001:db8::10", "fd09::1", "10.9.0.1"] {
+        let route = laptop.inner.run(&format!("ip route get {to}"));
+        assert!(route.contains("dev portreeve0"), "{route}");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn an_unprivileged_program_cannot_give_itself_the_mark() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    let text = format!(
+        "import os, socket\nos.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)\n\
+         s = socket.socket()\ntry:\n  s.setsockopt(socket.SOL_SOCKET, 36, {MARK})\n  print('marked')\n\
+         except PermissionError:\n  print('refused')\n"
+    );
+    let path = program(laptop.dir.path(), "mark.py", &text);
+    assert_eq!(laptop.inner.run(&format!("python3 {path}")), "refused\n");
     laptop.inner.inside(|| drop(installed));
 }

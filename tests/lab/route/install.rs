@@ -123,3 +123,15 @@ fn a_changed_address_is_reported_and_a_quiet_host_is_not() {
         assert!(!watcher.changed().expect("works"), "told once");
     }
 }
+
+#[test]
+fn a_host_that_has_ipv6_on_one_link_alone_is_steered_in_ipv6_too() {
+    let laptop = Laptop::new();
+    laptop.inner.run("sysctl -qw net.ipv6.conf.default.disable_ipv6=1");
+    let before = laptop.snapshot();
+    let installed = laptop.up(&plan()).expect("up");
+    let route = laptop.inner.run("ip route get 2001:db8::10");
+    assert!(route.contains("dev portreeve0"), "{route}");
+    laptop.inner.inside(|| installed.remove()).expect("removed");
+    assert_same(&laptop.snapshot(), &before);
+}

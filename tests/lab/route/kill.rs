@@ -33,8 +33,13 @@ impl Router {
         let own = std::env::current_exe().expect("the test binary");
         let mut command = laptop.inner.command(&own.display().to_string());
         command.args(["--exact", "route::kill::a_process_that_is_up_until_it_is_killed", "--nocapture"]);
-        let mut child =
-            command.env(RUN_DIR, laptop.run_dir()).env(EXTRA, extra).stdout(Stdio::piped()).spawn().expect("the test binary");
+        let mut child = command
+            .env("HOME", laptop.dir.path().join("home"))
+            .env(RUN_DIR, laptop.run_dir())
+            .env(EXTRA, extra)
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("the test binary");
         let output = BufReader::new(child.stdout.take().expect("a pipe"));
         assert!(output.lines().map_while(Result::ok).any(|line| line == "is up"), "the router did not come up");
         Self(child)
@@ -76,6 +81,16 @@ fn a_killed_router_leaves_the_host_closed_and_cleanup_restores_it() {
     }
     assert_eq!(cleaned(&laptop).expect("again"), Cleaned::Nothing);
     assert_same(&laptop.snapshot(), &before);
+}
+
+#[test]
+fn nothing_is_written_to_the_users_home() {
+    let laptop = Laptop::new();
+    let home = laptop.dir.path().join("home");
+    std::fs::create_dir(&home).expect("a folder");
+    Router::up(&laptop, "").kill();
+    cleaned(&laptop).expect("cleanup");
+    assert_eq!(std::fs::read_dir(&home).expect("the folder").count(), 0);
 }
 
 #[test]
@@ -173,5 +188,22 @@ fn a_host_without_nft_is_told_which_package_it_needs_and_is_left_alone() {
     let sentence = portreeve::netlink::NftError::Missing.to_string();
     assert_eq!(sentence, "the program nft is not installed; install the package nftables");
     assert!(!output.status.success() && said.contains("Missing"), "{said}");
+    assert_same(&laptop.snapshot(), &before);
+}
+
+#[test]
+fn up_and_cleanup_without_privilege_are_refused_as_such() {
+    let laptop = Laptop::new();
+    let before = laptop.snapshot();
+    let run_dir = laptop.run_dir();
+    let refused = laptop.inner.inside(move || {
+        // This thread alone becomes nobody; the others keep their identity.
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may become nobody");
+        (Install::up(&plan(), &run_dir).map(drop), cleanup(&run_dir).map(drop))
+    });
+    let (Err(up), Err(cleanup)) = refused else { panic!("both are refused") };
+    assert!(up.is_privilege(), "{up}");
+    assert!(cleanup.is_privilege(), "{cleanup}");
     assert_same(&laptop.snapshot(), &before);
 }

@@ -1,5 +1,6 @@
 //! Routes, rules and the guard, in namespaces of their own. Nothing here touches the first network namespace.
 
+mod echo;
 mod guard;
 mod inbound;
 mod install;

@@ -55,3 +55,17 @@ fn the_printed_commands_of_a_host_without_ipv6_run_there() {
     laptop.inner.run(&format!("set -e\n{script}\n"));
     assert!(laptop.inner.run("ip route get 203.0.113.10").contains("dev portreeve0"));
 }
+
+#[test]
+fn the_plan_can_be_shown_without_privilege() {
+    let laptop = Laptop::new();
+    let as_root = printed(&laptop, &plan());
+    let as_nobody = laptop.inner.inside(|| {
+        let nobody = rustix::process::Uid::from_raw(65534);
+        rustix::thread::set_thread_res_uid(nobody, nobody, nobody).expect("root may become nobody");
+        let host = Host::read(&mut RouteSocket::open().expect("a socket")).expect("the host");
+        commands(&plan(), &host, Mark::new(MARK.into()).expect("a mark")).join("\n")
+    });
+    assert_eq!(as_nobody, as_root);
+    assert!(as_root.contains("ip -4 rule add not fwmark 0x2a000000/0xff000000 lookup 1717 priority 1700 protocol kernel"));
+}
