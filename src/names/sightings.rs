@@ -133,3 +133,111 @@ fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize, until: i
         map.remove(&first);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn program(inode: u64) -> Asker {
+        Asker::Program { device: 1, inode, uid: 1000 }
+    }
+
+    fn name(text: &str) -> Name {
+        text.parse().expect("a name")
+    }
+
+    fn addresses() -> [IpAddr; 2] {
+        ["203.0.113.10", "2001:db8::10"].map(|text| text.parse().expect("an address"))
+    }
+
+    struct Bench {
+        sightings: Sightings,
+        now: Instant,
+    }
+
+    impl Bench {
+        fn new() -> Self {
+            Self { sightings: Sightings::default(), now: Instant::now() }
+        }
+
+        fn learn(&mut self, asker: &Asker, text: &str, address: IpAddr, ttl: u64) {
+            self.sightings.learn(asker, &name(text), &Arc::from([]), address, Duration::from_secs(ttl), self.now);
+        }
+
+        fn names(&self, asker: &Asker, address: IpAddr) -> Vec<String> {
+            self.sightings.of(asker, address, self.now).iter().map(|sighting| sighting.name.to_string()).collect()
+        }
+    }
+
+    #[test]
+    fn a_sighting_lives_ten_minutes_or_as_long_as_its_record() {
+        for (ttl, life) in [(0, 600), (599, 600), (3600, 3600)] {
+            for address in addresses() {
+                let mut bench = Bench::new();
+                bench.learn(&program(1), "example.com", address, ttl);
+                bench.now += Duration::from_secs(life - 1);
+                assert_eq!(bench.names(&program(1), address).len(), 1, "{ttl}");
+                bench.now += Duration::from_secs(1);
+                assert!(bench.names(&program(1), address).is_empty(), "{ttl}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_name_that_was_asked_for_last_comes_last_and_none_is_there_twice() {
+        for address in addresses() {
+            let mut bench = Bench::new();
+            ["a.example", "b.example", "a.example"].into_iter().for_each(|text| bench.learn(&program(1), text, address, 60));
+            assert_eq!(bench.names(&program(1), address), ["b.example", "a.example"]);
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_are_bounded_and_the_oldest_goes_first() {
+        let mut bench = Bench::new();
+        let address = addresses()[0];
+        (0..MAX_NAMES + 3).for_each(|i| bench.learn(&program(1), &format!("n{i}.example"), address, 60));
+        let names = bench.names(&program(1), address);
+        assert_eq!((names.len(), &*names[0]), (MAX_NAMES, "n3.example"));
+
+        let mut bench = Bench::new();
+        let nth = |n: usize| IpAddr::from(u32::try_from(0x0a00_0000 + n).expect("small").to_be_bytes());
+        for n in 0..MAX_ADDRESSES + 10 {
+            bench.learn(&program(1), "example.com", nth(n), 60);
+            bench.now += Duration::from_millis(1);
+        }
+        bench.learn(&program(2), "example.com", nth(0), 60);
+        let kept = (0..MAX_ADDRESSES + 10).filter(|n| !bench.names(&program(1), nth(*n)).is_empty()).count();
+        assert_eq!(kept, MAX_ADDRESSES);
+        assert!(bench.names(&program(1), nth(9)).is_empty() && !bench.names(&program(1), nth(10)).is_empty());
+        assert!(!bench.names(&program(2), nth(0)).is_empty(), "one program does not push another's out");
+    }
+
+    #[test]
+    fn programs_are_bounded_too_and_the_resolver_service_stays_while_it_asks() {
+        let mut bench = Bench::new();
+        let address = addresses()[0];
+        for inode in 0..1500 {
+            bench.learn(&program(inode), "example.com", address, 60);
+            bench.learn(&Asker::ResolverService, "example.org", address, 60);
+            bench.now += Duration::from_millis(1);
+        }
+        assert_eq!(bench.sightings.by_asker.len(), MAX_ASKERS);
+        assert_eq!(bench.names(&program(1499), address), ["example.com"]);
+        assert_eq!(bench.names(&Asker::ResolverService, address), ["example.org"]);
+        bench.now += MIN_LIFE;
+        bench.learn(&program(1), "example.com", address, 60);
+        assert_eq!(bench.sightings.by_asker.len(), 1);
+    }
+
+    #[test]
+    fn aliases_stand_beside_the_asked_name_and_grant_nothing() {
+        for address in addresses() {
+            let mut bench = Bench::new();
+            let chain: Arc<[Name]> = Arc::from([name("cdn.example.net")]);
+            bench.sightings.learn(&program(1), &name("example.com"), &chain, address, Duration::ZERO, bench.now);
+            let [sighting] = &bench.sightings.of(&program(1), address, bench.now)[..] else { panic!("one sighting") };
+            assert_eq!((sighting.name.as_str(), &*sighting.chain), ("example.com", &chain[..]));
+        }
+    }
+}

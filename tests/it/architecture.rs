@@ -159,7 +159,9 @@ fn a_wall_sees_every_way_of_naming_a_room() {
 fn the_ground_floor_has_no_clock_no_waiting_and_no_hash_order() {
     for room in GROUND {
         let head = fs::read_to_string(root().join("src").join(room).join("mod.rs")).expect("a room has a mod.rs");
-        assert!(head.contains("#![deny(clippy::disallowed_methods)]"), "src/{room}/mod.rs does not deny disallowed_methods");
+        // A test may take its first instant from the clock; what is tested never reads one.
+        let walls = ["#![deny(clippy::disallowed_methods)]", "#![cfg_attr(not(test), deny(clippy::disallowed_methods))]"];
+        assert!(walls.iter().any(|wall| head.contains(wall)), "src/{room}/mod.rs does not deny disallowed_methods");
         for path in rust_files(&root().join("src").join(room)) {
             let code = code_of(&fs::read_to_string(&path).expect("a text file"));
             for word in ["async fn", "async move", ".await", "HashMap::new", "HashSet::new", "RandomState", "static mut"] {

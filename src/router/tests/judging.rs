@@ -172,13 +172,3 @@ fn the_address_that_stands_for_this_host_is_translated_before_the_case_is_built(
         assert!(opened(&outputs).is_empty(), "without translation it is LAN, which this profile refuses");
     }
 }
-
-#[test]
-fn a_loopback_destination_is_this_hosts_own_only_by_its_address() {
-    let lan_only = "mode = \"blacklist\"\n[scope]\nlan = true\n[flags]\npeer_to_peer = true\n";
-    for (local, remote) in [("10.9.0.2", "127.0.0.1"), ("fd00::2", "::1")] {
-        let mut bench = Bench::new(lan_only);
-        let (_, outputs) = bench.judged(&Way::between(Kindred::Tcp, (local, 1), (remote, 80)), "/usr/bin/curl");
-        assert_eq!(records(&outputs)[0].check, "scope");
-    }
-}
