@@ -9,6 +9,10 @@ use crate::verdict::Verdict;
 
 /// How long the socket tables and /proc may take before the flow is refused.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(5);
+/// A datagram flow that has been idle for so long gives its place up where there is none left.
+const EVICTABLE: Duration = Duration::from_secs(5);
+/// Timers looked at for that; the earliest belong to the flows that were idle first.
+const EVICTION_LOOKS: usize = 64;
 /// The port of DNS over UDP and TCP.
 const DNS_PORT: u16 = 53;
 
@@ -65,6 +69,20 @@ impl Router {
         self.park(id, packet.bytes());
     }
 
+    /// Ends one datagram flow that has been idle for a while: nobody says goodbye there, and a full table refuses everybody.
+    fn evict(&mut self, now: Instant) {
+        let is_idle = |id: &FlowId| {
+            let flow = self.table.flow(*id)?;
+            let over = matches!(flow.state, State::Open | State::Refused) && flow.last_active + EVICTABLE <= now;
+            over.then_some(*id)
+        };
+        let idle = self.timers.iter().take(EVICTION_LOOKS).find_map(|(_, id)| is_idle(id));
+        if let Some(id) = idle {
+            self.say(Output::Cut(id));
+            self.finish(id, "evicted", now);
+        }
+    }
+
     /// The sequence number of the SYN that waits.
     fn parked_sequence(&self, id: FlowId) -> Option<u32> {
         let syn = IpPacket::parse(self.table.flow(id)?.parked.first()?, Checksums::Unfinished).ok()?;
@@ -84,6 +102,9 @@ impl Router {
         let dns = tuple.remote.port() == DNS_PORT && tuple.protocol.has_ports();
         let service = if dns { Service::Dns } else { Service::Relay };
         let room = self.pending < self.config.max_pending;
+        if room && self.table.len() >= self.config.max_flows {
+            self.evict(now);
+        }
         let Some(id) = room.then(|| self.table.open(tuple, service, now)).flatten() else {
             self.count(Counter::FlowsOut);
             return self.reject(packet);
