@@ -32,7 +32,7 @@ use super::dns::Datagram;
 use super::shared::Shared;
 use crate::egress::Dialer;
 use crate::flow::{FlowId, Record};
-use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, is_unfinished};
+use crate::packet::{Checksums, IpPacket, Transport, VNET_HEADER_LEN, is_unfinished};
 use crate::process::Identity;
 use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
@@ -291,6 +291,13 @@ impl Shard {
     fn deliver(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         match self.lanes.lane(id.index()) {
             Some(Lane::Tcp(_)) => {
+                if matches!(packet.transport(), Transport::Tcp(segment) if segment.opens()) {
+                    // The same ports again: the flow before may be over, and only a pump has yet to find out.
+                    self.pump(id.index(), now);
+                    if self.router.flow(id).is_none() {
+                        return self.router.handle(Input::Packet(packet), now);
+                    }
+                }
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
                 self.mark(id.index());
             }
