@@ -22,7 +22,7 @@ use super::policies::{Loaded, Loader};
 use super::shard::{Attributor, Handle, Parts, Shard};
 use super::shared::Shared;
 use crate::config::Config;
-use crate::control::{Event, Listener, render};
+use crate::control::{Event, Listener, Way, render};
 use crate::egress::Dialer;
 use crate::flow::Record;
 use crate::names::Name;
@@ -119,6 +119,8 @@ impl Core {
             dns: dns_sender,
             streams: stream_sender,
             own_addresses: plan.own_addresses,
+            // An enclosure is as old as its router.
+            has_elders: matches!(plan.facts.way, Way::Up),
         };
         let (shard, handle) = Shard::new(parts, shared.clone())?;
         let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;

@@ -34,7 +34,7 @@ pub use counters::{Counter, Counters};
 pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
-use crate::flow::{Flow, FlowId, Owner, Record, Table};
+use crate::flow::{Flow, FlowId, Owner, Record, State, Table};
 use crate::packet::IpPacket;
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
@@ -232,7 +232,7 @@ impl Router {
     /// Open flows, and flows that wait for a verdict.
     #[must_use]
     pub fn population(&self) -> (usize, usize) {
-        (self.table.len() - self.pending, self.pending)
+        (self.table.iter().filter(|flow| flow.state == State::Open).count(), self.pending)
     }
 
     fn say(&mut self, output: Output) {

@@ -121,6 +121,8 @@ pub(super) struct Parts {
     pub(super) dns: tokio::sync::mpsc::Sender<Datagram>,
     pub(super) streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
     pub(super) own_addresses: Vec<IpAddr>,
+    /// Whether programs may have flows that are older than the router.
+    pub(super) has_elders: bool,
 }
 
 pub(super) struct Shard {
@@ -148,7 +150,7 @@ pub(super) struct Shard {
 impl Shard {
     /// Makes the loop and the handle to it.
     pub(super) fn new(parts: Parts, shared: Arc<Shared>) -> io::Result<(Self, Handle)> {
-        let Parts { tun, config, dialer, attributor, jobs, dns, streams, own_addresses } = parts;
+        let Parts { tun, config, dialer, attributor, jobs, dns, streams, own_addresses, has_elders } = parts;
         let poll = Poll::new()?;
         let (sender, inbox) = std::sync::mpsc::sync_channel(4096);
         let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?) };
@@ -176,7 +178,7 @@ impl Shard {
             dirty: Vec::new(),
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             out: Vec::with_capacity(PACKET_MAX),
-            told_older: false,
+            told_older: !has_elders,
             stop_at: None,
         };
         Ok((shard, handle))
