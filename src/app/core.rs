@@ -120,6 +120,7 @@ impl Core {
             dns: dns_sender,
             streams: stream_sender,
             own_addresses: plan.own_addresses,
+            // An enclosure is as old as its router.
         };
         let (shard, handle) = Shard::new(parts, shared.clone())?;
         let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;

@@ -14,6 +14,8 @@ use crate::cli::{Exit, complain};
 
 /// Tells the copy which descriptor to write to when it is ready.
 const READY_FD: &str = "PORTREEVE_READY_FD";
+/// A log longer than this starts anew with the next `up`.
+const MAX_LOG: u64 = 1 << 20;
 /// What it writes.
 const READY: &[u8] = b"ready";
 
@@ -29,25 +31,29 @@ fn ready_fd() -> Option<RawFd> {
     std::env::var(READY_FD).ok()?.parse().ok().filter(|number| *number > 2)
 }
 
-/// Starts the copy; its log goes to `log_path`. Returns when it is ready or has failed.
+/// Starts the copy; its log is appended to `log_path`. Returns when it is ready or has failed.
 pub(super) fn start(log_path: &Path) -> Exit {
     match launch(log_path) {
-        Ok((mut child, mut pipe)) => {
+        Ok((mut child, mut pipe, begin)) => {
             let mut said = Vec::new();
             // A copy that ends without a word leaves the pipe empty.
             let _ = pipe.read_to_end(&mut said);
-            if said == READY { Exit::Done } else { report(&mut child, log_path) }
+            if said == READY { Exit::Done } else { report(&mut child, log_path, begin) }
         }
         Err(error) => complain(&format!("start in the background: {error}"), Exit::Failed),
     }
 }
 
-fn launch(log_path: &Path) -> io::Result<(Child, File)> {
+fn launch(log_path: &Path) -> io::Result<(Child, File, usize)> {
     if let Some(dir) = log_path.parent() {
         std::fs::create_dir_all(dir)?;
     }
-    let log =
-        OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(log_path)?;
+    // Appended to: another router may be active and writing to it, which this copy is about to find out.
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).custom_flags(libc::O_NOFOLLOW).open(log_path)?;
+    if log.metadata()?.len() > MAX_LOG {
+        log.set_len(0)?;
+    }
+    let begin = usize::try_from(log.metadata()?.len()).map_err(io::Error::other)?;
     let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     let number = writer.as_raw_fd();
     let mut command = Command::new("/proc/self/exe");
@@ -62,14 +68,14 @@ fn launch(log_path: &Path) -> io::Result<(Child, File)> {
     // SAFETY: the closure makes two system calls and allocates nothing.
     unsafe { command.pre_exec(detach) };
     let child = command.spawn()?;
-    Ok((child, File::from(reader)))
+    Ok((child, File::from(reader), begin))
 }
 
 /// Hands on what a failed copy said.
-fn report(child: &mut Child, log_path: &Path) -> Exit {
-    let log = std::fs::read_to_string(log_path).unwrap_or_default();
+fn report(child: &mut Child, log_path: &Path, begin: usize) -> Exit {
+    let log = std::fs::read(log_path).unwrap_or_default();
     // Nobody can be told that nobody can be told.
-    let _ = io::stderr().write_all(log.as_bytes());
+    let _ = io::stderr().write_all(log.get(begin..).unwrap_or(&[]));
     match child.wait().ok().and_then(|status| status.code()) {
         Some(5) => Exit::NotPermitted,
         Some(6) => Exit::Configuration,

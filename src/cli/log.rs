@@ -3,7 +3,7 @@
 //! `PORTREEVE_LOG` takes directives as tracing-subscriber's `EnvFilter` has them (`debug`, `portreeve::resolver=trace`) and wins over
 //! `-v`. What our own rooms write at INFO carries no names and addresses; other crates are heard from WARN on.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tracing_subscriber::EnvFilter;
 
@@ -36,7 +36,8 @@ impl Loudness {
 pub fn start(loudness: Loudness) {
     let wanted = std::env::var(ENV).ok().filter(|text| !text.is_empty());
     let (filter, complaint) = filter(loudness, wanted.as_deref());
-    let started = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).try_init();
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    let started = log.with_ansi(io::stderr().is_terminal()).try_init();
     if let (Ok(()), Some(complaint)) = (started, complaint) {
         tracing::warn!("{complaint}");
     }

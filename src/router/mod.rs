@@ -16,7 +16,7 @@
 //!
 //! The files are split by kind of input: `packets` (from programs), `judging` (identities, answers, policies), `upstream`
 //! (sockets' fates), `telling` (records).
-#![deny(clippy::disallowed_methods)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod counters;
 mod judging;

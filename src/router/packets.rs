@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 use smoltcp::wire::TcpControl;
 
 use super::{Counter, Output, Router};
-use crate::flow::{FlowId, Service, State};
+use crate::flow::{Flow, FlowId, Service, State};
 use crate::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
 use crate::verdict::Verdict;
 
 /// How long the socket tables and /proc may take before the flow is refused.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(5);
-/// Timers looked through for a flow to forget. Those of refused flows are short, so they come first.
+/// A datagram flow that has been idle for so long gives its place up where there is none left.
+const EVICTABLE: Duration = Duration::from_secs(5);
+/// Timers looked through for such a flow. Those of refused flows are short, so they come first.
 const MAX_SEARCH: usize = 64;
 /// The port of DNS over UDP and TCP.
 const DNS_PORT: u16 = 53;
@@ -115,11 +117,24 @@ impl Router {
     /// A place in the table; where it is full, that of a flow that was refused and is only remembered.
     fn open_flow(&mut self, tuple: FiveTuple, service: Service, now: Instant) -> Option<FlowId> {
         if self.table.is_full() {
-            let is_refused = |id: &FlowId| self.table.flow(*id).is_some_and(|flow| flow.state == State::Refused);
-            let oldest = self.timers.iter().take(MAX_SEARCH).map(|(_, id)| *id).find(is_refused)?;
-            self.forget(oldest);
+            self.evict(now);
         }
         self.table.open(tuple, service, now)
+    }
+
+    /// Makes room: a refused flow goes first, then a datagram flow that has been idle.
+    fn evict(&mut self, now: Instant) {
+        let candidates = || self.timers.iter().take(MAX_SEARCH).filter_map(|(_, id)| self.table.flow(*id));
+        let refused = candidates().find(|flow| flow.state == State::Refused).map(|flow| flow.id);
+        if let Some(id) = refused {
+            return self.forget(id);
+        }
+        // Open flows with a timer are datagram flows.
+        let is_idle = |flow: &&Flow| flow.state == State::Open && flow.last_active + EVICTABLE <= now;
+        if let Some(id) = candidates().find(is_idle).map(|flow| flow.id) {
+            self.say(Output::Cut(id));
+            self.finish(id, "evicted", now);
+        }
     }
 
     fn park(&mut self, id: FlowId, bytes: &[u8]) {

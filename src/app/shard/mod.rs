@@ -10,10 +10,12 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `lanes` holds what carries a flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `telling` speaks to people.
+//! `lanes` holds what carries a flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
+//! other threads say, `telling` speaks to people.
 
 mod datagrams;
 mod identify;
+mod inbox;
 mod lanes;
 mod tcp;
 mod telling;
@@ -31,14 +33,13 @@ use mio::{Events, Interest, Poll, Token, Waker};
 use super::dns::Datagram;
 use super::shared::Shared;
 use crate::egress::Dialer;
-use crate::flow::{FlowId, Record};
-use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, is_unfinished};
-use crate::process::Identity;
+use crate::flow::FlowId;
+use crate::packet::{Checksums, IpPacket, Transport, VNET_HEADER_LEN, is_unfinished};
 use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
-use crate::verdict::Answer;
 pub(super) use identify::{Attributor, Job};
+pub(super) use inbox::{Handle, Message, Snapshot};
 use lanes::{Lane, Lanes};
 
 const TUN: Token = Token(usize::MAX);
@@ -51,67 +52,6 @@ const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
 const OLDER: Duration = Duration::from_secs(60);
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
 const TURN_BYTES: u64 = 2 << 20;
-
-/// What other threads send to the loop; wake it afterwards.
-pub(super) enum Message {
-    Identified {
-        flow: FlowId,
-        identities: Vec<Arc<Identity>>,
-    },
-    /// The answer to a DNS datagram of this flow.
-    Answered {
-        flow: FlowId,
-        payload: Vec<u8>,
-    },
-    Prompt {
-        id: u64,
-        answer: Answer,
-    },
-    Snapshot(SyncSender<Snapshot>),
-    Addresses(Vec<IpAddr>),
-    /// The rules changed.
-    Rules,
-    /// End; what programs have said before is carried on for so long.
-    Stop(Duration),
-}
-
-/// The loop's state, for `status` and `flows`.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Snapshot {
-    pub(super) records: Vec<Record>,
-    pub(super) open: usize,
-    pub(super) pending: usize,
-    pub(super) counters: std::collections::BTreeMap<String, u64>,
-}
-
-/// How others reach the loop.
-#[derive(Clone)]
-pub(super) struct Handle {
-    inbox: SyncSender<Message>,
-    waker: Arc<Waker>,
-}
-
-impl Handle {
-    /// False when the loop is gone or cannot keep up; what was sent is then lost.
-    pub(super) fn send(&self, message: Message) -> bool {
-        let sent = self.inbox.try_send(message).is_ok();
-        sent && self.waker.wake().is_ok()
-    }
-
-    /// Ends the loop; waits for a place in the inbox, as this message must not be lost.
-    pub(super) fn stop(&self, grace: Duration) {
-        if self.inbox.send(Message::Stop(grace)).is_ok() {
-            // A loop that cannot be woken has ended.
-            let _ = self.waker.wake();
-        }
-    }
-
-    /// The loop's state, unless it is stuck.
-    pub(super) fn snapshot(&self) -> Option<Snapshot> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        self.send(Message::Snapshot(sender)).then(|| receiver.recv_timeout(Duration::from_secs(2)).ok()).flatten()
-    }
-}
 
 /// What the loop is made from.
 pub(super) struct Parts {
@@ -297,6 +237,13 @@ impl Shard {
     fn deliver(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         match self.lanes.lane(id.index()) {
             Some(Lane::Tcp(_)) => {
+                if matches!(packet.transport(), Transport::Tcp(segment) if segment.opens()) {
+                    // The same ports again: the flow before may be over, and only a pump has yet to find out.
+                    self.pump(id.index(), now);
+                    if self.router.flow(id).is_none() {
+                        return self.router.handle(Input::Packet(packet), now);
+                    }
+                }
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
                 self.mark(id.index());
             }

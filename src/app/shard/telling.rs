@@ -30,7 +30,9 @@ impl Shard {
 
     pub(super) fn tell_prompt(&self, question: &Question, now: Instant) {
         let Some(record) = self.router.record(question.flow, now) else { return };
-        let program = record.exe.as_deref().and_then(|exe| exe.rsplit('/').next()).unwrap_or("?").to_owned();
+        // Behind an interpreter the script is asked about, as the answer holds for it alone.
+        let actor = self.router.flow(question.flow).and_then(|flow| flow.owner()?.subject.actor_path()?.file_name());
+        let program = actor.map_or_else(|| "?".to_owned(), |name| name.to_string_lossy().into_owned());
         let prompt = Prompt {
             id: question.id,
             program,
