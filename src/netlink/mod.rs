@@ -26,5 +26,5 @@ pub use plan::{DEFAULT, Dns, Exclude, Failure, Plan, PlanFault};
 pub use route_socket::{RequestError, RouteSocket};
 pub use show::commands;
 pub use sockdiag::SocketTable;
-pub use undo::{Cleaned, CleanupError, cleanup};
+pub use undo::{Cleaned, CleanupError, cleanup, is_left_behind};
 pub use watch::AddressWatcher;

@@ -110,6 +110,12 @@ impl CleanupError {
     }
 }
 
+/// Whether an `up` left its undo file in `run_dir`: nothing runs, and the machine may be closed.
+#[must_use]
+pub fn is_left_behind(run_dir: &Path) -> bool {
+    run_dir.join(UNDO_FILE).exists()
+}
+
 impl Undo {
     /// Takes everything back, last change first. Goes on after a failure and returns the first one.
     pub(super) fn restore(&self, socket: &mut RouteSocket) -> Result<(), CleanupError> {
