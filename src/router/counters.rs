@@ -26,6 +26,8 @@ pub enum Counter {
     HandOverFull,
     /// A packet for the program that the TUN did not take.
     TunFull,
+    /// A fault of our own, which ended a flow.
+    Fault,
     Accepted,
     Blocked,
     Dropped,
@@ -45,6 +47,7 @@ impl Counter {
             Self::RefusedAgain,
             Self::HandOverFull,
             Self::TunFull,
+            Self::Fault,
             Self::Accepted,
             Self::Blocked,
             Self::Dropped,
@@ -74,6 +77,7 @@ impl Counter {
             Self::RefusedAgain => "refused_again",
             Self::HandOverFull => "hand_over_full",
             Self::TunFull => "tun_full",
+            Self::Fault => "fault",
             Self::Accepted => "accepted",
             Self::Blocked => "blocked",
             Self::Dropped => "dropped",

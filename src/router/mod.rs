@@ -37,7 +37,7 @@ pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
 use crate::flow::{Flow, FlowId, Owner, Record, State, Table};
-use crate::packet::IpPacket;
+use crate::packet::{FiveTuple, IpPacket};
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
 use crate::verdict::{Answer, Epoch, Permit};
@@ -199,6 +199,12 @@ impl Router {
     #[must_use]
     pub fn flow(&self, id: FlowId) -> Option<&Flow> {
         self.table.flow(id)
+    }
+
+    /// The flow of this five-tuple.
+    #[must_use]
+    pub fn find(&self, tuple: &FiveTuple) -> Option<FlowId> {
+        self.table.find(tuple)
     }
 
     /// Every flow that has not ended.

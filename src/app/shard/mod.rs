@@ -10,10 +10,11 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `lanes` holds what carries a flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
+//! `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
 //! other threads say, `telling` speaks to people.
 
 mod datagrams;
+mod faults;
 mod identify;
 mod inbox;
 mod lanes;
@@ -147,7 +148,7 @@ impl Shard {
                 match event.token() {
                     TUN => self.tun_ready = true,
                     INBOX => {}
-                    Token(slot) => self.on_event(slot, event, now),
+                    Token(slot) => self.take_event(slot, event, now),
                 }
             }
             self.drain_inbox(now);
@@ -177,7 +178,7 @@ impl Shard {
         let mut result = Ok(());
         for _ in 0..BATCH {
             match self.tun.read(&mut buffer) {
-                Ok(len) => self.on_packet(buffer.get(..len).unwrap_or(&[]), now),
+                Ok(len) => self.take_packet(buffer.get(..len).unwrap_or(&[]), now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.tun_ready = false;
                     break;
@@ -304,7 +305,7 @@ impl Shard {
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             self.lanes.clear_dirty(slot);
-            self.pump(slot, now);
+            self.take_turn_of(slot, now);
         }
         // Flows that did not finish their turn wait for the next round.
         if self.dirty.is_empty() {

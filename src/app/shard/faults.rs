@@ -1,0 +1,68 @@
+//! A fault of our own ends one flow, not all of them.
+//!
+//! Keeps one rule: whatever panics while it works on a flow, that flow is ended at both ends and the loop goes on. What the flow
+//! had with other threads is lost with it; what it shared with other flows is whole between two of their steps.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Instant;
+
+use super::{PACKET_MAX, Shard};
+use crate::flow::FlowId;
+use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN};
+use crate::router::{Counter, Input};
+
+impl Shard {
+    /// Takes one packet from the TUN.
+    pub(super) fn take_packet(&mut self, bytes: &[u8], now: Instant) {
+        if self.survives(|shard| shard.on_packet(bytes, now)) {
+            return;
+        }
+        let tuple = |shard: &Self| {
+            let packet = IpPacket::parse(bytes.get(VNET_HEADER_LEN..)?, Checksums::Unfinished).ok()?;
+            shard.router.find(&packet.tuple())
+        };
+        self.survives(|shard| {
+            if let Some(id) = tuple(shard) {
+                shard.end_faulty(id, now);
+            }
+        });
+    }
+
+    /// Does what epoll said about the flow in this slot.
+    pub(super) fn take_event(&mut self, slot: usize, event: &mio::event::Event, now: Instant) {
+        self.for_flow_in(slot, now, |shard| shard.on_event(slot, event, now));
+    }
+
+    /// Moves what can be moved for the flow in this slot.
+    pub(super) fn take_turn_of(&mut self, slot: usize, now: Instant) {
+        self.for_flow_in(slot, now, |shard| shard.pump(slot, now));
+    }
+
+    fn for_flow_in(&mut self, slot: usize, now: Instant, step: impl FnOnce(&mut Self)) {
+        let id = self.lanes.lane(slot).map(super::Lane::id);
+        if !self.survives(step)
+            && let Some(id) = id
+        {
+            self.survives(|shard| shard.end_faulty(id, now));
+        }
+    }
+
+    /// Runs a step; false when it panicked. The panic's own message is on stderr already.
+    fn survives(&mut self, step: impl FnOnce(&mut Self)) -> bool {
+        let survived = catch_unwind(AssertUnwindSafe(|| step(self))).is_ok();
+        if !survived {
+            self.router.count(Counter::Fault);
+            tracing::error!("a fault of Portreeve's own; the flow at hand is ended");
+            // A step that reads takes the buffer out for the time of its work.
+            if self.buffer.is_empty() {
+                self.buffer = vec![0; PACKET_MAX].into_boxed_slice();
+            }
+        }
+        survived
+    }
+
+    fn end_faulty(&mut self, id: FlowId, now: Instant) {
+        self.cut(id, now);
+        self.input(Input::Ended { flow: id, outcome: "ended by a fault" }, now);
+    }
+}
