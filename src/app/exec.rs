@@ -13,7 +13,7 @@ use super::core::{Core, Plan, open_record, unix_ms};
 use super::engine::Facts;
 use super::policies::{Loaded, Loader};
 use super::signals::Signals;
-use crate::cli::{ExecArgs, Exit, complain};
+use crate::cli::{ExecArgs, Exit, complain, report_faults};
 use crate::config::{Config, paths::Places};
 use crate::control::{Access, Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
@@ -60,7 +60,7 @@ pub fn exec(args: ExecArgs) -> Exit {
             }
             Exit::Command(status.code())
         }
-        Err(error @ ExecError::Configuration(_)) => complain(&error.to_string(), Exit::Configuration),
+        Err(ExecError::Configuration(faults)) => report_faults(faults.lines()),
         Err(error) => complain(&error.to_string(), Exit::Command(FAILED)),
     }
 }

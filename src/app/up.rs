@@ -19,7 +19,7 @@ use super::engine::Facts;
 use super::policies::{Loaded, Loader};
 use super::shard::{Handle, Message};
 use super::signals::Signals;
-use crate::cli::{Exit, UpArgs, complain};
+use crate::cli::{Exit, UpArgs, complain, report_faults};
 use crate::config::paths::{self, Places};
 use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
@@ -60,6 +60,7 @@ impl UpError {
 pub fn up(args: UpArgs) -> Exit {
     let prepared = match prepare(&args) {
         Ok(prepared) => prepared,
+        Err(UpError::Configuration(faults)) => return report_faults(faults.lines()),
         Err(error) => return complain(&error.to_string(), error.exit()),
     };
     if !args.foreground && !daemon::is_child() {
