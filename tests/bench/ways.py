@@ -1,0 +1,226 @@
+"""The lab's hosts, and the ways out of its laptop: a shell behind each router, and what that router's processes use.
+
+Rule: every way gets the same commands from the same kind of shell, and every command has an end.
+"""
+
+import contextlib
+import itertools
+import json
+import os
+import pathlib
+import select
+import shlex
+import subprocess
+import time
+
+SERVER4, SERVER6 = "203.0.113.10", "2001:db8::10"
+PORT = "7000"
+TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
+
+ACCEPT_ALL = """name = "Fallback"
+mode = "blacklist"
+[scope]
+internet = true
+lan = true
+localhost = true
+[flags]
+peer_to_peer = true
+"""
+
+
+class Failure(Exception):
+    """Why there is no figure."""
+
+
+def first_line(pipe, seconds, what):
+    """The first line from an unbuffered pipe (a buffer would hide from select what it holds), within a time."""
+    if not select.select([pipe], [], [], seconds)[0]:
+        raise Failure(f"{what}: nothing was said in {seconds} s")
+    return pipe.readline().decode()
+
+
+def machine_cpu():
+    """Seconds of CPU that this machine has spent on anything."""
+    fields = [int(word) for word in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:]]
+    # user, nice, system, irq, softirq; neither idle nor stolen time, and user holds the guests' (proc(5)).
+    return sum(fields[i] for i in (0, 1, 2, 5, 6)) / TICKS_PER_SECOND
+
+
+class Lab:
+    """The namespaces of scripts/lab, and servers on the internet host."""
+
+    def __init__(self, options):
+        self.options = options
+        # A traffic server takes five ports.
+        self.ports = itertools.count(20_000, 5)
+
+    def words(self, host, words):
+        return [self.options.lab, "run", self.options.name, host, *words]
+
+    def run(self, host, words):
+        done = subprocess.run(self.words(host, words), capture_output=True, text=True, timeout=60)
+        if done.returncode != 0:
+            raise Failure(f"{' '.join(words)}: {(done.stderr.strip() or done.stdout.strip())[-300:]}")
+        return done.stdout
+
+    @contextlib.contextmanager
+    def server(self, words, ready):
+        """A server on the internet host, from the line that says it is ready until the end of the block."""
+        server = subprocess.Popen(self.words("internet", words), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+        try:
+            line = "-"
+            while line and ready not in line:
+                line = first_line(server.stdout, 5, words[0])
+            if not line:
+                raise Failure(f"{words[0]} on the internet host ended")
+            yield
+        finally:
+            server.kill()
+            server.wait()
+
+    def traffic_server(self, port=PORT):
+        return self.server([f"{self.options.work}/traffic", "serve", port, SERVER4, SERVER6], "serving")
+
+    def laptop_pids(self):
+        return subprocess.run(["ip", "netns", "pids", f"laptop-{self.options.name}"], capture_output=True, text=True).stdout.split()
+
+
+class Way:
+    """A shell whose commands reach the server in one way; `open` starts its router anew."""
+
+    def __init__(self, lab, name):
+        self.lab, self.name, self.options = lab, name, lab.options
+        self.number = itertools.count()
+        self.shell = None
+        self.profiles = pathlib.Path(self.options.work) / "profiles"
+        self.profiles.mkdir(exist_ok=True)
+        (self.profiles / "fallback.toml").write_text(ACCEPT_ALL)
+
+    @property
+    def has_router(self):
+        return self.name != "direct"
+
+    def open(self):
+        prefix = {
+            "pasta": "pasta --config-net --quiet --runas 0 --no-map-gw -t none -u none -T none -U none --".split(),
+            "exec": [self.options.binary, "exec", "--profiles", str(self.profiles), "--"],
+        }.get(self.name, [])
+        if self.name == "up":
+            # In the background, as a service: in the foreground it would print a line a flow.
+            self.lab.run("laptop", [self.options.binary, "up", "--profiles", str(self.profiles)])
+        words = self.lab.words("laptop", [*prefix, "bash", "--norc", "--noprofile"])
+        self.shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+        for server in (SERVER4, SERVER6):
+            self.wait_for(server)
+
+    def wait_for(self, server):
+        """Until the first flow gets through. A family that never does shows in its own rows."""
+        for _ in range(30):
+            with contextlib.suppress(Failure):
+                self.json(["trips", "tcp", server, PORT, "0"])
+                return
+            time.sleep(0.1)
+
+    def close(self):
+        if self.shell:
+            self.shell.stdin.close()
+            try:
+                self.shell.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                self.shell.kill()
+                self.shell.wait()
+            self.shell.stdout.close()
+            self.shell = None
+        if self.name == "up":
+            self.lab.run("laptop", [self.options.binary, "down"])
+
+    def tell(self, line, seconds):
+        """Gives the shell a line that echoes once; what it echoed."""
+        try:
+            self.shell.stdin.write(f"{line}\n".encode())
+            told = first_line(self.shell.stdout, seconds, "the shell behind the router")
+        except BrokenPipeError:
+            told = ""
+        if not told:
+            raise Failure("the router ended")
+        return told.strip()
+
+    def run(self, words, timeout=60):
+        """Runs a command in this way: its output."""
+        base = f"{self.options.work}/{self.name}-{next(self.number)}"
+        code = self.tell(f"timeout -k 1 {timeout} {shlex.join(words)} </dev/null >{base}.out 2>{base}.err; echo $?", timeout + 10)
+        output = pathlib.Path(f"{base}.out").read_text()
+        if code != "0":
+            cause = "timed out" if code in ("124", "137") else pathlib.Path(f"{base}.err").read_text().strip()[-200:]
+            # iperf3 -J tells what went wrong in its output.
+            raise Failure(f"{' '.join(words[:2])}: {cause or self.json_error(output) or f'exit code {code}'}")
+        return output
+
+    @staticmethod
+    def json_error(output):
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.loads(output).get("error")
+
+    def json(self, words, timeout=60):
+        """What the traffic program says."""
+        return json.loads(self.run([f"{self.options.work}/traffic", *words], timeout))
+
+    @contextlib.contextmanager
+    def held(self, words, timeout=60):
+        """The traffic program beside what follows; gives what it says first, ends it with its input."""
+        base = f"{self.options.work}/{self.name}-{next(self.number)}"
+        os.mkfifo(f"{base}.in")
+        command = shlex.join([f"{self.options.work}/traffic", *words])
+        # Opened for both ways, the pipe does not keep the shell waiting for a writer, nor us for a reader.
+        pipe = os.open(f"{base}.in", os.O_RDWR)
+        try:
+            process = self.tell(f"timeout -k 1 600 {command} <{base}.in >{base}.out 2>{base}.err & echo $!", 10)
+            output = pathlib.Path(f"{base}.out")
+            end = time.monotonic() + timeout
+            while not (output.exists() and output.read_text().endswith("\n")):
+                if time.monotonic() > end:
+                    raise Failure(f"{words[0]}: not ready in {timeout} s")
+                time.sleep(0.02)
+            yield json.loads(output.read_text())
+            os.close(pipe)
+            pipe = None
+            self.tell(f"wait {process}; echo $?", 30)
+        finally:
+            if pipe is not None:
+                os.close(pipe)
+
+    def router_pids(self):
+        """The router's processes: those in the laptop's namespace that run its program."""
+        if not self.has_router:
+            return []
+        found = []
+        for pid in self.lab.laptop_pids():
+            with contextlib.suppress(OSError):
+                program = pathlib.Path(f"/proc/{pid}/exe").readlink()
+                ours = str(program) == os.path.realpath(self.options.binary)
+                if program.name.startswith(("pasta", "passt")) if self.name == "pasta" else ours:
+                    found.append(pid)
+        if not found:
+            raise Failure("no process of the router is there")
+        return found
+
+    def router_ticks(self):
+        total = 0
+        for pid in self.router_pids():
+            # The name of a program may hold spaces: proc(5), /proc/pid/stat.
+            fields = pathlib.Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+            total += int(fields[11]) + int(fields[12])
+        return total
+
+    def router_cpu(self):
+        """Seconds of CPU that the router's processes have spent."""
+        return self.router_ticks() / TICKS_PER_SECOND
+
+    def router_kib(self):
+        """Resident memory of the router's processes."""
+        total = 0
+        for pid in self.router_pids():
+            for line in pathlib.Path(f"/proc/{pid}/status").read_text().splitlines():
+                if line.startswith("VmRSS:"):
+                    total += int(line.split()[1])
+        return total
