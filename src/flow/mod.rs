@@ -3,9 +3,13 @@
 //! Keeps one rule: a flow that ends writes exactly one record.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod accounts;
+mod parked;
 mod record;
 mod table;
 
 pub use crate::packet::Direction;
+pub use accounts::{Amounts, Bound, Program};
+pub use parked::Parked;
 pub use record::Record;
-pub use table::{Flow, FlowId, Owner, Parked, Service, State, Table};
+pub use table::{Crowding, Flow, FlowId, Owner, Service, State, Table};

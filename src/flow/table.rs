@@ -1,4 +1,6 @@
 //! The flow table: five-tuple → flow, bounded.
+//!
+//! Keeps one rule: a flow changes its state, its owner and what it has parked here alone, so the books of `accounts` are right.
 
 use std::collections::HashMap;
 use std::time::Instant;
@@ -6,6 +8,8 @@ use std::time::Instant;
 use foldhash::fast::FixedState;
 use slab::Slab;
 
+use super::accounts::{AccountId, Accounts, Amounts, Bound, NOBODY_YET, Program};
+use super::parked::Parked;
 use crate::names::{Asker, Sighting};
 use crate::packet::FiveTuple;
 use crate::profile::Subject;
@@ -29,6 +33,11 @@ impl FlowId {
     #[must_use]
     pub fn serial(self) -> u64 {
         self.serial
+    }
+
+    #[cfg(test)]
+    pub(super) fn for_test(index: usize, serial: u64) -> Self {
+        Self { index, serial }
     }
 }
 
@@ -59,6 +68,13 @@ pub enum State {
     Refused,
 }
 
+impl State {
+    #[must_use]
+    pub fn is_pending(self) -> bool {
+        matches!(self, Self::Identifying | Self::Asking | Self::Opening)
+    }
+}
+
 /// One program that holds the flow's socket.
 #[derive(Clone, Debug)]
 pub struct Owner {
@@ -69,64 +85,23 @@ pub struct Owner {
     pub names: Vec<Sighting>,
 }
 
-/// Packets that wait for a verdict.
-#[derive(Clone, Debug, Default)]
-pub struct Parked {
-    packets: Vec<Box<[u8]>>,
-    bytes: usize,
-}
-
-impl Parked {
-    /// A TCP flow parks its SYN alone; a datagram flow what a program sends before it can have an answer.
-    const MAX_PACKETS: usize = 16;
-    const MAX_BYTES: usize = 64 * 1024;
-
-    /// Keeps a copy of `packet`; false when this flow has parked enough.
-    #[must_use]
-    pub fn push(&mut self, packet: &[u8]) -> bool {
-        if self.packets.len() >= Self::MAX_PACKETS || self.bytes + packet.len() > Self::MAX_BYTES {
-            return false;
-        }
-        self.bytes += packet.len();
-        self.packets.push(packet.into());
-        true
-    }
-
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// The packet that opened the flow.
-    #[must_use]
-    pub fn first(&self) -> Option<&[u8]> {
-        self.packets.first().map(|p| &**p)
-    }
-
-    /// Empties the place.
-    #[must_use]
-    pub fn take(&mut self) -> Vec<Box<[u8]>> {
-        self.bytes = 0;
-        std::mem::take(&mut self.packets)
-    }
-}
-
 /// One conversation of any protocol.
 #[derive(Debug)]
 pub struct Flow {
     pub id: FlowId,
     pub tuple: FiveTuple,
     pub service: Service,
-    pub state: State,
+    pub(super) state: State,
     pub started: Instant,
     pub last_active: Instant,
-    /// Empty until identified; several when the socket is shared, then the strictest verdict holds.
+    /// Empty until identified; several when the socket is shared, then the strictest verdict holds. The first one pays.
     pub owners: Vec<Owner>,
+    account: AccountId,
     /// Which of `owners` the decision is about.
     pub decided_by: usize,
     pub decision: Option<Decision>,
     pub permit: Option<Permit>,
-    pub parked: Parked,
+    pub(super) parked: Parked,
     pub bytes_up: u64,
     pub bytes_down: u64,
     pub rtt_us: Option<u32>,
@@ -135,6 +110,23 @@ pub struct Flow {
 }
 
 impl Flow {
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// The packets that wait for a verdict.
+    #[must_use]
+    pub fn parked(&self) -> &Parked {
+        &self.parked
+    }
+
+    /// Whether it waits for an identity, an answer or an upstream socket.
+    #[must_use]
+    pub fn is_pending(&self) -> bool {
+        self.state.is_pending()
+    }
+
     /// The owner that the decision is about.
     #[must_use]
     pub fn owner(&self) -> Option<&Owner> {
@@ -142,23 +134,34 @@ impl Flow {
     }
 }
 
+/// Whose room for parked packets is used up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crowding {
+    Flow,
+    Program,
+    Everybody,
+}
+
 /// All flows of one shard.
 #[derive(Debug)]
 pub struct Table {
     flows: Slab<Flow>,
     by_tuple: HashMap<FiveTuple, FlowId, FixedState>,
+    accounts: Accounts,
     next_serial: u64,
     capacity: usize,
 }
 
 impl Table {
-    /// A table of at most `capacity` flows. `seed` keeps programs from choosing five-tuples that collide.
+    /// A table of at most `limits.flows` flows, those that are only remembered as refused included. `seed` keeps programs from
+    /// choosing five-tuples that collide.
     #[must_use]
-    pub fn new(capacity: usize, seed: u64) -> Self {
-        Self { flows: Slab::new(), by_tuple: HashMap::with_hasher(FixedState::with_seed(seed)), next_serial: 1, capacity }
+    pub fn new(limits: Amounts, seed: u64) -> Self {
+        let by_tuple = HashMap::with_hasher(FixedState::with_seed(seed));
+        Self { flows: Slab::new(), by_tuple, accounts: Accounts::new(limits, seed), next_serial: 1, capacity: limits.flows }
     }
 
-    /// Opens a flow; None when the table is full.
+    /// Opens a flow of nobody; None when the table is full.
     pub fn open(&mut self, tuple: FiveTuple, service: Service, now: Instant) -> Option<FlowId> {
         if self.is_full() {
             return None;
@@ -174,6 +177,7 @@ impl Table {
             started: now,
             last_active: now,
             owners: Vec::new(),
+            account: NOBODY_YET,
             decided_by: 0,
             decision: None,
             permit: None,
@@ -184,7 +188,90 @@ impl Table {
             deadline: None,
         });
         self.by_tuple.insert(tuple, id);
+        self.accounts.join(NOBODY_YET, id, State::Identifying, 0);
         Some(id)
+    }
+
+    /// The flow is these programs' from now on.
+    pub fn set_owners(&mut self, id: FlowId, owners: Vec<Owner>) {
+        let Some(flow) = self.flows.get_mut(id.index).filter(|flow| flow.id == id) else { return };
+        let (state, parked) = (flow.state, flow.parked.bytes());
+        let account = owners.first().map_or(NOBODY_YET, |owner| self.accounts.of(Program::of(owner)));
+        // In this order, so that an account does not end while it is taken up.
+        self.accounts.join(account, id, state, parked);
+        self.accounts.leave(flow.account, id, state, parked);
+        flow.account = account;
+        flow.owners = owners;
+    }
+
+    pub fn set_state(&mut self, id: FlowId, state: State) {
+        let Some(flow) = self.flows.get_mut(id.index).filter(|flow| flow.id == id) else { return };
+        self.accounts.change(flow.account, id, (flow.state, state));
+        flow.state = state;
+    }
+
+    /// Keeps a copy of a packet.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub fn park(&mut self, id: FlowId, packet: &[u8]) -> Result<(), Crowding> {
+        let Some(flow) = self.flows.get_mut(id.index).filter(|flow| flow.id == id) else { return Err(Crowding::Flow) };
+        if !self.accounts.has_room(Bound::Parked, packet.len()) {
+            return Err(Crowding::Everybody);
+        }
+        if !self.accounts.may_take(flow.account, Bound::Parked, packet.len()) {
+            return Err(Crowding::Program);
+        }
+        if !flow.parked.push(packet) {
+            return Err(Crowding::Flow);
+        }
+        self.accounts.park(flow.account, packet.len());
+        Ok(())
+    }
+
+    /// Gives the packets of a flow back that wait.
+    pub fn unpark(&mut self, id: FlowId) -> Vec<Box<[u8]>> {
+        let Some(flow) = self.flows.get_mut(id.index).filter(|flow| flow.id == id) else { return Vec::new() };
+        self.accounts.unpark(flow.account, flow.parked.bytes());
+        flow.parked.take()
+    }
+
+    /// What is used.
+    #[must_use]
+    pub fn used(&self) -> Amounts {
+        self.accounts.used()
+    }
+
+    /// Whether there is room for so much more, whoever it is for.
+    #[must_use]
+    pub fn has_room(&self, bound: Bound, more: usize) -> bool {
+        self.accounts.has_room(bound, more)
+    }
+
+    /// Whether flows whose owner is not known yet may take so much more.
+    #[must_use]
+    pub fn nobody_may_take(&self, bound: Bound, more: usize) -> bool {
+        self.accounts.may_take(NOBODY_YET, bound, more)
+    }
+
+    /// The first bound of which the flow's program holds more than its share, this flow being the last that it began.
+    #[must_use]
+    pub fn outgrown(&self, id: FlowId) -> Option<Bound> {
+        let flow = self.flow(id)?;
+        let last = Amounts { flows: 1, pending: 1, parked: flow.parked.bytes() };
+        self.accounts.outgrown(flow.account, last)
+    }
+
+    /// How many flows the flow's program holds.
+    #[must_use]
+    pub fn flows_of_program(&self, id: FlowId) -> usize {
+        self.flow(id).map_or(0, |flow| self.accounts.flows_of(flow.account))
+    }
+
+    /// The oldest flow that waits for an upstream socket, of the program that has most of them.
+    #[must_use]
+    pub fn oldest_half_open(&self) -> Option<FlowId> {
+        self.accounts.oldest_half_open()
     }
 
     #[must_use]
@@ -206,6 +293,7 @@ impl Table {
         self.flow(id)?;
         let flow = self.flows.remove(id.index);
         self.by_tuple.remove(&flow.tuple);
+        self.accounts.leave(flow.account, id, flow.state, flow.parked.bytes());
         Some(flow)
     }
 
@@ -237,6 +325,10 @@ mod tests {
     use super::*;
     use crate::packet::Protocol;
 
+    fn table(flows: usize, seed: u64) -> Table {
+        Table::new(Amounts { flows, pending: 64, parked: 1 << 20 }, seed)
+    }
+
     fn tuple(port: u16, remote: &str) -> FiveTuple {
         let remote: SocketAddr = remote.parse().expect("literal");
         let local = if remote.is_ipv4() { ([10, 9, 0, 2], port).into() } else { ([0xfd00u16, 0, 0, 0, 0, 0, 0, 2], port).into() };
@@ -247,7 +339,7 @@ mod tests {
     fn a_reused_slot_is_another_flow() {
         let now = Instant::now();
         for remote in ["203.0.113.10:443", "[2001:db8::10]:443"] {
-            let mut table = Table::new(8, 1);
+            let mut table = table(8, 1);
             let first = table.open(tuple(1, remote), Service::Relay, now).expect("room");
             assert!(table.close(first).is_some());
             let second = table.open(tuple(2, remote), Service::Relay, now).expect("room");
@@ -261,7 +353,7 @@ mod tests {
     #[test]
     fn a_full_table_refuses() {
         let now = Instant::now();
-        let mut table = Table::new(1, 1);
+        let mut table = table(1, 1);
         assert!(table.open(tuple(1, "203.0.113.10:443"), Service::Relay, now).is_some());
         assert!(table.open(tuple(2, "203.0.113.10:443"), Service::Relay, now).is_none());
     }
@@ -269,7 +361,7 @@ mod tests {
     #[test]
     fn a_flow_that_ended_gives_its_place_and_its_tuple_back() {
         for remote in ["203.0.113.10:443", "[2001:db8::10]:443"] {
-            let mut table = Table::new(1, 1);
+            let mut table = table(1, 1);
             for serial in 1..=3 {
                 let id = table.open(tuple(1, remote), Service::Relay, Instant::now()).expect("room");
                 assert_eq!((id.serial(), table.len(), table.is_full()), (serial, 1, true));
@@ -282,7 +374,7 @@ mod tests {
 
     #[test]
     fn the_same_addresses_under_another_protocol_or_the_other_way_round_are_another_flow() {
-        let mut table = Table::new(8, 1);
+        let mut table = table(8, 1);
         let own = tuple(1, "203.0.113.10:443");
         table.open(own, Service::Relay, Instant::now()).expect("room");
         assert_eq!(table.find(&FiveTuple { protocol: Protocol::UDP, ..own }), None);
@@ -292,23 +384,11 @@ mod tests {
     #[test]
     fn flows_are_listed_in_the_order_of_their_slots_whatever_the_seed() {
         for seed in [0, 1, u64::MAX] {
-            let mut table = Table::new(8, seed);
+            let mut table = table(8, seed);
             (1..=8)
                 .for_each(|port| assert!(table.open(tuple(port, "203.0.113.10:443"), Service::Relay, Instant::now()).is_some()));
             let ports: Vec<u16> = table.iter().map(|flow| flow.tuple.local.port()).collect();
             assert_eq!(ports, [1, 2, 3, 4, 5, 6, 7, 8]);
         }
-    }
-
-    #[test]
-    fn parking_is_bounded_by_packets_and_by_bytes() {
-        let mut parked = Parked::default();
-        assert!((0..Parked::MAX_PACKETS).all(|_| parked.push(&[0; 100])));
-        assert!(!parked.push(&[0; 100]));
-        let mut parked = Parked::default();
-        assert!(parked.push(&[0; 60_000]));
-        assert!(!parked.push(&[0; 60_000]));
-        assert_eq!(parked.take().len(), 1);
-        assert_eq!(parked.bytes(), 0);
     }
 }

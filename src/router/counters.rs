@@ -12,10 +12,20 @@ pub enum Counter {
     Chatter,
     /// Protocols without ports that are not carried.
     OtherProtocol,
-    /// A packet came after its flow had parked all it may.
+    /// A packet came after its flow, or all flows together, had parked all they may.
     ParkedOut,
-    /// The table, or the place for undecided flows, was full.
+    /// A new flow came when the table was full.
     FlowsOut,
+    /// A new flow came when the places for flows that wait were taken.
+    PendingOut,
+    /// As the three before, for the share of one program.
+    ProgramParkedOut,
+    ProgramFlowsOut,
+    ProgramPendingOut,
+    /// What gave way to a new flow: one that was only remembered, an idle one, one that waited for its upstream socket.
+    EvictedRefused,
+    EvictedIdle,
+    EvictedHalfOpen,
     /// A TCP segment of a flow that nobody knows.
     OlderFlow,
     /// A repeated SYN of a flow that is not open yet.
@@ -42,6 +52,13 @@ impl Counter {
             Self::OtherProtocol,
             Self::ParkedOut,
             Self::FlowsOut,
+            Self::PendingOut,
+            Self::ProgramParkedOut,
+            Self::ProgramFlowsOut,
+            Self::ProgramPendingOut,
+            Self::EvictedRefused,
+            Self::EvictedIdle,
+            Self::EvictedHalfOpen,
             Self::OlderFlow,
             Self::Retransmit,
             Self::RefusedAgain,
@@ -72,6 +89,13 @@ impl Counter {
             Self::OtherProtocol => "other_protocol",
             Self::ParkedOut => "parked_out",
             Self::FlowsOut => "flows_out",
+            Self::PendingOut => "pending_out",
+            Self::ProgramParkedOut => "program_parked_out",
+            Self::ProgramFlowsOut => "program_flows_out",
+            Self::ProgramPendingOut => "program_pending_out",
+            Self::EvictedRefused => "evicted_refused",
+            Self::EvictedIdle => "evicted_idle",
+            Self::EvictedHalfOpen => "evicted_half_open",
             Self::OlderFlow => "older_flow",
             Self::Retransmit => "retransmit",
             Self::RefusedAgain => "refused_again",

@@ -15,22 +15,29 @@ use crate::verdict::{Answer, Case, Check, Decision, Reason, Target, Verdict, dec
 impl Router {
     pub(super) fn on_identified(&mut self, id: FlowId, owners: Vec<Owner>, now: Instant) {
         let Some(flow) = self.table.flow_mut(id) else { return };
-        if flow.state != State::Identifying {
+        if flow.state() != State::Identifying {
             return;
         }
-        flow.owners = owners;
         let dns = flow.service == Service::Dns;
+        self.table.set_owners(id, owners);
         self.disarm(id);
+        // What is refused by policy takes no place, so only what is not may be one too many.
+        let crowding = self.table.outgrown(id);
         if dns {
-            return self.open_dns(id);
+            return match crowding {
+                Some(bound) => self.refuse_crowded(id, bound, now),
+                None => self.open_dns(id),
+            };
         }
         let (decision, owner) = self.judge(id);
-        self.enact(id, decision, owner, now);
+        match (decision.verdict, crowding) {
+            (Verdict::Accept | Verdict::Ask, Some(bound)) => self.refuse_crowded(id, bound, now),
+            (_, _) => self.enact(id, decision, owner, now),
+        }
     }
 
     fn open_dns(&mut self, id: FlowId) {
-        let Some(flow) = self.table.flow_mut(id) else { return };
-        flow.state = State::Opening;
+        self.table.set_state(id, State::Opening);
         self.say(Output::OpenDns(id));
     }
 
@@ -67,8 +74,8 @@ impl Router {
         flow.decision = Some(decision);
         match (verdict, flow.permit) {
             (Verdict::Accept, Some(permit)) => {
-                flow.state = State::Opening;
                 let to = flow.tuple.remote;
+                self.table.set_state(id, State::Opening);
                 self.count(Counter::Accepted);
                 let to = self.translated(to);
                 self.say(Output::Open { flow: id, permit, to });
@@ -88,9 +95,7 @@ impl Router {
     /// Ends a pending flow as refused. Datagram flows stay for a while, so that one record stands for all that a program
     /// goes on sending.
     pub(super) fn refuse(&mut self, id: FlowId, tell: bool, outcome: &'static str, now: Instant) {
-        let Some(flow) = self.table.flow_mut(id) else { return };
-        let packets = flow.parked.take();
-        self.parked -= packets.iter().map(|p| p.len()).sum::<usize>();
+        let packets = self.table.unpark(id);
         if tell
             && let Some(first) = packets.first()
             && let Ok(packet) = IpPacket::parse(first, Checksums::Unfinished)
@@ -100,7 +105,7 @@ impl Router {
         let Some(flow) = self.table.flow(id) else { return };
         let record = self.record_of(flow, Some(outcome), now);
         self.say(Output::Ended(Box::new(record)));
-        self.unpend(id);
+        self.stop_waiting(id);
         self.linger(id, now);
     }
 
@@ -121,9 +126,7 @@ impl Router {
             }
         }
         let deadline = self.prompts.values().find(|open| open.flows.contains(&id)).map(|open| open.deadline);
-        if let Some(flow) = self.table.flow_mut(id) {
-            flow.state = State::Asking;
-        }
+        self.table.set_state(id, State::Asking);
         if let Some(at) = deadline {
             self.arm(id, at);
         }
@@ -148,7 +151,7 @@ impl Router {
         self.answers.insert(open.key, answer);
         self.say(Output::Asked { prompt, how: PromptEnd::Answered(answer) });
         for id in open.flows {
-            if self.table.flow(id).is_some_and(|flow| flow.state == State::Asking) {
+            if self.table.flow(id).is_some_and(|flow| flow.state() == State::Asking) {
                 self.disarm(id);
                 let (decision, owner) = self.judge(id);
                 self.enact(id, decision, owner, now);
@@ -158,7 +161,8 @@ impl Router {
 
     /// What was refused for want of this answer is judged again at its next packet.
     fn forget_refused(&mut self, key: &PromptKey) {
-        let waits = |flow: &&Flow| flow.state == State::Refused && flow.owner().is_some_and(|owner| key_of(flow, owner) == *key);
+        let waits =
+            |flow: &&Flow| flow.state() == State::Refused && flow.owner().is_some_and(|owner| key_of(flow, owner) == *key);
         let ids: Vec<FlowId> = self.table.iter().filter(waits).map(|flow| flow.id).collect();
         ids.into_iter().for_each(|id| self.forget(id));
     }
@@ -166,7 +170,7 @@ impl Router {
     /// The deadline of a prompt has passed, or an identity never came: silence is refusal.
     pub(super) fn on_deadline(&mut self, id: FlowId, now: Instant) {
         let Some(flow) = self.table.flow(id) else { return };
-        let check = if flow.state == State::Asking { Check::Prompt } else { Check::Identity };
+        let check = if flow.state() == State::Asking { Check::Prompt } else { Check::Identity };
         let over: Vec<u64> = self.prompts.iter().filter(|(_, open)| open.deadline <= now).map(|(prompt, _)| *prompt).collect();
         for prompt in over {
             self.prompts.remove(&prompt);
@@ -189,7 +193,7 @@ impl Router {
             for owner in &mut flow.owners {
                 owner.subject = subject(&owner.subject.identity);
             }
-            match (flow.state, flow.service) {
+            match (flow.state(), flow.service) {
                 (State::Refused, _) => self.forget(id),
                 (_, Service::Dns) | (State::Identifying, _) => {}
                 (State::Asking, _) => self.judge_waiting(id, now),
@@ -218,7 +222,7 @@ impl Router {
             self.say(Output::Cut(id));
         }
         let Some(flow) = self.table.flow_mut(id) else { return };
-        if permit.is_none() && flow.state == State::Opening {
+        if permit.is_none() && flow.state() == State::Opening {
             // The program has not been told anything yet: it is told now, or a person is asked.
             return self.enact(id, decision, owner, now);
         }
@@ -245,8 +249,7 @@ impl Router {
     }
 
     /// A flow that was pending is so no more.
-    pub(super) fn unpend(&mut self, id: FlowId) {
-        self.pending = self.pending.saturating_sub(1);
+    pub(super) fn stop_waiting(&mut self, id: FlowId) {
         self.disarm(id);
         self.leave_prompts(id);
     }
@@ -263,8 +266,8 @@ impl Router {
             self.table.close(id);
             return;
         }
-        flow.state = State::Refused;
         flow.last_active = now;
+        self.table.set_state(id, State::Refused);
         self.arm_idle(id, now);
     }
 }

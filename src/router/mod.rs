@@ -15,10 +15,11 @@
 //! exception by design: they have no permit and never reach an upstream socket; the resolver judges each question in them.
 //!
 //! The files are split by kind of input: `packets` (from programs), `judging` (identities, answers, policies), `upstream`
-//! (sockets' fates), `telling` (records).
+//! (sockets' fates), `crowding` (no room), `telling` (records).
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod counters;
+mod crowding;
 mod judging;
 mod packets;
 mod prompts;
@@ -33,10 +34,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub use counters::{Counter, Counters};
+pub use crowding::Crowded;
 pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
-use crate::flow::{Flow, FlowId, Owner, Record, State, Table};
+use crate::flow::{Amounts, Flow, FlowId, Owner, Record, Table};
 use crate::packet::{FiveTuple, IpPacket};
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
@@ -49,10 +51,11 @@ pub struct Config {
     pub epoch_of_clock: (Instant, u64),
     /// Addresses that stand for this host's own loopback (`exec --host-loopback`).
     pub host_loopback: Option<(Ipv4Addr, Ipv6Addr)>,
+    /// All bounds are for all programs together; what one of them may hold follows from what is free (`flow::accounts`).
     pub max_flows: usize,
     /// Bytes parked in all flows together.
     pub max_parked: usize,
-    /// Flows that wait for an identity or an answer.
+    /// Flows that wait for an identity, an answer or an upstream socket.
     pub max_pending: usize,
     pub prompt_deadline: Duration,
     /// Keeps programs from choosing five-tuples that collide.
@@ -132,6 +135,8 @@ pub enum Output {
     Ended(Box<Record>),
     /// A segment of a TCP flow that is older than the router was reset.
     Older,
+    /// A bound was reached; said once per program and bound in a while.
+    Crowded(Crowded),
 }
 
 /// The machine. See the room's head for the contract.
@@ -145,8 +150,7 @@ pub struct Router {
     prompts: BTreeMap<u64, prompts::Open>,
     answers: BTreeMap<PromptKey, Answer>,
     next_prompt: u64,
-    parked: usize,
-    pending: usize,
+    told: crowding::Told,
     outputs: VecDeque<Output>,
     counters: Counters,
 }
@@ -154,7 +158,8 @@ pub struct Router {
 impl Router {
     #[must_use]
     pub fn new(config: Config, rules: Rules) -> Self {
-        let table = Table::new(config.max_flows, config.seed);
+        let table =
+            Table::new(Amounts { flows: config.max_flows, pending: config.max_pending, parked: config.max_parked }, config.seed);
         Self {
             config,
             rules,
@@ -164,8 +169,7 @@ impl Router {
             prompts: BTreeMap::new(),
             answers: BTreeMap::new(),
             next_prompt: 1,
-            parked: 0,
-            pending: 0,
+            told: crowding::Told::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
         }
@@ -246,7 +250,8 @@ impl Router {
     /// Open flows, and flows that wait for a verdict.
     #[must_use]
     pub fn population(&self) -> (usize, usize) {
-        (self.table.iter().filter(|flow| flow.state == State::Open).count(), self.pending)
+        let Amounts { flows, pending, parked: _ } = self.table.used();
+        (flows - pending, pending)
     }
 
     fn say(&mut self, output: Output) {

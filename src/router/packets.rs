@@ -5,16 +5,12 @@ use std::time::{Duration, Instant};
 use smoltcp::wire::TcpControl;
 
 use super::{Counter, Output, Router};
-use crate::flow::{Flow, FlowId, Service, State};
-use crate::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
-use crate::verdict::Verdict;
+use crate::flow::{Bound, FlowId, Service, State};
+use crate::packet::{Checksums, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
+use crate::verdict::{Check, Verdict};
 
 /// How long the socket tables and /proc may take before the flow is refused.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(5);
-/// A datagram flow that has been idle for so long gives its place up where there is none left.
-const EVICTABLE: Duration = Duration::from_secs(5);
-/// Timers looked through for such a flow. Those of refused flows are short, so they come first.
-const MAX_SEARCH: usize = 64;
 /// The port of DNS over UDP and TCP.
 const DNS_PORT: u16 = 53;
 
@@ -34,7 +30,7 @@ impl Router {
     fn on_known(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
         let epoch = self.rules.epoch;
         let Some(flow) = self.table.flow_mut(id) else { return };
-        match flow.state {
+        match flow.state() {
             State::Open => {
                 let permitted = flow.service == Service::Dns || flow.permit.is_some_and(|p| p.epoch() == epoch);
                 flow.last_active = now;
@@ -44,8 +40,9 @@ impl Router {
             }
             State::Refused => {
                 let drop = flow.decision.as_ref().is_some_and(|d| d.verdict == Verdict::Drop);
-                // Where nobody was found in time, the question is worth asking again soon.
-                if !flow.owners.is_empty() {
+                let crowded = flow.decision.as_ref().is_some_and(|d| d.reason.check == Check::Limit);
+                // Where nobody was found in time, or there was no room, the question is worth asking again soon.
+                if !flow.owners.is_empty() && !crowded {
                     flow.last_active = now;
                 }
                 self.count(Counter::RefusedAgain);
@@ -74,12 +71,12 @@ impl Router {
             }
             return;
         }
-        self.park(id, packet.bytes());
+        self.park(id, packet.bytes(), now);
     }
 
     /// The sequence number of the SYN that waits.
     fn parked_sequence(&self, id: FlowId) -> Option<u32> {
-        let syn = IpPacket::parse(self.table.flow(id)?.parked.first()?, Checksums::Unfinished).ok()?;
+        let syn = IpPacket::parse(self.table.flow(id)?.parked().first()?, Checksums::Unfinished).ok()?;
         let Transport::Tcp(segment) = syn.transport() else { return None };
         Some(segment.sequence)
     }
@@ -96,54 +93,24 @@ impl Router {
             return self.say(Output::Older);
         }
         // A flow whose first packet is lost here could neither be answered nor opened.
-        if self.parked + packet.bytes().len() > self.config.max_parked {
-            self.count(Counter::ParkedOut);
+        if !self.table.nobody_may_take(Bound::Parked, packet.bytes().len()) {
+            self.crowded(Bound::Parked, now);
             return self.reject(packet);
         }
         let tuple = packet.tuple();
         let dns = tuple.remote.port() == DNS_PORT && tuple.protocol.has_ports();
         let service = if dns { Service::Dns } else { Service::Relay };
-        let room = self.pending < self.config.max_pending;
-        let Some(id) = room.then(|| self.open_flow(tuple, service, now)).flatten() else {
-            self.count(Counter::FlowsOut);
+        let Some(id) = self.make_room(now).then(|| self.table.open(tuple, service, now)).flatten() else {
             return self.reject(packet);
         };
-        self.pending += 1;
-        self.park(id, packet.bytes());
+        self.park(id, packet.bytes(), now);
         self.arm(id, now + IDENTIFY_DEADLINE);
         self.say(Output::Identify(id));
     }
 
-    /// A place in the table; where it is full, that of a flow that was refused and is only remembered.
-    fn open_flow(&mut self, tuple: FiveTuple, service: Service, now: Instant) -> Option<FlowId> {
-        if self.table.is_full() {
-            self.evict(now);
-        }
-        self.table.open(tuple, service, now)
-    }
-
-    /// Makes room: a refused flow goes first, then a datagram flow that has been idle.
-    fn evict(&mut self, now: Instant) {
-        let candidates = || self.timers.iter().take(MAX_SEARCH).filter_map(|(_, id)| self.table.flow(*id));
-        let refused = candidates().find(|flow| flow.state == State::Refused).map(|flow| flow.id);
-        if let Some(id) = refused {
-            return self.forget(id);
-        }
-        // Open flows with a timer are datagram flows.
-        let is_idle = |flow: &&Flow| flow.state == State::Open && flow.last_active + EVICTABLE <= now;
-        if let Some(id) = candidates().find(is_idle).map(|flow| flow.id) {
-            self.say(Output::Cut(id));
-            self.finish(id, "evicted", now);
-        }
-    }
-
-    fn park(&mut self, id: FlowId, bytes: &[u8]) {
-        let room = self.parked + bytes.len() <= self.config.max_parked;
-        let Some(flow) = self.table.flow_mut(id) else { return };
-        if room && flow.parked.push(bytes) {
-            self.parked += bytes.len();
-        } else {
-            self.count(Counter::ParkedOut);
+    fn park(&mut self, id: FlowId, bytes: &[u8], now: Instant) {
+        if let Err(whose) = self.table.park(id, bytes) {
+            self.parked_out(id, whose, now);
         }
     }
 

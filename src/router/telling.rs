@@ -17,27 +17,25 @@ impl Router {
     /// The records of all flows that are open or wait for a verdict.
     #[must_use]
     pub fn records(&self, now: Instant) -> Vec<Record> {
-        let alive = self.table.iter().filter(|flow| flow.state != State::Refused && flow.decision.is_some());
+        let alive = self.table.iter().filter(|flow| flow.state() != State::Refused && flow.decision.is_some());
         alive.map(|flow| self.record_of(flow, None, now)).collect()
     }
 
     /// Ends a flow and writes its record, unless that is done.
     pub(super) fn finish(&mut self, id: FlowId, outcome: &'static str, now: Instant) {
         let Some(flow) = self.table.flow(id) else { return };
-        let pending = matches!(flow.state, State::Identifying | State::Asking | State::Opening);
-        let told = flow.state == State::Refused || flow.decision.is_none();
+        let pending = flow.is_pending();
+        let told = flow.state() == State::Refused || flow.decision.is_none();
         if !told {
             let record = self.record_of(flow, Some(outcome), now);
             self.say(Output::Ended(Box::new(record)));
         }
         if pending {
-            self.unpend(id);
+            self.stop_waiting(id);
         } else {
             self.disarm(id);
         }
-        if let Some(flow) = self.table.close(id) {
-            self.parked -= flow.parked.bytes();
-        }
+        self.table.close(id);
     }
 
     /// A flow to the resolver has no decision of its own: its questions are told one by one.

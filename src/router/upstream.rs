@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use super::{Output, Router};
 use crate::flow::{FlowId, Service, State};
 use crate::packet::{Checksums, FiveTuple, IpPacket, Protocol, Unreachable, echo_request, reset, udp_datagram, unreachable};
+use crate::verdict::Check;
 
 /// Why an upstream socket failed, as far as the program must be told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,19 +40,20 @@ const IDLE_BOTH_WAYS: Duration = Duration::from_secs(180);
 /// A question is answered in seconds or never.
 const IDLE_DNS: Duration = Duration::from_secs(10);
 const IDLE_REFUSED: Duration = Duration::from_secs(10);
+/// Where there was no room there may be some soon.
+const IDLE_CROWDED: Duration = Duration::from_secs(1);
 
 impl Router {
     pub(super) fn on_opened(&mut self, id: FlowId, now: Instant) {
         let Some(flow) = self.table.flow_mut(id) else { return };
-        if flow.state != State::Opening {
+        if flow.state() != State::Opening {
             return;
         }
-        flow.state = State::Open;
         flow.last_active = now;
-        let packets = flow.parked.take();
         let datagrams = flow.tuple.protocol != Protocol::TCP;
-        self.parked -= packets.iter().map(|p| p.len()).sum::<usize>();
-        self.unpend(id);
+        let packets = self.table.unpark(id);
+        self.table.set_state(id, State::Open);
+        self.stop_waiting(id);
         self.say(Output::Release { flow: id, packets });
         self.say(Output::Told(id));
         if datagrams {
@@ -61,15 +63,10 @@ impl Router {
 
     pub(super) fn on_failed(&mut self, id: FlowId, failure: Failure, now: Instant) {
         let Some(flow) = self.table.flow(id) else { return };
-        let (tuple, state) = (flow.tuple, flow.state);
+        let (tuple, state) = (flow.tuple, flow.state());
         match state {
             State::Opening => {
-                if let Some(first) = flow.parked.first()
-                    && let Ok(packet) = IpPacket::parse(first, Checksums::Unfinished)
-                {
-                    let reply = answer_to(&packet, failure);
-                    self.outputs.extend(reply.map(Output::Reply));
-                }
+                self.answer_first(id, failure);
                 self.finish(id, failure.outcome(), now);
             }
             // A datagram flow outlives an error: the program may go on, as it may without us.
@@ -90,7 +87,7 @@ impl Router {
             self.timers.pop_first();
             let Some(flow) = self.table.flow_mut(id) else { continue };
             flow.deadline = None;
-            let state = flow.state;
+            let state = flow.state();
             match state {
                 State::Identifying | State::Asking => self.on_deadline(id, now),
                 State::Opening => {}
@@ -127,7 +124,8 @@ impl Router {
 
     fn idle_deadline(&self, id: FlowId) -> Option<Instant> {
         let flow = self.table.flow(id)?;
-        let idle = match (flow.state, flow.service) {
+        let idle = match (flow.state(), flow.service) {
+            (State::Refused, _) if flow.decision.as_ref().is_some_and(|d| d.reason.check == Check::Limit) => IDLE_CROWDED,
             (State::Refused, _) => IDLE_REFUSED,
             (_, Service::Dns) => IDLE_DNS,
             _ if flow.bytes_down > 0 => IDLE_BOTH_WAYS,
@@ -138,7 +136,7 @@ impl Router {
 }
 
 /// The packet that tells the sender of `packet` what happened upstream; None where silence is the truth.
-fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u8>> {
+pub(super) fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u8>> {
     let mut reply = Vec::new();
     let tcp = packet.tuple().protocol == Protocol::TCP;
     match failure {

@@ -42,7 +42,7 @@ fn drain(router: &mut Router, flows: &mut Vec<FlowId>) {
             Output::Deliver(id) => {
                 let flow = router.flow(id).expect("a flow that lives");
                 let permitted = flow.permit.is_some_and(|permit| permit.epoch() == router.rules().epoch);
-                assert!(flow.state == State::Open && (permitted || flow.service == Service::Dns));
+                assert!(flow.state() == State::Open && (permitted || flow.service == Service::Dns));
             }
             _ => {}
         }
@@ -92,7 +92,7 @@ fuzz_target!(|bytes: &[u8]| {
             }
         }
         drain(&mut router, &mut flows);
-        let parked: usize = flows.iter().filter_map(|id| router.flow(*id)).map(|flow| flow.parked.bytes()).sum();
+        let parked: usize = flows.iter().filter_map(|id| router.flow(*id)).map(|flow| flow.parked().bytes()).sum();
         assert!(flows.len() <= 16 && router.population().1 <= 8 && parked <= 4096);
     }
 });

@@ -231,6 +231,7 @@ impl Shard {
                 Output::Told(id) => self.tell_flow(id, now),
                 Output::Ended(record) => self.tell_end(*record),
                 Output::Older => self.tell_older(now),
+                Output::Crowded(crowded) => self.tell_crowded(&crowded),
             }
         }
     }

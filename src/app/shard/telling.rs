@@ -6,7 +6,7 @@ use super::Shard;
 use crate::app::shared::locked;
 use crate::control::{Closed, Event, Prompt};
 use crate::flow::{FlowId, Record};
-use crate::router::{PromptEnd, Question};
+use crate::router::{Crowded, PromptEnd, Question};
 use crate::verdict::Answer;
 
 impl Shard {
@@ -67,5 +67,10 @@ impl Shard {
             tracing::info!("{notice}");
             self.shared.tell(|| Some(Event::Notice(notice.to_owned())));
         }
+    }
+
+    pub(super) fn tell_crowded(&self, crowded: &Crowded) {
+        tracing::warn!("{crowded}");
+        self.shared.tell(|| Some(Event::Notice(crowded.to_string())));
     }
 }

@@ -152,7 +152,7 @@ fn the_answer_of_another_flow_in_the_same_place_is_ignored() {
     assert!(bench.input(Input::Opened(first)).is_empty());
     assert!(bench.input(Input::Failed { flow: first, failure: Failure::Refused }).is_empty());
     assert!(bench.input(Input::Ended { flow: first, outcome: "closed" }).is_empty());
-    assert_eq!(bench.router.flow(second).map(|flow| flow.state), Some(State::Identifying));
+    assert_eq!(bench.router.flow(second).map(Flow::state), Some(State::Identifying));
 }
 
 #[test]

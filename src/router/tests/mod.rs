@@ -2,6 +2,7 @@
 //!
 //! Keeps one rule: after every input the router's own counts agree with its table ([`Bench::check`]).
 
+mod crowding;
 mod judging;
 mod packets;
 mod prompting;
@@ -13,6 +14,7 @@ use std::path::PathBuf;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 
 use super::*;
+use crate::flow::State;
 use crate::names::{Asker, Sighting};
 use crate::packet::{Checksums, FiveTuple, echo_request, udp_datagram};
 use crate::process::{Confidence, Exe};
@@ -256,13 +258,17 @@ impl Bench {
     /// The counts that are kept beside the table agree with it.
     fn check(&self) {
         let router = &self.router;
-        let pending = |flow: &&Flow| matches!(flow.state, State::Identifying | State::Asking | State::Opening);
-        assert_eq!(router.pending, router.table.iter().filter(pending).count(), "pending flows");
-        assert_eq!(router.parked, router.table.iter().map(|flow| flow.parked.bytes()).sum::<usize>(), "parked bytes");
+        let pending = |flow: &&Flow| matches!(flow.state(), State::Identifying | State::Asking | State::Opening);
+        assert_eq!(router.table.used().pending, router.table.iter().filter(pending).count(), "pending flows");
+        assert_eq!(
+            router.table.used().parked,
+            router.table.iter().map(|flow| flow.parked().bytes()).sum::<usize>(),
+            "parked bytes"
+        );
         let armed: BTreeSet<_> = router.table.iter().filter_map(|flow| Some((flow.deadline?, flow.id))).collect();
         assert_eq!(router.timers, armed, "timers");
         let waiting: BTreeSet<FlowId> = router.prompts.values().flat_map(|open| open.flows.iter().copied()).collect();
-        let asking: BTreeSet<FlowId> = router.table.iter().filter(|f| f.state == State::Asking).map(|f| f.id).collect();
+        let asking: BTreeSet<FlowId> = router.table.iter().filter(|f| f.state() == State::Asking).map(|f| f.id).collect();
         assert_eq!(waiting, asking, "flows that wait for a prompt");
         assert!(router.prompts.values().all(|open| !open.flows.is_empty()), "a prompt for nobody");
     }
@@ -271,7 +277,7 @@ impl Bench {
     fn assert_empty(&self) {
         let router = &self.router;
         assert!(router.table.is_empty() && router.timers.is_empty() && router.prompts.is_empty(), "{router:?}");
-        assert_eq!((router.parked, router.pending), (0, 0));
+        assert_eq!(router.table.used(), Amounts::default());
     }
 
     fn value(&self, counter: Counter) -> u64 {

@@ -9,7 +9,7 @@ fn a_new_flow_is_parked_until_its_owner_is_known() {
         let id = bench.begin(&way);
         let flow = bench.router.flow(id).expect("a flow");
         assert_eq!(flow.tuple, tuple_of(&way.opener()), "{way:?}");
-        assert_eq!(flow.parked.first(), Some(&way.opener()[..]), "{way:?}");
+        assert_eq!(flow.parked().first(), Some(&way.opener()[..]), "{way:?}");
         assert_eq!(bench.router.population(), (0, 1));
     }
 }
@@ -20,7 +20,7 @@ fn a_repeated_syn_is_ignored_and_repeated_datagrams_wait_too() {
         let mut bench = Bench::new(ACCEPT);
         let id = bench.begin(&way);
         assert!(bench.send(&way.opener()).is_empty(), "{way:?}");
-        let parked = bench.router.flow(id).expect("a flow").parked.bytes();
+        let parked = bench.router.flow(id).expect("a flow").parked().bytes();
         let times = if way.kind == Kindred::Tcp { 1 } else { 2 };
         assert_eq!(parked, way.opener().len() * times, "{way:?}");
     }
@@ -127,7 +127,7 @@ fn what_is_only_remembered_as_refused_makes_room_for_a_new_flow() {
 #[test]
 fn too_many_undecided_flows_refuse_the_next() {
     for way in ways(443) {
-        let mut bench = Bench::with(policy(ACCEPT, &[]), |config| config.max_pending = 2);
+        let mut bench = Bench::with(policy(ACCEPT, &[]), |config| config.max_pending = 4);
         bench.begin(&Way::new(Kindred::Udp, false, 1, 443));
         let second = bench.begin(&Way::new(Kindred::Tcp, true, 2, 443));
         assert_eq!(told(&bench.send(&way.opener())), [way.prohibited()], "{way:?}");
@@ -141,7 +141,7 @@ fn too_many_undecided_flows_refuse_the_next() {
 #[test]
 fn a_flow_whose_first_packet_cannot_wait_is_refused_and_not_opened_without_it() {
     for way in ways(443) {
-        let mut bench = Bench::with(policy(ACCEPT, &[]), |config| config.max_parked = 100);
+        let mut bench = Bench::with(policy(ACCEPT, &[]), |config| config.max_parked = 150);
         bench.begin(&Way::new(Kindred::Tcp, false, 1, 443));
         bench.begin(&Way::new(Kindred::Tcp, false, 2, 443));
         let big = Way { kind: Kindred::Tcp, ..way };
@@ -156,7 +156,7 @@ fn one_flow_parks_no_more_than_its_share() {
     let mut bench = Bench::new(ACCEPT);
     let id = bench.begin(&way);
     (0..100).for_each(|_| assert!(bench.send(&way.opener()).is_empty()));
-    assert_eq!(bench.router.flow(id).expect("a flow").parked.bytes(), 16 * way.opener().len());
+    assert_eq!(bench.router.flow(id).expect("a flow").parked().bytes(), 16 * way.opener().len());
     assert_eq!(bench.value(Counter::ParkedOut), 85);
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use etherparse::{NetSlice, SlicedPacket};
-use portreeve::flow::{Direction, Flow, FlowId, Service, State};
+use portreeve::flow::{Direction, Flow, FlowId, Program, Service, State};
 use portreeve::packet::{Checksums, IpPacket};
 use portreeve::router::{Config, Router};
 use portreeve::verdict::{Answer, Case, Permit, Target, Verdict, decide};
@@ -19,9 +19,9 @@ pub(super) fn alive(router: &Router, id: FlowId) -> &Flow {
 /// A flow may leave: its permit is of this epoch, and no owner is refused by the rules in force, as a decision taken here says.
 pub(super) fn may_leave(router: &Router, flow: &Flow, permit: Permit, translated: IpAddr) {
     let rules = router.rules();
-    assert_eq!(permit.epoch(), rules.epoch, "a permit of another epoch: {:?} {}", flow.state, flow.tuple);
+    assert_eq!(permit.epoch(), rules.epoch, "a permit of another epoch: {:?} {}", flow.state(), flow.tuple);
     assert_eq!(flow.permit, Some(permit));
-    assert!(!flow.owners.is_empty(), "nobody owns it: {:?} {}", flow.state, flow.tuple);
+    assert!(!flow.owners.is_empty(), "nobody owns it: {:?} {}", flow.state(), flow.tuple);
     for owner in &flow.owners {
         let protocol = flow.tuple.protocol;
         let target = Target::Flow {
@@ -42,14 +42,14 @@ pub(super) fn may_leave(router: &Router, flow: &Flow, permit: Permit, translated
 /// Packets pass only to a socket that stands, by a permit of this epoch.
 pub(super) fn may_pass(router: &Router, sockets: &BTreeMap<FlowId, Socket>, id: FlowId, bytes: &[u8]) {
     let flow = alive(router, id);
-    assert_eq!(flow.state, State::Open);
-    assert!(sockets.contains_key(&id), "no socket: {:?} {}", flow.state, flow.tuple);
+    assert_eq!(flow.state(), State::Open);
+    assert!(sockets.contains_key(&id), "no socket: {:?} {}", flow.state(), flow.tuple);
     let packet = IpPacket::parse(bytes, Checksums::Unfinished).expect("it was parsed before");
     assert_eq!(packet.tuple(), flow.tuple, "a packet of another flow");
     match flow.service {
         Service::Dns => assert_eq!(flow.permit, None, "the resolver needs no permit"),
         Service::Relay => {
-            assert_eq!(flow.permit.map(|permit| permit.epoch()), Some(router.rules().epoch), "{:?} {}", flow.state, flow.tuple);
+            assert_eq!(flow.permit.map(|permit| permit.epoch()), Some(router.rules().epoch), "{:?} {}", flow.state(), flow.tuple);
         }
     }
 }
@@ -70,33 +70,51 @@ pub(super) fn is_sound_reply(bytes: &[u8]) {
 /// Nothing outgrows its bound, and the counts agree with what can be seen.
 pub(super) fn is_bounded(router: &Router, config: &Config, live: &[FlowId]) {
     let flows: Vec<&Flow> = live.iter().filter_map(|id| router.flow(*id)).collect();
-    let open = flows.iter().filter(|flow| flow.state == State::Open).count();
-    let pending = flows.iter().filter(|flow| matches!(flow.state, State::Identifying | State::Asking | State::Opening)).count();
+    let open = flows.iter().filter(|flow| flow.state() == State::Open).count();
+    let pending = flows.iter().filter(|flow| flow.is_pending()).count();
     assert_eq!(router.population(), (open, pending));
     assert!(flows.len() <= config.max_flows && pending <= config.max_pending);
-    let parked: usize = flows.iter().map(|flow| flow.parked.bytes()).sum();
+    let parked: usize = flows.iter().map(|flow| flow.parked().bytes()).sum();
     assert!(parked <= config.max_parked, "{parked} bytes are parked");
+    shares_are_kept(&flows, config);
     for flow in flows {
-        let waits = matches!(flow.state, State::Identifying | State::Asking | State::Opening);
-        assert!(waits || flow.parked.bytes() == 0, "packets wait in a flow that does not: {:?} {}", flow.state, flow.tuple);
+        let waits = flow.is_pending();
+        assert!(waits || flow.parked().bytes() == 0, "packets wait in a flow that does not: {:?} {}", flow.state(), flow.tuple);
         assert_eq!(
-            flow.parked.first().is_some(),
+            flow.parked().first().is_some(),
             waits,
             "a flow waits without its first packet: {:?} {}",
-            flow.state,
+            flow.state(),
             flow.tuple
         );
         assert!(
-            flow.state != State::Identifying || flow.deadline.is_some(),
+            flow.state() != State::Identifying || flow.deadline.is_some(),
             "it would wait for ever: {:?} {}",
-            flow.state,
+            flow.state(),
             flow.tuple
         );
         assert!(
-            flow.state != State::Asking || flow.deadline.is_some(),
+            flow.state() != State::Asking || flow.deadline.is_some(),
             "it would wait for ever: {:?} {}",
-            flow.state,
+            flow.state(),
             flow.tuple
         );
+    }
+}
+
+/// No program holds more than it could be given while it leaves something free: half of the waiting places and of the parked bytes,
+/// three quarters of all flows. The last flow that it was given may be one too many for what came after.
+fn shares_are_kept(flows: &[&Flow], config: &Config) {
+    let mut held: BTreeMap<Option<Program>, (usize, usize, usize)> = BTreeMap::new();
+    for flow in flows.iter().filter(|flow| flow.state() != State::Refused) {
+        let (all, pending, parked) = held.entry(flow.owners.first().map(Program::of)).or_default();
+        *all += 1;
+        *pending += usize::from(flow.is_pending());
+        *parked += flow.parked().bytes();
+    }
+    for (program, (all, pending, parked)) in held {
+        assert!(4 * all <= 3 * (config.max_flows + 1) || program.is_none(), "{program:?} holds {all} flows");
+        assert!(2 * pending <= config.max_pending + 1, "{pending} flows of {program:?} wait");
+        assert!(2 * parked <= config.max_parked + 64 * 1024, "{program:?} has {parked} bytes parked");
     }
 }

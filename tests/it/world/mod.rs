@@ -47,16 +47,17 @@ fn tell(seed: u64) -> Story {
 
 #[test]
 fn nothing_passes_without_a_permit_nothing_grows_and_every_flow_ends_once() {
-    let (mut delivered, mut refused, mut asked, mut cut) = (0, 0, 0, 0);
+    let (mut delivered, mut refused, mut asked, mut cut, mut crowded) = (0, 0, 0, 0, 0);
     for seed in seeds() {
         let seen = tell(seed).seen;
         delivered += seen.delivered;
         refused += seen.refused;
         asked += seen.asked;
         cut += seen.cut;
+        crowded += seen.crowded;
     }
     // A world in which nothing happens would keep every law.
-    assert!(delivered > 0 && refused > 0 && asked > 0 && cut > 0, "{delivered} {refused} {asked} {cut}");
+    assert!(delivered > 0 && refused > 0 && asked > 0 && cut > 0 && crowded > 0, "{delivered} {refused} {asked} {cut} {crowded}");
 }
 
 #[test]

@@ -38,6 +38,8 @@ pub(super) struct Seen {
     pub refused: u64,
     pub asked: u64,
     pub cut: u64,
+    /// Programs that had more than their share.
+    pub crowded: u64,
 }
 
 pub(super) struct Story {
@@ -188,7 +190,7 @@ impl Story {
         let policy = self.dice.pick(self.policies).expect("a policy");
         let epoch = Epoch(self.router.rules().epoch.0 + 1);
         let rules = Rules { policy: policy.clone(), level: cast::level(&mut self.dice), epoch };
-        let is_refused = |id: &FlowId| self.router.flow(*id).is_some_and(|flow| flow.state == State::Refused);
+        let is_refused = |id: &FlowId| self.router.flow(*id).is_some_and(|flow| flow.state() == State::Refused);
         let refused: Vec<FlowId> = self.live.iter().copied().filter(is_refused).collect();
         self.handle(Input::Rules { rules, subject: &|identity| policy.subject(identity.clone(), &|_| true) }, None);
         for id in &self.live {
@@ -247,10 +249,10 @@ impl Story {
         }
         self.live.retain(|id| self.router.flow(*id).is_some());
         for (id, socket) in &self.sockets {
-            let state = laws::alive(&self.router, *id).state;
+            let state = laws::alive(&self.router, *id).state();
             assert_eq!(state, if socket.is_open { State::Open } else { State::Opening }, "a socket without its flow");
         }
-        let is_asking = |id: &&FlowId| laws::alive(&self.router, **id).state == State::Asking;
+        let is_asking = |id: &&FlowId| laws::alive(&self.router, **id).state() == State::Asking;
         let asking = self.live.iter().filter(is_asking).count();
         assert!(self.prompts.len() <= asking.min(50), "questions that nobody waits for: {:?}", self.prompts);
         laws::is_bounded(&self.router, &self.config, &self.live);
@@ -300,6 +302,10 @@ impl Story {
                 assert_eq!(*times, 1, "a second record: {record:?}");
             }
             Output::Older => {}
+            Output::Crowded(crowded) => {
+                self.seen.crowded += u64::from(crowded.program.is_some());
+                assert!(!crowded.to_string().is_empty());
+            }
         }
     }
 

@@ -1,0 +1,66 @@
+//! Packets that wait for a verdict.
+
+/// The packets of one flow that wait, in the order in which they came.
+#[derive(Clone, Debug, Default)]
+pub struct Parked {
+    packets: Vec<Box<[u8]>>,
+    bytes: usize,
+}
+
+impl Parked {
+    /// A TCP flow parks its SYN alone; a datagram flow what a program sends before it can have an answer.
+    const MAX_PACKETS: usize = 16;
+    const MAX_BYTES: usize = 64 * 1024;
+
+    /// Whether this flow may park so many bytes more.
+    #[must_use]
+    pub fn has_room(&self, len: usize) -> bool {
+        self.packets.len() < Self::MAX_PACKETS && self.bytes + len <= Self::MAX_BYTES
+    }
+
+    /// Keeps a copy of `packet`; false when this flow has parked enough.
+    #[must_use]
+    pub fn push(&mut self, packet: &[u8]) -> bool {
+        let room = self.has_room(packet.len());
+        if room {
+            self.bytes += packet.len();
+            self.packets.push(packet.into());
+        }
+        room
+    }
+
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The packet that opened the flow.
+    #[must_use]
+    pub fn first(&self) -> Option<&[u8]> {
+        self.packets.first().map(|p| &**p)
+    }
+
+    /// Empties the place.
+    #[must_use]
+    pub fn take(&mut self) -> Vec<Box<[u8]>> {
+        self.bytes = 0;
+        std::mem::take(&mut self.packets)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parking_is_bounded_by_packets_and_by_bytes() {
+        let mut parked = Parked::default();
+        assert!((0..Parked::MAX_PACKETS).all(|_| parked.push(&[0; 100])));
+        assert!(!parked.push(&[0; 100]));
+        let mut parked = Parked::default();
+        assert!(parked.push(&[0; 60_000]));
+        assert!(!parked.push(&[0; 60_000]));
+        assert_eq!(parked.take().len(), 1);
+        assert_eq!(parked.bytes(), 0);
+    }
+}
