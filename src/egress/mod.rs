@@ -52,6 +52,8 @@ impl Dialer {
         let socket = self.socket(permit, to, Type::STREAM, Some(Protocol::TCP))?;
         // The program's own Nagle algorithm has decided already what to send.
         socket.set_tcp_nodelay(true).map_err(|source| kernel("set TCP_NODELAY", to, source))?;
+        // Urgent data is not carried; its byte stays where it is in the stream (RFC 6093 §6).
+        socket.set_out_of_band_inline(true).map_err(|source| kernel("set SO_OOBINLINE", to, source))?;
         match socket.connect(&SockAddr::from(to)) {
             Ok(()) => Ok(Connecting::new(socket)),
             Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Connecting::new(socket)),

@@ -15,4 +15,5 @@ mod names;
 mod programs;
 mod refusal;
 mod route;
+mod transparency;
 mod whole;

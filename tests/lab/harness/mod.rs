@@ -13,7 +13,7 @@ mod programs;
 mod router;
 
 pub(crate) use host::{Finished, Host, Running, eventually};
-pub(crate) use laboratory::Lab;
+pub(crate) use laboratory::{Lab, repository};
 pub(crate) use observer::{Capture, Seen};
 pub(crate) use profiles::{Profiles, executable};
 pub(crate) use programs::{Connect, connect, hold, probe, probe_by, python, told};

@@ -1,0 +1,62 @@
+//! What sockets say is the same without a router and through one: `tests/sockprobe` asks, this compares.
+//!
+//! Rule: a behaviour that differs is a failure, unless `tests/data/known-diffs.toml` says why it must; what stands there and does not
+//! differ is a failure as well. Time on a busy machine is no behaviour: what differs is asked again, through the router and then without,
+//! and counts only if it never agrees.
+
+mod answers;
+mod known;
+mod site;
+
+use crate::harness::{Capture, Lab, Profiles, Router, Seen, Way};
+use known::Known;
+use site::Site;
+
+/// How often what differs is asked again.
+const AGAIN: usize = 2;
+
+through_a_router! {
+    sockets_behave_as_without_a_router,
+    whatever_reaches_the_network_is_refused_and_nothing_leaves,
+}
+
+fn sockets_behave_as_without_a_router(way: Way) {
+    let lab = Lab::new();
+    let site = Site::build(&lab);
+    let profiles = Profiles::accepting();
+    let direct = Router::start(&lab, Way::Direct, &profiles);
+    let mut without = site.ask(&direct, &[]);
+    let known = Known::read(way);
+    let (expected, mut differing): (Vec<_>, Vec<_>);
+    {
+        let router = Router::start(&lab, way, &profiles);
+        let through = site.ask(&router, &[]);
+        without.expect_same_questions(&through);
+        (expected, differing) = without.differing(&through).into_iter().partition(|(key, _)| known.holds(key));
+        for _ in 0..AGAIN {
+            let again = site.ask_again(&router, &differing);
+            differing = without.differing(&again);
+        }
+    }
+    let again = site.ask_again(&direct, &differing);
+    differing.retain(|(key, seen)| again.result(key) != Some(seen));
+    without.replace(again);
+    differing.extend(expected);
+    known.judge(way, &without, &differing);
+}
+
+fn whatever_reaches_the_network_is_refused_and_nothing_leaves(way: Way) {
+    let lab = Lab::new();
+    let site = Site::build(&lab);
+    let profiles = Profiles::empty();
+    let router = Router::start(&lab, way, &profiles);
+    let capture = Capture::start(&lab, "refused");
+    let answers = site.ask(&router, &[]);
+    // The control: the laptop's echo reply.
+    lab.gateway().run(["ping", "-c1", "-q", Lab::LAPTOP_4]).expect_success();
+    let control = Seen { protocol: "ICMP", destination: std::net::IpAddr::from([10, 9, 0, 1]), port: None };
+    capture.stop_with_only(&[control], &[]);
+    let known = Known::read(way);
+    let unlike: Vec<String> = answers.not_refused().filter(|(key, _)| !known.holds_refusal(key)).map(|(_, told)| told).collect();
+    assert!(unlike.is_empty(), "{way:?}: not refused as promised:\n{}", unlike.join("\n"));
+}
