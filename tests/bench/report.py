@@ -81,7 +81,7 @@ def verdict(results, line, ways):
                 absolute = value is not None and line.bar.absolute is not None and line.bar.holds(value, line.bar.absolute)
                 (by_ratio if absolute else short).append(way)
     if not judged:
-        return ("its yardstick is not in this run" if words else ""), ""
+        return ("against a row that is not in this run" if words else ""), ""
     if len({text for _, text in words}) == 1:
         bar = words[0][1]
     else:

@@ -146,10 +146,10 @@ static struct step run_step(int down, const struct order *order) {
 
 void find_rate(int down, uint32_t size) {
 	struct order order = { "PUSH", size, 1, 1000, 50 };
-	double low = 0, high = 0, rate = 20000, best = 0, lost = 0, seconds = 0.4;
+	double low = 0, high = 0, rate = 40000, best = 0, lost = 0, seconds = 0.3;
 	int sender_is_the_limit = 0;
 	run_step(down, &order);
-	order.milliseconds = 400;
+	order.milliseconds = 300;
 	for (int i = 0; i < 12 && !sender_is_the_limit && !(high > 0 && high - low < 0.06 * high); i++) {
 		order.rate = (uint32_t)rate;
 		struct step step = run_step(down, &order);

@@ -30,12 +30,13 @@ static int open_one(void) {
 }
 
 void hold(long count) {
-	uint64_t start = now_ns(), deadline = in_seconds(40);
+	uint64_t start = now_ns(), deadline = in_seconds(40), patience = in_seconds(4);
 	long open = 0, in_a_row = 0, refused = 0;
 	int cause = 0;
-	while (open < count && in_a_row < 50 && now_ns() < deadline) {
+	while (open < count && in_a_row < 50 && now_ns() < deadline && now_ns() < patience) {
 		if (open_one()) {
 			open++;
+			patience = in_seconds(4);
 			in_a_row = 0;
 		} else {
 			cause = errno;
@@ -44,7 +45,7 @@ void hold(long count) {
 		}
 	}
 	printf("{\"open\": %ld, \"refused\": %ld, \"seconds\": %.2f, \"cause\": \"%s\"}\n", open, refused, (double)(now_ns() - start) / 1e9,
-	       cause ? strerror(cause) : open < count ? "40 s were over" : "");
+	       open == count ? "" : cause ? strerror(cause) : "40 s were over");
 	wait_for_end_of_input();
 }
 
