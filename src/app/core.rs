@@ -18,6 +18,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::dns::{self, PolicyJudge};
 use super::engine::{Facts, Running};
+use super::older::Older;
 use super::policies::{Loaded, Loader};
 use super::shard::{Attributor, Handle, Parts, Shard};
 use super::shared::Shared;
@@ -26,7 +27,7 @@ use crate::control::{Event, Listener, render};
 use crate::egress::Dialer;
 use crate::flow::Record;
 use crate::names::Name;
-use crate::netlink::SocketTable;
+use crate::netlink::{Installed, SocketTable};
 use crate::procfs::Processes;
 use crate::profile::Level;
 use crate::resolver::{Resolver, Upstreams};
@@ -67,6 +68,8 @@ pub(super) struct Plan {
     /// Loopback sockets that answer questions, and the addresses that programs believe to ask there; none: the sockets' own.
     pub(super) loopback_dns: (Vec<UdpSocket>, Vec<TcpListener>),
     pub(super) stubs: Vec<SocketAddr>,
+    /// Flows that are older than the router; None for an enclosure, which is as old as its router.
+    pub(super) older: Option<(Older, Arc<Mutex<Option<Installed>>>)>,
 }
 
 /// A router that runs.
@@ -100,8 +103,8 @@ impl Core {
             }
             None => (None, None),
         };
-        let policy = Arc::new(plan.loaded.policy);
-        let shared = Arc::new(Shared::new(policy, plan.level, plan.processes.clone(), records));
+        let shared = Arc::new(Shared::new(plan.loaded.policy, plan.level, plan.processes.clone(), records));
+        let older = plan.older.map(|(older, installed)| older.keep(shared.clone(), installed)).transpose()?;
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()?;
         let mut sockets = plan.sockets;
@@ -120,7 +123,7 @@ impl Core {
             dns: dns_sender,
             streams: stream_sender,
             own_addresses: plan.own_addresses,
-            // An enclosure is as old as its router.
+            older: older.clone(),
         };
         let (shard, handle) = Shard::new(parts, shared.clone())?;
         let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;
@@ -161,6 +164,7 @@ impl Core {
             sources: Mutex::new(plan.loaded.sources),
             ending: ending_sender,
             ended,
+            older,
         });
         running.tune_resolver(plan.level);
         Ok(Self { runtime, running, undone, ending, threads, recorder, ended_well })

@@ -8,6 +8,7 @@ use std::sync::Mutex;
 use tokio::sync::{broadcast, watch};
 
 use super::dns::PolicyJudge;
+use super::older;
 use super::policies::Loader;
 use super::shard::{Handle, Message};
 use super::shared::{Shared, locked};
@@ -42,6 +43,8 @@ pub(super) struct Running {
     pub(super) ending: watch::Sender<bool>,
     /// Turns true when everything is undone.
     pub(super) ended: watch::Receiver<bool>,
+    /// Flows that are older than the router; None under `exec`.
+    pub(super) older: Option<older::Handle>,
 }
 
 impl Running {
@@ -55,14 +58,16 @@ impl Running {
         let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
         let open = |snapshot: Option<super::shard::Snapshot>| snapshot.map_or(0, |s| s.open + s.pending);
         let before = open(self.shard.snapshot());
-        let (policy, sources) = (Arc::new(loaded.policy), loaded.sources);
+        let (policy, sources) = (loaded.policy, loaded.sources);
         let epoch = self.shared.change_rules(|rules| (policy.clone(), rules.level));
         self.shard.send(Message::Rules);
         // The snapshot comes after the rules were taken up, so that the flows that they refuse are gone from it.
         let after = open(self.shard.snapshot());
+        let cut = before.saturating_sub(after);
+        let cut = u64::try_from(cut).unwrap_or(0) + self.older.as_ref().map_or(0, older::Handle::judged_again);
         let profiles = sources.iter().map(|source| source.profiles).sum();
         *locked(&self.sources) = sources;
-        let reloaded = Reloaded { profiles, epoch: epoch.0, cut: u64::try_from(before.saturating_sub(after)).unwrap_or(0) };
+        let reloaded = Reloaded { profiles, epoch: epoch.0, cut };
         self.shared.tell(|| Some(Event::Reloaded(reloaded.clone())));
         Ok(reloaded)
     }
@@ -74,6 +79,7 @@ impl crate::control::Engine for Running {
         let rules = self.shared.rules();
         let snapshot = self.shard.snapshot();
         let mut notes = self.facts.notes.clone();
+        notes.extend(self.older.iter().flat_map(older::Handle::notes));
         if snapshot.is_none() {
             notes.push("the packet loop does not answer; traffic may be stalled".to_owned());
         }
@@ -100,6 +106,7 @@ impl crate::control::Engine for Running {
             flows_pending: u64::try_from(snapshot.pending).unwrap_or(0),
             prompts: u64::try_from(locked(&self.shared.prompts).len()).unwrap_or(0),
             inbound_judged: false,
+            older: self.older.as_ref().map(older::Handle::list).unwrap_or_default(),
             notes,
             counters,
         }
@@ -108,6 +115,7 @@ impl crate::control::Engine for Running {
     fn flows(&self) -> Vec<Record> {
         let mut records = self.shared.ended();
         records.extend(self.shard.snapshot().unwrap_or_default().records);
+        records.extend(self.older.iter().flat_map(older::Handle::records));
         records.sort_by_key(|record| (record.start, record.id));
         records
     }
@@ -120,6 +128,7 @@ impl crate::control::Engine for Running {
         self.shared.change_rules(|rules| (rules.policy.clone(), level));
         self.tune_resolver(level);
         self.shard.send(Message::Rules);
+        self.older.iter().for_each(older::Handle::judge_again);
         self.shared.tell(|| Some(Event::Level(level)));
         Ok(())
     }

@@ -131,6 +131,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         record,
         loopback_dns: (std::mem::take(&mut enclosed.dns_udp), std::mem::take(&mut enclosed.dns_tcp)),
         stubs: Vec::new(),
+        older: None,
     })?;
     core.serve_control(listener);
     if args.verbose > 0 {

@@ -23,7 +23,7 @@ pub(super) struct Loader {
 
 /// A policy and where it came from.
 pub(super) struct Loaded {
-    pub(super) policy: Policy,
+    pub(super) policy: Arc<Policy>,
     pub(super) sources: Vec<ProfileSource>,
 }
 
@@ -54,7 +54,7 @@ impl Loader {
         let count = |place: &PathBuf| policy.profiles().filter(|profile| profile.file.starts_with(place)).count();
         let sources = places.iter().map(|place| ProfileSource { from: place.display().to_string(), profiles: count(place) });
         let sources = sources.filter(|source| source.profiles > 0).collect();
-        Ok(Loaded { policy, sources })
+        Ok(Loaded { policy: Arc::new(policy), sources })
     }
 }
 

@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -16,8 +16,10 @@ use tokio::signal::unix::SignalKind;
 use super::core::{self, Core, unix_ms};
 use super::daemon;
 use super::engine::Facts;
+use super::older::Older;
 use super::policies::{Loaded, Loader};
 use super::shard::{Handle, Message};
+use super::shared::locked;
 use super::signals::Signals;
 use crate::cli::{Exit, UpArgs, complain, report_faults};
 use crate::config::paths::{self, Places};
@@ -26,7 +28,9 @@ use crate::control::{Access, BindError, Listener, Way};
 use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
+use crate::router::Rules;
 use crate::tun::OpenError;
+use crate::verdict::Epoch;
 
 /// Why the machine is not behind the router. Nothing was left changed, but for [`UpError::Loop`].
 #[derive(Debug, thiserror::Error)]
@@ -112,9 +116,10 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     let run_dir = paths::run_dir(Some(&socket));
     make_run_dir(&run_dir)?;
     let listener = Listener::bind(&socket, Access::Machine)?;
-    let mut installed = Install::up(&prepared.plan, &run_dir)?;
+    let (installed, older) = install(&prepared, &run_dir)?;
     let asks_system = prepared.asks_system;
-    let core = start(&mut installed, prepared, socket)?;
+    let installed = Arc::new(Mutex::new(Some(installed)));
+    let core = start(&installed, older, prepared, socket)?;
     core.serve_control(listener);
     if args.foreground {
         core.print_verdicts();
@@ -125,6 +130,7 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     core.runtime.block_on(watch(&core))?;
     let mut failed = false;
     core.stop(Duration::ZERO, |ended_well| {
+        let Some(installed) = locked(&installed).take() else { return };
         if !ended_well {
             // As after SIGKILL: what was protected stays closed; the undo file stays for `cleanup`.
             failed = true;
@@ -136,6 +142,16 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     if failed { Err(UpError::Loop) } else { Ok(()) }
 }
 
+/// The routes and the guard, with the older flows that the profiles accept beside them; those that they refuse have ended.
+fn install(prepared: &Prepared, run_dir: &Path) -> Result<(Installed, Older), UpError> {
+    let rules = Rules { policy: prepared.loaded.policy.clone(), level: prepared.level, epoch: Epoch(0) };
+    let processes = Arc::new(Processes::new(Options::default()));
+    let mut older = Older::new(SocketTable::open()?, processes, &prepared.plan, rules);
+    let mut installed = Install::up_beside(&prepared.plan, run_dir, &mut |host| older.look(host))?;
+    older.settle(&mut installed);
+    Ok((installed, older))
+}
+
 /// Group readers must be able to enter; the socket itself says who may speak.
 fn make_run_dir(run_dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
@@ -145,7 +161,12 @@ fn make_run_dir(run_dir: &Path) -> io::Result<()> {
     }
 }
 
-fn start(installed: &mut Installed, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
+/// The routes and the guard, until they are taken back.
+type Shelf = Arc<Mutex<Option<Installed>>>;
+
+fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
+    let mut guard = locked(shelf);
+    let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
     let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _ } = prepared;
     let tun = installed.take_queue().ok_or_else(|| io::Error::other("the TUN has been taken already"))?;
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
@@ -156,7 +177,7 @@ fn start(installed: &mut Installed, prepared: Prepared, socket: std::path::PathB
         device_index,
         tun,
         sockets: SocketTable::open()?,
-        processes: Arc::new(Processes::new(Options::default())),
+        processes: older.processes(),
         netns_of: None,
         mark: Some(installed.mark().value()),
         host_loopback: false,
@@ -179,6 +200,7 @@ fn start(installed: &mut Installed, prepared: Prepared, socket: std::path::PathB
         record: None,
         loopback_dns,
         stubs,
+        older: Some((older, shelf.clone())),
     })?;
     if answers && let Err(error) = installed.redirect_stubs(plan.dns.port) {
         tracing::warn!(%error, "loopback resolvers are not redirected; their questions are judged as the resolver's own");

@@ -17,7 +17,7 @@ pub use client::{Client, ClientError, Seen, Watch};
 pub use engine::Engine;
 pub use listener::{BindError, Listener, remove_stale};
 pub use protocol::{
-    Asked, Closed, Event, Fault, FaultKind, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, ProfileSource, Prompt, Reloaded, Request,
-    Response, State, Status, VERSION, Way,
+    Asked, Closed, Event, Fault, FaultKind, MAX_REQUEST_BYTES, MAX_RESPONSE_BYTES, OlderFlow, ProfileSource, Prompt, Reloaded,
+    Request, Response, State, Status, VERSION, Way,
 };
 pub use server::serve;

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use crate::flow::Record;
+use crate::flow::{Direction, Record};
 use crate::profile::Level;
 
 /// Counts incompatible changes of this protocol.
@@ -129,9 +129,27 @@ pub struct Status {
     pub prompts: u64,
     /// False as long as new inbound flows are delivered without a verdict.
     pub inbound_judged: bool,
+    /// Flows that are older than this Portreeve: those that go on beside it, and those that it ended last.
+    #[serde(default)]
+    pub older: Vec<OlderFlow>,
     /// What a user must know, one sentence each.
     pub notes: Vec<String>,
     pub counters: BTreeMap<String, u64>,
+}
+
+/// A flow that is older than the router.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OlderFlow {
+    pub exe: Option<String>,
+    pub pid: Option<u32>,
+    pub direction: Direction,
+    pub proto: String,
+    /// `address:port` of whoever opened it.
+    pub src: String,
+    pub dst: String,
+    /// accept: it goes on beside the router, by its own socket. block: it was ended.
+    pub verdict: String,
+    pub open: bool,
 }
 
 /// A flow that is held until somebody answers. Times are milliseconds since the Unix epoch.

@@ -13,7 +13,7 @@
 //! link again, and the egress chains, which see AF_PACKET too, see the truth always.
 //!
 //! Replies of local servers: conntrack entries that a link opened get the inbound mark; what belongs to them in the reply
-//! direction gets our mark and is routed anew, directly. Where reverse-path filters are strict, the answers to our own
+//! direction gets our mark and is routed anew, directly; so do the flows that `beside` lists. Where reverse-path filters are strict, the answers to our own
 //! sockets, everything addressed to this host and all ARP get our mark *on arrival*, since the filter's lookup without it would
 //! end in the TUN. Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are refused
 //! as `forwarded`.
@@ -27,6 +27,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::Mark;
+use super::beside;
 use super::host::{Host, Link};
 use super::mark::MASK;
 use super::plan::{Failure, Plan};
@@ -74,6 +75,13 @@ pub const EXEMPTIONS: [Exemption; 5] = [
     },
 ];
 
+/// The first segment of a TCP connection. Conntrack takes any segment of one that it has not seen for its first, and the peer
+/// of a connection that is older than we would make it look inbound.
+const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+
+/// The kernel's own answer to a segment that no socket wants.
+const RST: &str = "tcp flags & (syn | rst) == rst";
+
 /// Everything that the texts depend on.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Guard<'a> {
@@ -91,7 +99,8 @@ impl Guard<'_> {
     /// The tables that die with us. `owned` leaves the flag out for `route show`, whose reader has no process to keep.
     pub(super) fn live(&self, owned: bool) -> String {
         let flags = if owned { "\tflags owner\n" } else { "" };
-        let mut text = format!("table inet portreeve_live {{\n{flags}{}{}}}\n", self.live_prerouting(), self.live_output());
+        let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
+        let mut text = format!("table inet portreeve_live {{\n{flags}{sets}{prerouting}{output}}}\n");
         if self.host.strict {
             let mark = set_mark(self.mark);
             let _ = write!(
@@ -180,10 +189,11 @@ impl Guard<'_> {
         let device = &self.plan.device;
         let (own, inbound) = (self.mark.value(), self.mark.inbound());
         let keep = !MASK;
+        let opened = format!("ct state new ct mark set ct mark & {keep:#010x} | {inbound:#010x}");
         let mut text = format!(
             "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
              \t\tiifname {{ \"lo\", \"{device}\" }} accept\n\
-             \t\tct state new ct mark set ct mark & {keep:#010x} | {inbound:#010x}\n"
+             \t\tmeta l4proto != tcp {opened}\n\t\t{SYN} {opened}\n"
         );
         if self.host.strict {
             let mark = set_mark(self.mark);
@@ -204,7 +214,11 @@ impl Guard<'_> {
         if self.host.strict {
             let _ = writeln!(text, "\t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}");
         }
-        let _ = write!(text, "\t\tct direction reply ct mark & {MASK:#010x} == {inbound:#010x} {mark}\n\t}}\n");
+        let _ = write!(
+            text,
+            "\t\t{is_own} accept\n\t\tct direction reply ct mark & {MASK:#010x} == {inbound:#010x} {mark}\n\
+             \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n\t}}\n"
+        );
         text
     }
 
@@ -233,11 +247,11 @@ pub(super) fn stubs(plan: &Plan, mark: Mark, port: u16, owned: bool) -> String {
     )
 }
 
-fn is_marked(mark: Mark) -> String {
+pub(super) fn is_marked(mark: Mark) -> String {
     format!("meta mark & {MASK:#010x} == {:#010x}", mark.value())
 }
 
-fn set_mark(mark: Mark) -> String {
+pub(super) fn set_mark(mark: Mark) -> String {
     format!("meta mark set meta mark & {:#010x} | {:#010x}", !MASK, mark.value())
 }
 

@@ -2,8 +2,9 @@
 //!
 //! # Theory of operation
 //!
-//! Order: TUN, its addresses, our table, the guard, kernel settings, rules last; so each packet meets either no rule at all or
-//! the whole arrangement. The undo file is written before the first change. [`Installed`] owns what was done and takes it back
+//! Order: TUN, its addresses, our table, live chains, kernel settings, rules, the guard that refuses last. Flows that are older
+//! are put beside the TUN before the rules and looked for once more behind them: whatever opened in between waits in the TUN,
+//! which nobody reads yet, and the guard refuses no segment of it. The undo file is written before the first change. [`Installed`] owns what was done and takes it back
 //! when it is removed or dropped; [`super::cleanup`] does the same after SIGKILL.
 //!
 //! A killed router leaves the host closed. The next `up` finds the undo file and takes over without a gap: the guard is
@@ -16,6 +17,7 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
+use super::beside;
 use super::guard::{self, Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
@@ -24,6 +26,7 @@ use super::setup::{configure_tun, index_of};
 use super::steer;
 use super::undo::{CleanupError, RunDir, Setting, Undo, namespace, remove_link};
 use super::{Mark, RequestError, RouteSocket};
+use crate::packet::FiveTuple;
 use crate::tun::{OpenError, Queue};
 
 /// Lets a mark on a packet count in the reverse-path filter's lookup (Documentation/networking/ip-sysctl.rst).
@@ -95,16 +98,30 @@ struct State {
     socket: RouteSocket,
     undo: Undo,
     live: Live,
+    /// Counts the changes of what goes beside the TUN.
+    turn: u32,
 }
 
+/// Says which flows are older than the router and go on beside the TUN, until it says otherwise.
+pub type Look<'a> = dyn FnMut(&Host) -> Vec<FiveTuple> + 'a;
+
 impl Install {
-    /// Installs `plan` in the calling thread's network namespace. `run_dir` holds the lock and the undo file. Blocks for some
-    /// tens of milliseconds.
+    /// Installs `plan` in the calling thread's network namespace, where every flow is new. `run_dir` holds the lock and the undo
+    /// file. Blocks for some tens of milliseconds.
     ///
     /// # Errors
     ///
     /// A router is active already, something is missing, or the kernel or nft refuses a step.
     pub fn up(plan: &Plan, run_dir: &Path) -> Result<Installed, InstallError> {
+        Self::up_beside(plan, run_dir, &mut |_| Vec::new())
+    }
+
+    /// The same, with older flows that go on beside the TUN. `look` is called before the rules are live and again afterwards.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::up`].
+    pub fn up_beside(plan: &Plan, run_dir: &Path, look: &mut Look<'_>) -> Result<Installed, InstallError> {
         let run_dir = RunDir::lock(run_dir)?;
         // The live tables belong to a process that ends with its router: if they stay, one is alive with another run directory.
         nft::live_is_gone()
@@ -119,8 +136,8 @@ impl Install {
         let queue = Queue::open(&plan.device)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
-        let mut state = State { run_dir, socket, undo, live };
-        match state.install(plan, mark, &host, found.as_ref()) {
+        let mut state = State { run_dir, socket, undo, live, turn: 0 };
+        match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
             Ok(()) => Ok(Installed::new(plan, mark, &host, queue, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.
             Err(error) if found.is_some() => Err(error),
@@ -134,7 +151,8 @@ impl Install {
 }
 
 impl State {
-    fn install(&mut self, plan: &Plan, mark: Mark, host: &Host, found: Option<&Undo>) -> Result<(), InstallError> {
+    fn install(&mut self, guard: &Guard<'_>, found: Option<&Undo>, look: &mut Look<'_>) -> Result<(), InstallError> {
+        let Guard { plan, host, mark } = *guard;
         let addresses: Vec<(IpAddr, u8)> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
         if host.ipv6 {
@@ -143,36 +161,48 @@ impl State {
         }
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::add_table(&mut self.socket, plan, index)?;
-        self.load_guard(&Guard { plan, host, mark })?;
+        self.load("load the live chains", &guard.live(true), "list chain inet portreeve_live output")?;
+        self.lead_beside(&look(host), mark)?;
         for setting in &self.undo.settings {
             setting.apply()?;
         }
         for rule in steer::rules(plan, host, mark) {
             rule.add(&mut self.socket)?;
         }
+        self.lead_beside(&look(host), mark)?;
+        self.load_guard(guard)?;
         if let Some(found) = found {
             self.take_over(plan, host, mark, found)?;
         }
         Ok(())
     }
 
-    /// The live chains come first: with them the replies of local servers never see a guard that refuses them.
     fn load_guard(&mut self, guard: &Guard<'_>) -> Result<(), InstallError> {
-        let (file, proof) = (self.run_dir.file("live.nft"), ["inet portreeve_live output"]);
         let plain = guard.plain();
-        let live = guard.live(true);
         match guard.plan.failure {
-            Failure::Closed => {
-                self.live.load("load the live chains", &file, &live, &proof)?;
-                nft::run("load the guard", &format!("{REMOVE_PLAIN}{plain}"))?;
-            }
+            Failure::Closed => nft::run("load the guard", &format!("{REMOVE_PLAIN}{plain}")).map(|_| ())?,
             Failure::Open => {
                 // A plain table of a killed, closed router is in the way of one with an owner.
                 nft::run("remove the old guard", REMOVE_PLAIN)?;
-                self.live.load("load the guard", &file, &format!("{live}{plain}"), &proof)?;
+                self.load("load the guard", &plain, "list chain inet portreeve output")?;
             }
         }
         Ok(())
+    }
+
+    /// Loads what dies with us, and waits until `proof` has an answer.
+    fn load(&mut self, what: &'static str, script: &str, proof: &str) -> Result<(), NftError> {
+        let file = self.run_dir.file("live.nft");
+        self.live.load(what, &file, script, proof)
+    }
+
+    fn lead_beside(&mut self, tuples: &[FiveTuple], mark: Mark) -> Result<(), NftError> {
+        if tuples.is_empty() && self.turn == 0 {
+            return Ok(());
+        }
+        self.turn = self.turn.wrapping_add(1);
+        let script = beside::script(tuples, mark, self.turn, true);
+        self.load("lead older flows beside the TUN", &script, &beside::proof(self.turn))
     }
 
     /// Removes what the killed router had and the new one has not.
@@ -284,8 +314,17 @@ impl Installed {
             return Ok(());
         }
         let script = guard::stubs(&self.plan, self.mark, port, true);
-        let file = state.run_dir.file("live.nft");
-        state.live.load("redirect the loopback stubs", &file, &script, &["inet portreeve_live stubs"])
+        state.load("redirect the loopback stubs", &script, "list chain inet portreeve_live stubs")
+    }
+
+    /// Puts exactly these flows beside the TUN; all others go into it.
+    ///
+    /// # Errors
+    ///
+    /// nft refuses it.
+    pub fn lead_beside(&mut self, tuples: &[FiveTuple]) -> Result<(), NftError> {
+        let mark = self.mark;
+        self.state.as_mut().map_or(Ok(()), |state| state.lead_beside(tuples, mark))
     }
 
     /// Takes everything back: rules, settings, guard, routes, the device.

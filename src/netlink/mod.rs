@@ -3,6 +3,7 @@
 //! Keeps one rule: whatever is installed here is written to the undo file first and taken back by its owner, and by
 //! `cleanup` when the owner was killed. Judges no packet; repair of what others remove is not here yet.
 
+mod beside;
 mod guard;
 mod host;
 mod install;
@@ -17,14 +18,15 @@ mod steer;
 mod undo;
 mod watch;
 
+pub use beside::older;
 pub use guard::{EXEMPTIONS, Exemption};
 pub use host::{Host, Link};
-pub use install::{Install, InstallError, Installed};
+pub use install::{Install, InstallError, Installed, Look};
 pub use mark::{MASK, Mark, MarkError};
 pub use nft::NftError;
 pub use plan::{DEFAULT, Dns, Exclude, Failure, Plan, PlanFault};
 pub use route_socket::{RequestError, RouteSocket};
 pub use show::commands;
-pub use sockdiag::SocketTable;
+pub use sockdiag::{Conversation, SocketTable};
 pub use undo::{Cleaned, CleanupError, cleanup, is_left_behind};
 pub use watch::AddressWatcher;

@@ -89,8 +89,8 @@ impl Live {
         Ok(Self { child, input, errors })
     }
 
-    /// Loads `script` from a file at `path`, which is written for it, and waits until `proof` is listed in the ruleset.
-    pub(super) fn load(&mut self, what: &'static str, path: &Path, script: &str, proof: &[&str]) -> Result<(), NftError> {
+    /// Loads `script` from a file at `path`, which is written for it, and waits until the question `proof` has an answer.
+    pub(super) fn load(&mut self, what: &'static str, path: &Path, script: &str, proof: &str) -> Result<(), NftError> {
         let fail = |source| NftError::Io { what, source };
         std::fs::write(path, script).map_err(fail)?;
         let input = self.input.as_mut().ok_or(NftError::Silent { what })?;
@@ -98,7 +98,7 @@ impl Live {
         writeln!(input, "include \"{}\"", path.display()).and_then(|()| input.flush()).map_err(fail)?;
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
-            if proof.iter().all(|chain| run("list a chain", &format!("list chain {chain}\n")).is_ok()) {
+            if run("look for what was loaded", &format!("{proof}\n")).is_ok() {
                 return Ok(());
             }
             let said = self.complaint().map_err(fail)?;

@@ -10,6 +10,7 @@
 //!
 //! Does not know processes. Not for packets that this host only forwards: their ports may be those of a local program.
 
+mod conversations;
 mod wire;
 
 use std::io;
@@ -25,6 +26,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::packet::{FiveTuple, Protocol};
 use crate::process::{Confidence, Socket};
+pub use conversations::Conversation;
 use wire::{Answer, Found};
 
 /// The kernel answers within the send call; only a starved machine needs longer. 100 µs is known to fail under load.
@@ -120,18 +122,22 @@ impl SocketTable {
         }
     }
 
-    /// Ends a TCP connection: its program sees ECONNABORTED, its peer a RST. False when there is none.
+    /// Ends a TCP connection or a connected UDP socket: its program sees ECONNABORTED, a TCP peer a RST. False when there is none.
     ///
-    /// The connection is named by its cookie, so that neither a listener nor a successor on the same ports can be hit.
+    /// The socket is named by its cookie, so that neither a listener nor a successor on the same ports can be hit.
     ///
     /// # Errors
     ///
-    /// No CAP_NET_ADMIN over the namespace, a kernel without CONFIG_INET_DIAG_DESTROY, or no TCP.
+    /// No CAP_NET_ADMIN over the namespace, a kernel without CONFIG_INET_DIAG_DESTROY, or neither TCP nor UDP.
     pub fn destroy(&mut self, tuple: &FiveTuple) -> io::Result<bool> {
-        if tuple.protocol != Protocol::TCP {
-            return Err(io::Error::new(io::ErrorKind::Unsupported, format!("sock_diag: destroy {tuple}: only TCP can be ended")));
+        if !tuple.protocol.has_ports() {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                format!("sock_diag: destroy {tuple}: it has no socket table"),
+            ));
         }
         let Some(found) = self.exact(tuple)?.filter(|found| is_connection(found, tuple)) else { return Ok(false) };
+        // Unlike the question, this has the ends of UDP as they are (net/ipv4/udp_diag.c, `__udp_diag_destroy`).
         let mut request = request(tuple, tuple.local, tuple.remote, self.interface);
         request.socket_id.cookie = found.cookie.to_ne_bytes();
         match self.ask(&request, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, |_| {}) {
@@ -139,25 +145,6 @@ impl SocketTable {
             Err(error) if is_gone(&error) => Ok(false),
             Err(error) => Err(error),
         }
-    }
-
-    /// All TCP connections that are open or being opened from here, both families.
-    ///
-    /// # Errors
-    ///
-    /// The kernel refuses the dump, or there are more than 65 536.
-    pub fn tcp_sockets(&mut self) -> io::Result<Vec<FiveTuple>> {
-        let mut tuples = Vec::new();
-        for family in [AF_INET, AF_INET6] {
-            let states = StateFlags::ESTABLISHED | StateFlags::SYN_SENT;
-            let found = self.dump(family, Protocol::TCP, states, 0, |_| true)?;
-            tuples.extend(found.iter().map(|found| FiveTuple {
-                protocol: Protocol::TCP,
-                local: found.local,
-                remote: found.remote,
-            }));
-        }
-        Ok(tuples)
     }
 
     fn exact(&mut self, tuple: &FiveTuple) -> io::Result<Option<Found>> {

@@ -133,8 +133,9 @@ pub enum Output {
     Told(FlowId),
     /// A flow has ended, or never was allowed to begin.
     Ended(Box<Record>),
-    /// A segment of a TCP flow that is older than the router was reset.
-    Older,
+    /// A segment of a TCP flow of which nobody knows a first one. `answer` is the reset for its program, empty where none is due;
+    /// whoever finds that the flow is older than the router keeps it back.
+    Older { tuple: FiveTuple, answer: Vec<u8> },
     /// A bound was reached; said once per program and bound in a while.
     Crowded(Crowded),
 }

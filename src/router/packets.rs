@@ -89,8 +89,9 @@ impl Router {
             if segment.control == TcpControl::Rst {
                 return;
             }
-            self.reject(packet);
-            return self.say(Output::Older);
+            let mut answer = Vec::new();
+            reset(packet, &mut answer);
+            return self.say(Output::Older { tuple: packet.tuple(), answer });
         }
         // A flow whose first packet is lost here could neither be answered nor opened.
         if !self.table.nobody_may_take(Bound::Parked, packet.bytes().len()) {

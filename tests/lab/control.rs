@@ -47,6 +47,7 @@ impl Engine for Willing {
             flows_pending: 0,
             prompts: 0,
             inbound_judged: false,
+            older: Vec::new(),
             notes: Vec::new(),
             counters: BTreeMap::new(),
         }

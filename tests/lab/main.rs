@@ -12,6 +12,7 @@ mod faults;
 mod killed;
 mod live;
 mod names;
+mod older;
 mod programs;
 mod refusal;
 mod route;

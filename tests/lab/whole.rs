@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 
-use crate::harness::{Capture, Lab, Profiles, Router, Running, Seen, Way, binary, connect, hold, probe};
+use crate::harness::{Capture, Lab, Profiles, Router, Running, Seen, Way, binary, connect, probe};
 
 /// All that `up` may change, as text.
 pub(crate) fn state(lab: &Lab) -> String {
@@ -106,17 +106,6 @@ fn a_local_server_keeps_answering() {
     }
     // The same laptop may open nothing itself.
     assert_eq!(connect(&router, Lab::SERVER_4, 80).said, "ECONNREFUSED");
-}
-
-#[test]
-fn a_flow_older_than_up_is_reset() {
-    let lab = Lab::new();
-    let profiles = Profiles::accepting();
-    let mut old = lab.laptop().spawn(hold(Lab::SERVER_4));
-    assert_eq!(old.line(), "talking");
-    let _router = Router::start(&lab, Way::Up, &profiles);
-    let (_, said) = old.finish();
-    assert!(["ECONNRESET\n", "ECONNABORTED\n", "EPIPE\n"].contains(&said.as_str()), "it said {said}");
 }
 
 #[test]

@@ -95,7 +95,7 @@ impl Shard {
     }
 
     /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.
-    fn is_own(&self, address: IpAddr) -> bool {
+    pub(super) fn is_own(&self, address: IpAddr) -> bool {
         self.own_addresses.is_empty() || self.own_addresses.contains(&address) || address.is_loopback()
     }
 

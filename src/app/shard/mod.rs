@@ -66,6 +66,8 @@ pub(super) struct Parts {
     pub(super) dns: tokio::sync::mpsc::Sender<Datagram>,
     pub(super) streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
     pub(super) own_addresses: Vec<IpAddr>,
+    /// Who knows the flows that are older; None: there can be none.
+    pub(super) older: Option<super::older::Handle>,
 }
 
 pub(super) struct Shard {
@@ -83,6 +85,7 @@ pub(super) struct Shard {
     dns: tokio::sync::mpsc::Sender<Datagram>,
     streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
     own_addresses: Vec<IpAddr>,
+    older: Option<super::older::Handle>,
     dirty: Vec<usize>,
     buffer: Box<[u8]>,
     out: Vec<u8>,
@@ -94,7 +97,7 @@ pub(super) struct Shard {
 impl Shard {
     /// Makes the loop and the handle to it.
     pub(super) fn new(parts: Parts, shared: Arc<Shared>) -> io::Result<(Self, Handle)> {
-        let Parts { tun, takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses } = parts;
+        let Parts { tun, takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses, older } = parts;
         let poll = Poll::new()?;
         let (sender, inbox) = std::sync::mpsc::sync_channel(4096);
         let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?) };
@@ -119,6 +122,7 @@ impl Shard {
             dns,
             streams,
             own_addresses,
+            older,
             dirty: Vec::new(),
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             out: Vec::with_capacity(PACKET_MAX),
@@ -230,7 +234,7 @@ impl Shard {
                 Output::Asked { prompt, how } => self.tell_prompt_end(prompt, how),
                 Output::Told(id) => self.tell_flow(id, now),
                 Output::Ended(record) => self.tell_end(*record),
-                Output::Older => self.tell_older(now),
+                Output::Older { tuple, answer } => self.on_older(tuple, &answer, now),
                 Output::Crowded(crowded) => self.tell_crowded(&crowded),
             }
         }

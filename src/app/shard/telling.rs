@@ -6,6 +6,7 @@ use super::Shard;
 use crate::app::shared::locked;
 use crate::control::{Closed, Event, Prompt};
 use crate::flow::{FlowId, Record};
+use crate::packet::FiveTuple;
 use crate::router::{Crowded, PromptEnd, Question};
 use crate::verdict::Answer;
 
@@ -60,8 +61,19 @@ impl Shard {
         self.shared.tell(|| Some(Event::PromptClosed { id, how }));
     }
 
+    /// A segment without a first one: an older flow goes on without us, anything else is reset.
+    pub(super) fn on_older(&mut self, tuple: FiveTuple, answer: &[u8], now: Instant) {
+        if self.is_own(tuple.local.ip()) && self.older.as_ref().is_some_and(|older| older.take(tuple)) {
+            return;
+        }
+        if !answer.is_empty() {
+            self.reply(answer);
+        }
+        self.tell_older(now);
+    }
+
     /// Segments that nobody knows come later, too, as stragglers of flows that have ended: only those right after `up` are older.
-    pub(super) fn tell_older(&mut self, now: Instant) {
+    fn tell_older(&mut self, now: Instant) {
         if now < self.older_until && !std::mem::replace(&mut self.told_older, true) {
             let notice = "TCP flows that are older than Portreeve are reset; programs connect again by themselves";
             tracing::info!("{notice}");

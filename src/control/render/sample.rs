@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::control::{ProfileSource, Prompt, State, Status, Way};
+use crate::control::{OlderFlow, ProfileSource, Prompt, State, Status, Way};
 use crate::flow::{Direction, Record};
 use crate::process::Confidence;
 use crate::profile::Level;
@@ -71,6 +71,20 @@ pub(in crate::control) fn prompt() -> Prompt {
     }
 }
 
+/// A flow that was there before.
+pub(in crate::control) fn older(verdict: &str) -> OlderFlow {
+    OlderFlow {
+        exe: Some("/usr/bin/curl".to_owned()),
+        pid: Some(4711),
+        direction: Direction::Outbound,
+        proto: "tcp".to_owned(),
+        src: "10.9.0.2:40000".to_owned(),
+        dst: "203.0.113.10:443".to_owned(),
+        verdict: verdict.to_owned(),
+        open: verdict == "accept",
+    }
+}
+
 pub(in crate::control) fn status() -> Status {
     Status {
         state: State::Active,
@@ -94,6 +108,7 @@ pub(in crate::control) fn status() -> Status {
         flows_pending: 1,
         prompts: 1,
         inbound_judged: false,
+        older: vec![older("accept"), older("block")],
         notes: vec!["country rules have no data: they refuse".to_owned()],
         counters: BTreeMap::from([("packets_in".to_owned(), 1000), ("drop_truncated".to_owned(), 0)]),
     }

@@ -1,10 +1,13 @@
 //! The status as one screen, and the open prompts.
 
 use super::text::{Colour, Paint, count, date, escape, program, span, tail, widths};
-use crate::control::{Prompt, State, Status, Way};
+use crate::control::{OlderFlow, Prompt, State, Status, Way};
+use crate::flow::Direction;
 
 const LABEL_WIDTH: usize = 10;
 const NAME_WIDTH: usize = 60;
+/// Older flows that fit the screen.
+const OLDER_LINES: usize = 10;
 
 /// The state of a running Portreeve; `now` in milliseconds since the Unix epoch.
 #[must_use]
@@ -25,6 +28,7 @@ pub fn status_screen(status: &Status, now: u64, colour: Colour) -> String {
     for note in &status.notes {
         text.push_str(&format!("  {} {}\n", colour.paint(Paint::Yellow, "note:"), escape(note)));
     }
+    text.push_str(&older(&status.older, colour));
     text.push_str(&counters(status));
     text
 }
@@ -38,6 +42,10 @@ fn rows(status: &Status, running: &str) -> Vec<(&'static str, String)> {
         ("DNS", format!("asks {}", list(&status.dns_upstreams, "nobody"))),
         ("inbound", if status.inbound_judged { "judged".to_owned() } else { "new inbound flows are not judged yet".to_owned() }),
     ];
+    if !status.older.is_empty() {
+        let open = status.older.iter().filter(|flow| flow.open).count();
+        rows.push(("older", format!("{open} beside the router, {} ended", status.older.len() - open)));
+    }
     if let Some(plan) = &status.plan {
         rows.push(("plan", escape(plan).to_string()));
     }
@@ -57,6 +65,24 @@ fn flows(status: &Status) -> String {
         prompts => format!(", {} (`portreeve prompt list`)", count(prompts, "open prompt")),
     };
     format!("{} open, {} undecided{prompts}", status.flows_open, status.flows_pending)
+}
+
+/// Flows that are older than Portreeve, one a line.
+fn older(flows: &[OlderFlow], colour: Colour) -> String {
+    let line = |flow: &OlderFlow| {
+        let pid = flow.pid.map(|pid| format!("[{pid}]")).unwrap_or_default();
+        let (verdict, who) = (colour.verdict(&flow.verdict, 6), program(flow.exe.as_deref()));
+        let way = match flow.direction {
+            Direction::Outbound => format!("{} -> {}", escape(&flow.src), escape(&flow.dst)),
+            Direction::Inbound => format!("{} <- {}", escape(&flow.dst), escape(&flow.src)),
+        };
+        format!("  older  {verdict} {who}{pid} {way} {}\n", escape(&flow.proto))
+    };
+    let mut text: String = flows.iter().take(OLDER_LINES).map(line).collect();
+    if flows.len() > OLDER_LINES {
+        text.push_str(&format!("  older  … {} more; `portreeve status --json` lists them\n", flows.len() - OLDER_LINES));
+    }
+    text
 }
 
 fn list(texts: &[String], none: &str) -> String {
@@ -137,9 +163,12 @@ mod tests {
                 "  device    portreeve0, MTU 1500, 198.18.0.1/32, 2001:db8::1/128",
                 "  DNS       asks 192.0.2.53",
                 "  inbound   new inbound flows are not judged yet",
+                "  older     1 beside the router, 1 ended",
                 "  plan      routes/default.toml",
                 "  socket    /run/portreeve/portreeve.sock",
                 "  note: country rules have no data: they refuse",
+                "  older  accept curl[4711] 10.9.0.2:40000 -> 203.0.113.10:443 tcp",
+                "  older  block  curl[4711] 10.9.0.2:40000 -> 203.0.113.10:443 tcp",
                 "",
                 "  packets_in  1000",
             ]
@@ -150,6 +179,17 @@ mod tests {
     fn an_empty_profile_set_is_said_to_refuse_everything() {
         let status = Status { profiles: Vec::new(), ..sample::status() };
         assert!(status_screen(&status, 0, Colour::Never).contains("profiles  none: everything is refused"));
+    }
+
+    #[test]
+    fn older_flows_are_listed_as_far_as_they_fit_and_nothing_is_if_there_are_none() {
+        let mut status = Status { older: vec![sample::older("accept"); 12], ..sample::status() };
+        let screen = status_screen(&status, 0, Colour::Never);
+        assert!(screen.contains("  older  … 2 more"), "{screen}");
+        status.older = vec![OlderFlow { direction: Direction::Inbound, exe: None, ..sample::older("accept") }];
+        assert!(status_screen(&status, 0, Colour::Never).contains("?[4711] 203.0.113.10:443 <- 10.9.0.2:40000 tcp"));
+        status.older.clear();
+        assert!(!status_screen(&status, 0, Colour::Never).contains("older"));
     }
 
     #[test]

@@ -189,6 +189,7 @@ pub(super) fn status() -> Status {
         flows_pending: 0,
         prompts: 1,
         inbound_judged: false,
+        older: Vec::new(),
         notes: Vec::new(),
         counters: BTreeMap::from([("packets".to_owned(), 9)]),
     }

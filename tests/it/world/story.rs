@@ -301,7 +301,7 @@ impl Story {
                 *times += 1;
                 assert_eq!(*times, 1, "a second record: {record:?}");
             }
-            Output::Older => {}
+            Output::Older { .. } => {}
             Output::Crowded(crowded) => {
                 self.seen.crowded += u64::from(crowded.program.is_some());
                 assert!(!crowded.to_string().is_empty());

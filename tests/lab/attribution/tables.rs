@@ -2,7 +2,7 @@
 
 use std::collections::HashSet;
 
-use portreeve::packet::Protocol;
+use portreeve::packet::{Direction, Protocol};
 use portreeve::process::Confidence;
 
 use super::harness::{Program, in_namespace, only_holder, owner, processes, python, table, tuple};
@@ -173,25 +173,48 @@ fn destroyed_connection_is_aborted_and_its_listener_lives() {
             program.go_on();
             assert_eq!(program.next_line(), "103", "ECONNABORTED");
             assert_eq!(program.next_line(), "again");
-            let udp = tuple(Protocol::UDP, program.local(), &remote);
-            assert!(table.destroy(&udp).is_err(), "only TCP can be ended");
+            let ping = tuple(Protocol::ICMP, program.local(), &remote);
+            assert!(table.destroy(&ping).is_err(), "ICMP has no socket table");
         }
     });
 }
 
 #[test]
-fn inventory_lists_open_and_opening_connections_of_both_families_and_no_listeners() {
+fn inventory_lists_open_conversations_of_both_families_and_who_opened_them() {
     in_namespace(|| {
         let code = connection("AF_INET", "127.0.0.1")
             + &connection("AF_INET6", "::1")
-            + "h = socket.socket(); h.setblocking(False); h.connect_ex(('192.0.2.1', 80)); say(name(h))\n\
-               m = socket.socket(socket.AF_INET6); m.setblocking(False); m.connect_ex(('::ffff:192.0.2.1', 80)); say(name(m)); end()";
+            + "u = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM); u.connect(('::ffff:192.0.2.1', 9)); say(name(u))\n\
+               w = socket.socket(socket.AF_INET, socket.SOCK_DGRAM); w.bind(('', 0))\n\
+               h = socket.socket(); h.setblocking(False); h.connect_ex(('192.0.2.1', 80)); end()";
         let mut program = Program::python(&code);
-        let mut locals: HashSet<String> = HashSet::from([program.said.clone()]);
-        locals.extend((0..5).map(|_| program.next_line()));
-        let tuples = table().tcp_sockets().expect("the kernel answers");
-        let listed: HashSet<String> = tuples.iter().map(|tuple| tuple.local.to_string()).collect();
-        assert_eq!(listed, locals);
+        let mut said = vec![program.said.clone()];
+        said.extend((0..4).map(|_| program.next_line()));
+        let [client4, server4, client6, server6, datagrams] = said.as_slice() else { panic!("{said:?}") };
+        let all = table().conversations().expect("the kernel answers");
+        let of = |direction| -> HashSet<String> {
+            all.iter().filter(|one| one.direction == direction).map(|one| one.tuple.local.to_string()).collect()
+        };
+        assert_eq!(of(Direction::Outbound), HashSet::from([client4, client6, datagrams].map(String::clone)));
+        assert_eq!(of(Direction::Inbound), HashSet::from([server4, server6].map(String::clone)));
+    });
+}
+
+#[test]
+fn destroyed_datagram_socket_is_aborted_and_an_unconnected_one_is_not_hit() {
+    in_namespace(|| {
+        for (family, peer, remote) in PEERS {
+            let mut program = Program::python(&format!(
+                "s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.connect(('{peer}', 9)); say(name(s)); end()\n\
+                 try: s.recv(1)\nexcept OSError as e: say(e.errno)\nend()"
+            ));
+            let flow = tuple(Protocol::UDP, program.local(), &format!("{remote}:9"));
+            let elsewhere = tuple(Protocol::UDP, program.local(), &format!("{remote}:10"));
+            assert!(!table().destroy(&elsewhere).expect("the kernel answers"), "{flow}");
+            assert!(table().destroy(&flow).expect("root may"), "{flow}");
+            program.go_on();
+            assert_eq!(program.next_line(), "103", "ECONNABORTED, {flow}");
+        }
     });
 }
 
