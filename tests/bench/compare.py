@@ -16,10 +16,12 @@ import time
 import hotspots
 import report
 import rows
-from ways import Failure, Lab, Way
+from ways import Failure, Lab, Way, machine_load
 
 # More failures of one way in one row tell nothing new.
 FAILURES = 2
+# Others' work above this share spoils a row.
+BUSY = 0.1
 
 
 def chosen(pattern):
@@ -56,7 +58,9 @@ def runs_of(test, way, count, results):
 
 def measure(lab, tests, ways, options, results):
     for test in tests:
-        start = time.monotonic()
+        start, load = time.monotonic(), machine_load()
+        if load > BUSY:
+            results.remark(f"{test.name}: the machine was {100 * load:.0f} % busy with other things before it began")
         with test.setting(lab) if test.setting else contextlib.nullcontext():
             for way in ways:
                 if way.name in test.ways:
@@ -75,14 +79,12 @@ def profile(lab, tests, ways, options):
 
 
 def write_json(path, options, results, ways):
-    known = {test: {way: runs for way, runs in of_test.items()} for test, of_test in results.runs.items()}
-    medians = {
-        line.test: {way: {} for way in ways} for line in rows.lines() if line.test in known
-    }
+    medians = {test: {way: {} for way in ways} for test in results.runs}
     for line in rows.lines():
-        for way in ways if line.test in known else ():
+        for way in ways if line.test in medians else ():
             medians[line.test][way][line.key] = results.median(way, line.test, line.key)
-    told = {"kernel": os.uname().release, "runs": options.runs, "seconds": options.seconds, "medians": medians, "all": known, "remarks": results.remarks()}
+    told = {"kernel": os.uname().release, "runs": options.runs, "seconds": options.seconds, "medians": medians}
+    told |= {"all": results.runs, "remarks": results.remarks()}
     with open(path, "w", encoding="utf-8") as file:
         json.dump(told, file, indent=1)
 

@@ -33,10 +33,10 @@ class Spent:
             self.router, self.machine = self.way.router_cpu() - self.start[0], machine_cpu() - self.start[1]
 
 
-def tcp(way, streams, down, family=4, seconds=None):
+def tcp(way, streams, down, family=4):
     """iperf3, slow start included."""
     port = str(next(way.lab.ports))
-    seconds = seconds or way.options.seconds
+    seconds = way.options.seconds
     words = ["iperf3", "-c", server_of(family), "-p", port, "-J", "-t", str(seconds), "-C", "reno", "-P", str(streams)]
     words += ["--connect-timeout", "3000"] + (["-R"] if down else [])
     # A server for each run: one that hangs must not spoil the next.
@@ -129,10 +129,10 @@ def idle(way):
             time.sleep(3)
             figures["idle_ticks"] = way.router_ticks() - ticks
         for name, down in streams.items():
-            tried(figures, f"beside_{name}", lambda down=down: tcp(way, 1, down, seconds=1)["gbps"])
+            tried(figures, f"beside_{name}", lambda down=down: tcp(way, 1, down)["gbps"])
     time.sleep(1)
     for name, down in streams.items():
-        tried(figures, f"alone_{name}", lambda down=down: tcp(way, 1, down, seconds=1)["gbps"])
+        tried(figures, f"alone_{name}", lambda down=down: tcp(way, 1, down)["gbps"])
         if figures.get(f"alone_{name}") and f"beside_{name}" in figures:
             figures[f"share_{name}"] = figures[f"beside_{name}"] / figures[f"alone_{name}"]
     return figures
@@ -153,7 +153,6 @@ def few_ports(lab):
     """A laptop with 10 000 local ports."""
     name = "net.ipv4.ip_local_port_range"
     before = lab.run("laptop", ["sysctl", "-n", name]).strip()
-    # Above the ports of the measures' own servers, which are on another host, and below those of no one.
     lab.run("laptop", ["sysctl", "-qw", f"{name}=40000 {40_000 + PORTS - 1}"])
     try:
         yield

@@ -21,7 +21,9 @@ class Results:
 
     def fail(self, test, way, reason):
         self.runs.setdefault(test, {}).setdefault(way, [])
-        line = f"{test}, {way}: {reason}"
+        self.remark(f"{test}, {way}: {reason}")
+
+    def remark(self, line):
         if line not in self.reasons:
             self.reasons.append(line)
 

@@ -46,6 +46,13 @@ def machine_cpu():
     return sum(fields[i] for i in (0, 1, 2, 5, 6)) / TICKS_PER_SECOND
 
 
+def machine_load(seconds=0.3):
+    """Share of this machine that is busy now."""
+    before = machine_cpu()
+    time.sleep(seconds)
+    return (machine_cpu() - before) / seconds / os.cpu_count()
+
+
 class Lab:
     """The namespaces of scripts/lab, and servers on the internet host."""
 
@@ -91,7 +98,7 @@ class Way:
     def __init__(self, lab, name):
         self.lab, self.name, self.options = lab, name, lab.options
         self.number = itertools.count()
-        self.shell = None
+        self.shell, self.is_up = None, False
         self.profiles = pathlib.Path(self.options.work) / "profiles"
         self.profiles.mkdir(exist_ok=True)
         (self.profiles / "fallback.toml").write_text(ACCEPT_ALL)
@@ -108,6 +115,7 @@ class Way:
         if self.name == "up":
             # In the background, as a service: in the foreground it would print a line a flow.
             self.lab.run("laptop", [self.options.binary, "up", "--profiles", str(self.profiles)])
+            self.is_up = True
         words = self.lab.words("laptop", [*prefix, "bash", "--norc", "--noprofile"])
         self.shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
         for server in (SERVER4, SERVER6):
@@ -131,7 +139,8 @@ class Way:
                 self.shell.wait()
             self.shell.stdout.close()
             self.shell = None
-        if self.name == "up":
+        if self.is_up:
+            self.is_up = False
             self.lab.run("laptop", [self.options.binary, "down"])
 
     def tell(self, line, seconds):
@@ -174,10 +183,13 @@ class Way:
         # Opened for both ways, the pipe does not keep the shell waiting for a writer, nor us for a reader.
         pipe = os.open(f"{base}.in", os.O_RDWR)
         try:
-            process = self.tell(f"timeout -k 1 600 {command} <{base}.in >{base}.out 2>{base}.err & echo $!", 10)
-            output = pathlib.Path(f"{base}.out")
+            begun = f"{{ timeout -k 1 600 {command} <{base}.in >{base}.out 2>{base}.err; echo $? >{base}.code; }}"
+            process = self.tell(f"{begun} & echo $!", 10)
+            output, code = pathlib.Path(f"{base}.out"), pathlib.Path(f"{base}.code")
             end = time.monotonic() + timeout
             while not (output.exists() and output.read_text().endswith("\n")):
+                if code.exists():
+                    raise Failure(f"{words[0]}: {pathlib.Path(f'{base}.err').read_text().strip()[-200:] or 'ended at once'}")
                 if time.monotonic() > end:
                     raise Failure(f"{words[0]}: not ready in {timeout} s")
                 time.sleep(0.02)
