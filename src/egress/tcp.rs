@@ -18,12 +18,16 @@ impl Connecting {
         Self(socket)
     }
 
-    /// Call when the socket is writable: connected, still on the way (`Ok(Err(self))`), or failed.
+    /// Call when the socket is writable: connected, still on the way (`Ok(Err(self))`), or failed. `stands`: nothing but
+    /// writability was reported, no error and no end, which only a connected socket shows (tcp_poll in net/ipv4/tcp.c).
     ///
     /// # Errors
     ///
     /// What became of the connection.
-    pub fn finish(self) -> io::Result<Result<Stream, Self>> {
+    pub fn finish(self, stands: bool) -> io::Result<Result<Stream, Self>> {
+        if stands {
+            return Ok(Ok(Stream(self.0)));
+        }
         if let Some(error) = self.0.take_error()? {
             return Err(error);
         }

@@ -46,7 +46,7 @@ fn ready<T>(result: io::Result<T>) -> Option<io::Result<T>> {
 
 fn connect(to: SocketAddr) -> io::Result<Stream> {
     let mut connecting = Some(Dialer::default().tcp(permit(Lane::Direct), to).expect("loopback is there"));
-    wait("the connection", || match connecting.take()?.finish() {
+    wait("the connection", || match connecting.take()?.finish(false) {
         Ok(Ok(stream)) => Some(Ok(stream)),
         Ok(Err(again)) => {
             connecting = Some(again);

@@ -2,7 +2,7 @@
 //!
 //! Keeps one rule: a hit is a hint about where to look, never an answer; whoever takes one checks it against /proc.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -11,6 +11,9 @@ use crate::process::Socket;
 
 /// Processes with a held directory descriptor, so this bounds descriptors too.
 pub(super) const HOT_PROCESSES: usize = 128;
+/// Closed descriptors remembered of one process, and tried for one socket.
+const MAX_CLOSED: usize = 256;
+const CLOSED_TRIED: usize = 8;
 
 /// A map of bounded size that forgets what was not used lately.
 ///
@@ -50,14 +53,31 @@ impl<K: Eq + Hash, V> Recent<K, V> {
     }
 }
 
-/// A process that owned a socket lately.
-#[derive(Clone, Debug)]
-pub(super) struct Hot {
+/// A process that may own a socket.
+#[derive(Debug)]
+pub(super) struct Candidate {
     pub(super) process: Arc<Process>,
+    /// The descriptors where its newest socket may be, the likeliest first.
+    pub(super) likely: [Option<u32>; CLOSED_TRIED + 2],
+}
+
+/// A process that owned a socket lately.
+#[derive(Debug)]
+struct Hot {
+    process: Arc<Process>,
     uid: u32,
     cgroup_id: Option<u64>,
-    /// The descriptor number of its last socket: a program that opens and closes one after another gets the same again.
-    pub(super) fd: u32,
+    /// The descriptor number of its last socket: a program that opens several at once gets the next number each time.
+    fd: u32,
+    /// Descriptors that it closed lately: the next socket gets the lowest of them.
+    closed: BTreeSet<u32>,
+}
+
+impl Hot {
+    fn candidate(&self) -> Candidate {
+        let mut likely = self.closed.iter().copied().take(CLOSED_TRIED).chain([self.fd, self.fd.saturating_add(1)]);
+        Candidate { process: Arc::clone(&self.process), likely: std::array::from_fn(|_| likely.next()) }
+    }
 }
 
 /// The processes that owned sockets lately, the last one first.
@@ -68,9 +88,9 @@ pub(super) struct HotList {
 
 impl HotList {
     /// Those that may own a socket of this user or cgroup, at most `limit`.
-    pub(super) fn candidates(&self, socket: &Socket, limit: usize) -> Vec<Hot> {
+    pub(super) fn candidates(&self, socket: &Socket, limit: usize) -> Vec<Candidate> {
         let is_candidate = |hot: &&Hot| hot.uid == socket.uid || (hot.cgroup_id.is_some() && hot.cgroup_id == socket.cgroup_id);
-        self.entries.iter().filter(is_candidate).take(limit).cloned().collect()
+        self.entries.iter().filter(is_candidate).take(limit).map(Hot::candidate).collect()
     }
 
     /// Puts a process first.
@@ -81,12 +101,26 @@ impl HotList {
             && first.process.start_ticks == process.start_ticks
         {
             first.fd = fd;
+            // The lower ones were tried in vain, so they are taken by something else.
+            first.closed = first.closed.split_off(&fd);
+            first.closed.remove(&fd);
             return;
         }
         self.entries.retain(|hot| !same(hot));
         self.entries.truncate(HOT_PROCESSES - 1);
-        let hot = Hot { process: Arc::clone(process), uid: socket.uid, cgroup_id: socket.cgroup_id, fd };
+        let hot = Hot { process: Arc::clone(process), uid: socket.uid, cgroup_id: socket.cgroup_id, fd, closed: BTreeSet::new() };
         self.entries.push_front(hot);
+    }
+
+    /// Notes that a process closes a descriptor.
+    pub(super) fn closing(&mut self, process: &Process, fd: u32) {
+        let same = |hot: &&mut Hot| hot.process.pid == process.pid && hot.process.start_ticks == process.start_ticks;
+        for hot in self.entries.iter_mut().filter(same) {
+            hot.closed.insert(fd);
+            if hot.closed.len() > MAX_CLOSED {
+                hot.closed.pop_last();
+            }
+        }
     }
 
     /// Drops a process that is gone.
@@ -140,6 +174,20 @@ mod tests {
         assert_eq!(hot.candidates(&socket(0, Some(7)), 8).len(), 1);
         assert_eq!(hot.candidates(&socket(0, Some(8)), 8).len(), 0);
         assert_eq!(hot.candidates(&socket(0, None), 8).len(), 0);
+    }
+
+    #[test]
+    fn the_lowest_closed_descriptor_is_looked_at_first_and_only_until_it_is_found_taken() {
+        let mut hot = HotList::default();
+        let (us, socket) = (us(), socket(1000, None));
+        hot.put(&us, &socket, 9);
+        [7, 5, 12].into_iter().for_each(|fd| hot.closing(&us, fd));
+        let likely = |hot: &HotList| hot.candidates(&socket, 1).iter().flat_map(|c| c.likely).flatten().collect::<Vec<u32>>();
+        assert_eq!(likely(&hot), [5, 7, 12, 9, 10]);
+        hot.put(&us, &socket, 7);
+        assert_eq!(likely(&hot), [12, 7, 8]);
+        (0..10_000).for_each(|fd| hot.closing(&us, fd));
+        assert_eq!(hot.entries.front().map(|hot| hot.closed.len()), Some(MAX_CLOSED));
     }
 
     #[test]

@@ -143,10 +143,11 @@ impl Process {
         is_link_to(self.dir.as_fd(), format_args!("fd/{fd}"), socket)
     }
 
-    /// Searches all descriptors for the socket. `budget` counts the links that may still be read, over all processes.
-    pub(super) fn search(&self, socket: &SocketLink, budget: &mut usize) -> Option<u32> {
+    /// Searches all descriptors for the socket. `budget` counts the links that may still be read, over all processes; `passed` is
+    /// told of the other sockets on the way, by inode and descriptor.
+    pub(super) fn search(&self, socket: &SocketLink, budget: &mut usize, passed: &mut impl FnMut(u64, u32)) -> Option<u32> {
         match openat(&self.dir, "fd", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fds) => search_listed(&fds, socket, budget),
+            Ok(fds) => search_listed(&fds, socket, budget, passed),
             Err(Errno::ACCESS) => self.search_unlisted(socket, budget),
             Err(_) => None,
         }
@@ -191,7 +192,7 @@ impl Process {
     }
 }
 
-fn search_listed(fds: &OwnedFd, socket: &SocketLink, budget: &mut usize) -> Option<u32> {
+fn search_listed(fds: &OwnedFd, socket: &SocketLink, budget: &mut usize, passed: &mut impl FnMut(u64, u32)) -> Option<u32> {
     let mut buffer = [MaybeUninit::<u8>::uninit(); 8192];
     let mut entries = RawDir::new(fds, &mut buffer);
     let mut target = [MaybeUninit::<u8>::uninit(); 64];
@@ -199,11 +200,18 @@ fn search_listed(fds: &OwnedFd, socket: &SocketLink, budget: &mut usize) -> Opti
         // `.` and `..` have no number.
         let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
         *budget = budget.checked_sub(1)?;
-        if readlinkat_raw(fds, entry.file_name(), &mut target).is_ok_and(|(target, _)| socket.is(target)) {
-            return Some(number);
+        match readlinkat_raw(fds, entry.file_name(), &mut target) {
+            Ok((target, _)) if socket.is(target) => return Some(number),
+            Ok((target, _)) => inode_of(target).into_iter().for_each(|inode| passed(inode, number)),
+            Err(_) => {}
         }
     }
     None
+}
+
+/// The inode in `socket:[4711]`.
+fn inode_of(target: &[u8]) -> Option<u64> {
+    std::str::from_utf8(target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
 }
 
 fn is_socket(stat: &FileStat, socket: &SocketLink) -> bool {
@@ -288,15 +296,15 @@ mod tests {
     fn socket_is_found_in_the_process_that_holds_it() {
         let (_open, link, fd) = socket();
         assert!(ours().holds(fd, &link));
-        assert_eq!(ours().search(&link, &mut 100_000), Some(fd));
+        assert_eq!(ours().search(&link, &mut 100_000, &mut |_, _| ()), Some(fd));
     }
 
     #[test]
     fn socket_of_nobody_is_not_found_and_a_spent_budget_ends_the_search() {
-        assert_eq!(ours().search(&SocketLink::new(u64::MAX), &mut 100_000), None);
+        assert_eq!(ours().search(&SocketLink::new(u64::MAX), &mut 100_000, &mut |_, _| ()), None);
         let (_open, link, _) = socket();
         let mut budget = 1;
-        assert_eq!(ours().search(&link, &mut budget), None);
+        assert_eq!(ours().search(&link, &mut budget, &mut |_, _| ()), None);
         assert_eq!(budget, 0);
     }
 

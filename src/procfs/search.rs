@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
-use super::cache::{Hot, HotList, Recent};
+use super::cache::{Candidate, HotList, Recent};
 use super::cgroups::Cgroups;
 use super::identity::{self, Snapshot, Surroundings};
 use super::process::{self, FileId, Process, SocketLink, all, file_id};
@@ -73,11 +73,27 @@ pub struct Processes {
 struct Shared {
     hot: HotList,
     cookies: Recent<u64, (Weak<Process>, u32)>,
+    /// Sockets that a search for another one passed, by inode.
+    passed: Recent<u64, (Weak<Process>, u32)>,
     /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
     ambiguous: Recent<u64, ()>,
     identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
     missed: Recent<u64, Instant>,
     walked: Recent<u32, Instant>,
+}
+
+impl Shared {
+    fn note_passed(&mut self, process: &Arc<Process>, passed: Vec<(u64, u32)>) {
+        for (inode, fd) in passed {
+            self.passed.insert(inode, (Arc::downgrade(process), fd));
+        }
+    }
+
+    fn take_passed(&mut self, inode: u64) -> Option<Holder> {
+        let holder = self.passed.find(&inode).and_then(|(process, fd)| Some((process.upgrade()?, *fd)));
+        self.passed.remove(&inode);
+        holder
+    }
 }
 
 type IdentityKey = (u32, u64, Option<FileId>, u32, Confidence);
@@ -102,6 +118,7 @@ impl Processes {
             shared: Mutex::new(Shared {
                 hot: HotList::default(),
                 cookies: Recent::new(4096),
+                passed: Recent::new(4096),
                 ambiguous: Recent::new(4096),
                 identities: Recent::new(1024),
                 missed: Recent::new(1024),
@@ -184,6 +201,17 @@ impl Processes {
         }
     }
 
+    /// The program closes the socket with this cookie, so that descriptor is soon another's.
+    pub fn closing(&self, cookie: u64) {
+        let mut shared = self.shared();
+        if let Some((process, fd)) = shared.cookies.find(&cookie)
+            && let Some(process) = process.upgrade()
+        {
+            let fd = *fd;
+            shared.hot.closing(&process, fd);
+        }
+    }
+
     fn quick_holder(&self, socket: &Socket) -> Option<Holder> {
         if socket.inode == 0 {
             // Closed by its program; whoever had it may have become another one since.
@@ -195,19 +223,27 @@ impl Processes {
         {
             return Some((process, fd));
         }
+        if let Some((process, fd)) = self.shared().take_passed(socket.inode)
+            && process.holds(fd, &link)
+        {
+            return Some((process, fd));
+        }
         let hot = self.shared().hot.candidates(socket, QUICK_PROCESSES);
         let mut budget = QUICK_LINKS;
-        for Hot { process, fd, .. } in &hot {
-            // A program that opens several at once gets the next number each time.
-            for fd in [*fd, fd.saturating_add(1)] {
+        for entry in &hot {
+            for fd in entry.likely.into_iter().flatten() {
                 budget = budget.saturating_sub(1);
-                if process.holds(fd, &link) {
-                    return Some((Arc::clone(process), fd));
+                if entry.process.holds(fd, &link) {
+                    return Some((Arc::clone(&entry.process), fd));
                 }
             }
         }
-        for Hot { process, .. } in hot {
-            if let Some(fd) = process.search(&link, &mut budget) {
+        for Candidate { process, .. } in hot {
+            // Programs open many at once; who passes by the others need not come again for each.
+            let mut passed = Vec::new();
+            let found = process.search(&link, &mut budget, &mut |inode, fd| passed.push((inode, fd)));
+            self.shared().note_passed(&process, passed);
+            if let Some(fd) = found {
                 return Some((process, fd));
             }
             if budget == 0 {
@@ -295,7 +331,7 @@ impl Processes {
 
     fn search_in(&self, pid: u32, search: &mut Search) -> Option<(Process, u32)> {
         let process = self.inside(pid)?;
-        let fd = process.search(&search.link, &mut search.budget)?;
+        let fd = process.search(&search.link, &mut search.budget, &mut |_, _| ())?;
         Some((process.confirm()?, fd))
     }
 

@@ -34,6 +34,11 @@ const DEFAULT_MSS_V6: u16 = 1220;
 /// Bytes of the timestamp option with its padding (RFC 7323 §3.2).
 const TIMESTAMP_LEN: u16 = 12;
 
+/// A packet that a program's own interactive traffic does not exceed.
+const SMALL_PACKET: usize = 1024;
+/// How long the ACK of a small segment waits for an answer to travel with; Linux waits up to 40 ms.
+const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(2);
+
 /// One TCP flow's local end.
 struct Connection {
     // Dropped before the rings that it borrows.
@@ -43,9 +48,18 @@ struct Connection {
     max_payload: u16,
     timer: Option<smoltcp::time::Instant>,
     last_ack_sent: bool,
+    delays_ack: bool,
 }
 
 impl Connection {
+    /// A small segment is mostly a request whose answer can carry the ACK; everything else is acknowledged at once, also what comes
+    /// behind a small one.
+    fn choose_ack_delay(&mut self, packet_len: usize) {
+        let is_small = packet_len <= SMALL_PACKET;
+        let delays = std::mem::replace(&mut self.delays_ack, is_small) || is_small;
+        self.sockets.get_mut::<Socket<'static>>(self.handle).set_ack_delay(delays.then_some(ACK_DELAY));
+    }
+
     /// Both sides have finished, the last ACK is out, and the program's last bytes wait to be taken. Nothing is left to send then, but
     /// the end of TIME-WAIT would throw the bytes away.
     fn only_holds_bytes(&mut self) -> bool {
@@ -120,7 +134,8 @@ impl Stack {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        let connection = Box::new(Connection { sockets, handle, rings, max_payload, timer: None, last_ack_sent: false });
+        let connection =
+            Box::new(Connection { sockets, handle, rings, max_payload, timer: None, last_ack_sent: false, delays_ack: false });
         if let Some(place) = self.connections.get_mut(slot) {
             *place = Some(connection);
         }
@@ -133,6 +148,7 @@ impl Stack {
     pub fn input(&mut self, slot: usize, packet: &[u8], sink: &mut dyn PacketSink, now: Instant) {
         let at = self.at(now);
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
+        connection.choose_ack_delay(packet.len());
         let mut device = Device::new(Some(packet), &mut self.scratch, sink, connection.max_payload);
         let _ = self.interface.poll_ingress_single(at, &mut device, &mut connection.sockets);
         // A reset in SYN-RECEIVED makes smoltcp listen again; here it means that the program has given up (RFC 9293 §3.10.7.4).

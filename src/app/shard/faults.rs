@@ -38,6 +38,23 @@ impl Shard {
         self.for_flow_in(slot, now, |shard| shard.pump(slot, now));
     }
 
+    /// Asks who owns the flows that this batch began.
+    pub(super) fn identify_new(&mut self, now: Instant) {
+        let mut unidentified = std::mem::take(&mut self.unidentified);
+        for id in unidentified.drain(..) {
+            let step = |shard: &mut Self| {
+                shard.identify(id, now);
+                shard.obey(None, now);
+            };
+            if !self.survives(step) {
+                self.survives(|shard| shard.end_faulty(id, now));
+            }
+        }
+        // What was said meanwhile began flows of its own.
+        unidentified.append(&mut self.unidentified);
+        self.unidentified = unidentified;
+    }
+
     fn for_flow_in(&mut self, slot: usize, now: Instant, step: impl FnOnce(&mut Self)) {
         let id = self.lanes.lane(slot).map(super::Lane::id);
         if !self.survives(step)

@@ -48,6 +48,11 @@ impl Attributor {
         self.processes.find_quick(socket)
     }
 
+    /// The program closes this socket: its descriptor is the next that the program gets.
+    pub(super) fn closing(&self, cookie: u64) {
+        self.processes.closing(cookie);
+    }
+
     /// Who holds a socket. May take milliseconds.
     pub(in crate::app) fn holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         self.quick(socket).map_or_else(|| self.processes.find(socket), |identity| vec![identity])
@@ -56,7 +61,8 @@ impl Attributor {
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &Receiver<Job>, shard: &Handle) {
         while let Ok(Job { flow, socket }) = jobs.recv() {
-            let identities = self.processes.find(&socket);
+            // Another search may have found the program meanwhile.
+            let identities = self.holders(&socket);
             if !shard.send(Message::Identified { flow, identities }) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("an attribution was lost: the packet loop does not keep up");

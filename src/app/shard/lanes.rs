@@ -148,6 +148,11 @@ impl Lanes {
         self.place(id.index()).holder = Some(holder);
     }
 
+    /// The socket that the flow in this slot was attributed to.
+    pub(super) fn cookie(&self, slot: usize) -> Option<u64> {
+        Some(self.0.get(slot)?.holder.as_ref()?.socket?.0)
+    }
+
     /// Whether a flow still is the socket's that it was attributed to; `ask` looks the socket up.
     pub(super) fn still_held(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Option<Socket>) -> bool {
         let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };

@@ -18,6 +18,7 @@ mod faults;
 mod identify;
 mod inbox;
 mod lanes;
+mod patience;
 mod tcp;
 mod telling;
 
@@ -42,6 +43,7 @@ use crate::tun::Queue;
 pub(super) use identify::{Attributor, Job};
 pub(super) use inbox::{Handle, Message, Snapshot};
 use lanes::{Lane, Lanes};
+use patience::Patience;
 
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
@@ -87,6 +89,8 @@ pub(super) struct Shard {
     own_addresses: Vec<IpAddr>,
     older: Option<super::older::Handle>,
     dirty: Vec<usize>,
+    unidentified: Vec<FlowId>,
+    patience: Patience,
     buffer: Box<[u8]>,
     out: Vec<u8>,
     told_older: bool,
@@ -124,6 +128,8 @@ impl Shard {
             own_addresses,
             older,
             dirty: Vec::new(),
+            unidentified: Vec::new(),
+            patience: Patience::default(),
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             out: Vec::with_capacity(PACKET_MAX),
             told_older: false,
@@ -141,11 +147,7 @@ impl Shard {
     pub(super) fn run(mut self) -> io::Result<()> {
         let mut events = Events::with_capacity(256);
         loop {
-            let timeout = self.timeout();
-            match self.poll.poll(&mut events, timeout) {
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                other => other?,
-            }
+            self.wait(&mut events)?;
             let now = Instant::now();
             self.take_rules(now);
             for event in &events {
@@ -160,6 +162,8 @@ impl Shard {
                 self.read_tun(now)?;
             }
             self.pump_dirty(now);
+            // After the pump, which has heard by then what programs closed: the next socket takes the same descriptor again.
+            self.identify_new(now);
             let now = Instant::now();
             self.run_timers(now);
             if self.stop_at.is_some_and(|at| at <= now || !self.has_last_words()) {
@@ -168,8 +172,35 @@ impl Shard {
         }
     }
 
+    /// Waits for events: first by asking again and again for a moment, then asleep.
+    fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        let began = Instant::now();
+        let window = self.patience.window().min(timeout.unwrap_or(Duration::MAX));
+        while !window.is_zero() && began.elapsed() < window {
+            self.poll_for(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+            // Whoever is to say the next word may want this core.
+            std::thread::yield_now();
+        }
+        self.poll_for(events, timeout)?;
+        if timeout != Some(Duration::ZERO) {
+            self.patience.slept(began.elapsed().saturating_sub(window));
+        }
+        Ok(())
+    }
+
+    fn poll_for(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other,
+        }
+    }
+
     fn timeout(&self) -> Option<Duration> {
-        if self.tun_ready || !self.dirty.is_empty() {
+        if self.tun_ready || !self.dirty.is_empty() || !self.unidentified.is_empty() {
             return Some(Duration::ZERO);
         }
         let next = [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at].into_iter().flatten().min()?;
@@ -224,7 +255,7 @@ impl Shard {
                         self.deliver(id, packet, now);
                     }
                 }
-                Output::Identify(id) => self.identify(id, now),
+                Output::Identify(id) => self.unidentified.push(id),
                 Output::Open { flow, permit, to } => self.open(flow, permit, to, now),
                 Output::OpenDns(id) => self.open_dns(id, now),
                 Output::Release { flow, packets } => self.release(flow, &packets, now),

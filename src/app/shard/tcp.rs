@@ -112,8 +112,9 @@ impl Shard {
         if !lane.writable {
             return;
         }
+        let stands = !lane.hung_up;
         let Upstream::Connecting(connecting) = std::mem::replace(&mut lane.upstream, Upstream::Gone) else { return };
-        match connecting.finish() {
+        match connecting.finish(stands) {
             Ok(Ok(stream)) => {
                 lane.upstream = Upstream::Open(stream);
                 self.input(Input::Opened(id), now);
@@ -144,11 +145,15 @@ impl Shard {
     /// Moves what can be moved for one flow, then sends what became due.
     pub(super) fn pump(&mut self, slot: usize, now: Instant) {
         let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
-        let id = lane.id;
+        let (id, had_finished) = (lane.id, lane.program_finished);
         let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket, now)) else { return };
+        let closes = lane.program_finished != had_finished || matches!(turn, Turn::ProgramReset);
         if up + down > 0 {
             lane.carried += up + down;
             self.router.account(id, up, down, now);
+        }
+        if closes && let Some(cookie) = self.lanes.cookie(slot) {
+            self.attributor.closing(cookie);
         }
         if let Turn::Broken(_) = turn {
             self.stack.with_socket(slot, Socket::abort);

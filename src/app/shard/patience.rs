@@ -1,0 +1,59 @@
+//! How long the loop looks for more before it sleeps.
+//!
+//! To sleep costs a wake-up: tens of microseconds of delay for the program, and as much work for whoever wakes us. While
+//! events follow each other closely the loop therefore goes on asking for a moment; when they do not, it stops asking. Keeps one
+//! rule: what is spent on asking is bounded by what sleeping would have cost, so an idle machine stays idle.
+
+use std::time::Duration;
+
+/// The longest look, about two wake-ups.
+const LONGEST: Duration = Duration::from_micros(100);
+/// The first look after a sleep that a look would have spared.
+const FIRST: Duration = Duration::from_micros(25);
+
+/// Grows with every sleep that was too short to be worth it, shrinks with every one that was not.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    window: Duration,
+}
+
+impl Patience {
+    /// How long to look before the next sleep.
+    pub(super) fn window(&self) -> Duration {
+        self.window
+    }
+
+    /// A look in vain was followed by a sleep of so long.
+    pub(super) fn slept(&mut self, slept: Duration) {
+        self.window = if slept > LONGEST {
+            // Half of the smallest look is none.
+            Some(self.window / 2).filter(|half| *half >= FIRST / 2).unwrap_or_default()
+        } else {
+            (self.window * 2).clamp(FIRST, LONGEST)
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_in_close_succession_are_looked_for_and_the_look_is_bounded() {
+        let mut patience = Patience::default();
+        assert_eq!(patience.window(), Duration::ZERO);
+        for _ in 0..100 {
+            patience.slept(Duration::from_micros(40));
+            assert!(patience.window() >= FIRST && patience.window() <= LONGEST);
+        }
+        assert_eq!(patience.window(), LONGEST);
+    }
+
+    #[test]
+    fn events_far_from_each_other_are_slept_for() {
+        let mut patience = Patience::default();
+        (0..10).for_each(|_| patience.slept(Duration::from_micros(40)));
+        (0..4).for_each(|_| patience.slept(Duration::from_millis(1)));
+        assert_eq!(patience.window(), Duration::ZERO);
+    }
+}
