@@ -1,4 +1,6 @@
 //! One upstream UDP flow.
+//!
+//! Keeps one rule: what goes out together and what comes in together are single datagrams on the wire and to the program.
 
 use std::io;
 use std::net::SocketAddr;
@@ -7,42 +9,88 @@ use std::os::fd::{AsRawFd, RawFd};
 use socket2::{SockAddr, SockRef, Socket};
 
 use super::message::{self, Received, Trouble};
+use super::options::{self, Options};
+use crate::packet::Marks;
 
-/// Hop limit that a socket starts with (ip(7)).
-const DEFAULT_HOP_LIMIT: u8 = 64;
-
-/// A connected UDP socket.
+/// A UDP socket for one remote end.
 #[derive(Debug)]
 pub struct Datagrams {
     socket: Socket,
-    v4: bool,
-    hop_limit: u8,
+    to: SocketAddr,
+    options: Options,
+    /// The kernel cuts what goes out together.
+    cuts: bool,
+    /// The socket has room for bursts out, and in.
+    room: (bool, bool),
 }
 
 impl Datagrams {
     pub(super) fn new(socket: Socket, to: SocketAddr) -> io::Result<Self> {
-        let v4 = to.is_ipv4();
-        // The verdict has been given; the kernel's own guard against accidental broadcasts would only hide it.
-        socket.set_broadcast(true)?;
-        message::ask_for_details(&SockRef::from(&socket), v4)?;
-        socket.connect(&SockAddr::from(to))?;
-        Ok(Self { socket, v4, hop_limit: DEFAULT_HOP_LIMIT })
+        options::ask_for_details(&SockRef::from(&socket), to.is_ipv4())?;
+        match socket.connect(&SockAddr::from(to)) {
+            // The verdict has been given; the kernel's own guard against accidental broadcasts would only hide it.
+            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+                socket.set_broadcast(true)?;
+                socket.connect(&SockAddr::from(to))?;
+            }
+            other => other?,
+        }
+        Ok(Self { socket, to, options: Options::new(to.ip()), cuts: true, room: (false, false) })
     }
 
-    /// Sends one datagram with the program's hop limit.
+    /// Sends one datagram, or several of `segment` bytes of which the last may be shorter, with the program's marks.
     ///
     /// # Errors
     ///
-    /// `WouldBlock`, or an error that came back for an earlier datagram.
-    pub fn send(&mut self, data: &[u8], hop_limit: u8) -> io::Result<()> {
-        if hop_limit != self.hop_limit {
-            message::set_hop_limit(&SockRef::from(&self.socket), self.v4, hop_limit)?;
-            self.hop_limit = hop_limit;
+    /// `WouldBlock`, or why the kernel does not send; of a datagram too large for the path, [`Datagrams::trouble`] tells more.
+    pub fn send(&mut self, data: &[u8], segment: Option<u16>, marks: Marks) -> io::Result<()> {
+        let size = segment.map(usize::from).filter(|size| *size > 0 && *size < data.len());
+        self.options.apply(&SockRef::from(&self.socket), marks, size.unwrap_or(data.len()))?;
+        let Some(size) = size else { return self.send_once(data, None) };
+        if self.cuts {
+            match self.send_once(data, segment) {
+                Err(error) if self.must_cut(&error) => {}
+                other => return other,
+            }
         }
-        self.socket.send(data).map(|_| ())
+        data.chunks(size).try_for_each(|datagram| self.send_once(datagram, None))
     }
 
-    /// Receives one datagram.
+    /// Whether an error means that the kernel does not cut: EIO without checksum offload on the way out, the others where a datagram
+    /// is too large for the path (net/ipv4/udp.c, `udp_send_skb`).
+    fn must_cut(&mut self, error: &io::Error) -> bool {
+        self.cuts &= error.raw_os_error() != Some(libc::EIO);
+        matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
+    }
+
+    fn send_once(&mut self, data: &[u8], segment: Option<u16>) -> io::Result<()> {
+        let socket = SockRef::from(&self.socket);
+        let send = || message::send(&socket, None, data, segment);
+        match send() {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.room.0 => {
+                options::make_room(&socket, true);
+                self.room.0 = true;
+                send()
+            }
+            // An error that came back for an earlier datagram takes the place of one send.
+            Err(error) if is_earlier(&error) => send(),
+            other => other,
+        }
+    }
+
+    /// Prepares for many datagrams.
+    pub fn expect_many(&mut self, together: bool) {
+        if !std::mem::replace(&mut self.room.1, true) {
+            let socket = SockRef::from(&self.socket);
+            options::make_room(&socket, false);
+            if together {
+                // A kernel older than 5.0 gives them one by one.
+                let _ = options::receive_together(&socket);
+            }
+        }
+    }
+
+    /// Receives one datagram, or several of one size.
     ///
     /// # Errors
     ///
@@ -51,11 +99,22 @@ impl Datagrams {
         message::receive(&SockRef::from(&self.socket), buffer)
     }
 
-    /// Takes one error off the queue.
+    /// Takes one error off the queue; what it quotes of the datagram goes to `quoted`, its length is returned.
     #[must_use]
-    pub fn trouble(&self) -> Trouble {
-        message::trouble(&SockRef::from(&self.socket), &mut [0; 8])
+    pub fn trouble(&self, quoted: &mut [u8]) -> (Trouble, usize) {
+        message::trouble(&SockRef::from(&self.socket), quoted)
     }
+
+    /// The other end.
+    #[must_use]
+    pub fn remote(&self) -> SocketAddr {
+        self.to
+    }
+}
+
+/// Not of the datagram that is sent now.
+fn is_earlier(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EMSGSIZE | libc::EINVAL | libc::EIO | libc::ENOBUFS))
 }
 
 impl AsRawFd for Datagrams {

@@ -8,6 +8,8 @@ use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ip
 use socket2::{SockAddr, SockRef, Socket};
 
 use super::message::{self, Received, Trouble};
+use super::options::{self, Options};
+use crate::packet::Marks;
 
 /// A connected ICMP socket.
 #[derive(Debug)]
@@ -15,7 +17,7 @@ pub struct Pings {
     socket: Socket,
     v4: bool,
     raw: bool,
-    hop_limit: Option<u8>,
+    options: Options,
     out: Vec<u8>,
 }
 
@@ -25,6 +27,7 @@ pub struct Reply<'a> {
     pub sequence: u16,
     pub data: &'a [u8],
     pub hop_limit: u8,
+    pub traffic_class: u8,
 }
 
 impl Pings {
@@ -39,10 +42,10 @@ impl Pings {
     fn new(socket: Socket, to: SocketAddr, raw: bool) -> io::Result<Self> {
         let v4 = to.is_ipv4();
         socket.set_broadcast(true)?;
-        message::ask_for_details(&SockRef::from(&socket), v4)?;
+        options::ask_for_details(&SockRef::from(&socket), v4)?;
         // ICMP has no ports; a raw socket refuses one (raw(7)).
         socket.connect(&SockAddr::from(SocketAddr::new(to.ip(), 0)))?;
-        Ok(Self { socket, v4, raw, hop_limit: None, out: Vec::new() })
+        Ok(Self { socket, v4, raw, options: Options::new(to.ip()), out: Vec::new() })
     }
 
     /// Sends one echo request. A ping socket puts its own identifier in; a raw one keeps `ident`.
@@ -50,11 +53,8 @@ impl Pings {
     /// # Errors
     ///
     /// `WouldBlock`, or an error that came back for an earlier request.
-    pub fn send(&mut self, ident: u16, sequence: u16, data: &[u8], hop_limit: u8) -> io::Result<()> {
-        if self.hop_limit != Some(hop_limit) {
-            message::set_hop_limit(&SockRef::from(&self.socket), self.v4, hop_limit)?;
-            self.hop_limit = Some(hop_limit);
-        }
+    pub fn send(&mut self, ident: u16, sequence: u16, data: &[u8], marks: Marks) -> io::Result<()> {
+        self.options.apply(&SockRef::from(&self.socket), marks, data.len())?;
         self.out.clear();
         self.out.resize(8, 0);
         self.out.extend_from_slice(data);
@@ -82,7 +82,7 @@ impl Pings {
     ///
     /// `WouldBlock`, or an error that came back; [`Pings::trouble`] tells which.
     pub fn receive<'b>(&self, ident: u16, buffer: &'b mut [u8]) -> io::Result<Option<Reply<'b>>> {
-        let Received { len, hop_limit } = message::receive(&SockRef::from(&self.socket), buffer)?;
+        let Received { len, hop_limit, traffic_class, .. } = message::receive(&SockRef::from(&self.socket), buffer)?;
         let Some(mut message) = buffer.get(..len) else { return Ok(None) };
         let mut hop_limit = hop_limit.unwrap_or(64);
         if self.raw && self.v4 {
@@ -99,15 +99,13 @@ impl Pings {
         };
         // A ping socket gets nobody else's replies; a raw socket gets everybody's.
         let ours = is_reply && (!self.raw || answers == ident);
-        Ok(ours.then_some(Reply { sequence, data, hop_limit }))
+        Ok(ours.then_some(Reply { sequence, data, hop_limit, traffic_class }))
     }
 
-    /// Takes one error off the queue, with the sequence number of the request that it is about.
+    /// Takes one error off the queue. What it quotes of the request, ICMP header first, goes to `quoted`; its length is returned.
     #[must_use]
-    pub fn trouble(&self) -> (Trouble, u16) {
-        let mut quoted = [0; 8];
-        let trouble = message::trouble(&SockRef::from(&self.socket), &mut quoted);
-        (trouble, Icmpv4Packet::new_unchecked(&quoted[..]).echo_seq_no())
+    pub fn trouble(&self, quoted: &mut [u8]) -> (Trouble, usize) {
+        message::trouble(&SockRef::from(&self.socket), quoted)
     }
 }
 

@@ -6,6 +6,7 @@
 mod datagram;
 mod echo;
 mod message;
+mod options;
 mod tcp;
 
 use std::io;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use socket2::SockRef;
 
 use super::*;
-use crate::packet::Unreachable;
+use crate::packet::{ErrorMessage, Marks, Unreachable};
 use crate::router::Failure;
 use crate::verdict::{Check, Decision, Epoch, Reason, Verdict};
 
@@ -19,6 +19,10 @@ fn permit(lane: Lane) -> Permit {
     let mut decision = Decision::for_test(Verdict::Accept, Reason::of(Check::Mode));
     decision.lane = lane;
     decision.permit(Epoch(1)).expect("an accepting decision")
+}
+
+fn marks(hop_limit: u8) -> Marks {
+    Marks { hop_limit, traffic_class: 0, dont_fragment: true }
 }
 
 fn loopbacks() -> [SocketAddr; 2] {
@@ -117,7 +121,7 @@ fn datagrams_pass_with_the_hop_limit_of_the_program() {
         let peer = UdpSocket::bind(at).expect("a free port");
         let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
         for hop_limit in [64, 1, 7] {
-            socket.send(b"ping", hop_limit).expect("room");
+            socket.send(b"ping", None, marks(hop_limit)).expect("room");
             let mut buffer = [0; 64];
             let (len, from) = peer.recv_from(&mut buffer).expect("a datagram");
             assert_eq!(&buffer[..len], b"ping");
@@ -136,16 +140,69 @@ fn datagrams_pass_with_the_hop_limit_of_the_program() {
 }
 
 #[test]
+fn datagrams_that_leave_together_arrive_one_by_one_and_may_come_back_together() {
+    for at in loopbacks() {
+        let peer = UdpSocket::bind(at).expect("a free port");
+        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
+        socket.expect_many(true);
+        socket.send(&[7; 2500], Some(1000), marks(64)).expect("room");
+        let mut buffer = [0; 4000];
+        let mut from = at;
+        for wanted in [1000, 1000, 500] {
+            let (len, sender) = peer.recv_from(&mut buffer).expect("a datagram");
+            (from, _) = (sender, assert_eq!(len, wanted));
+        }
+        SockRef::from(&peer).connect(&SockAddr::from(from)).expect("the socket's address");
+        message::send(&SockRef::from(&peer), None, &[9; 2500], Some(1000)).expect("room");
+        let mut sizes = Vec::new();
+        while sizes.iter().sum::<usize>() < 2500 {
+            let received = wait("the answer", || ready(socket.receive(&mut buffer))).expect("datagrams");
+            let size = received.segment.map_or(received.len, usize::from);
+            sizes.extend(buffer[..received.len].chunks(size).map(<[u8]>::len));
+        }
+        assert_eq!(sizes, [1000, 1000, 500]);
+    }
+}
+
+#[test]
+fn the_mark_of_congestion_passes_both_ways() {
+    for at in loopbacks() {
+        let peer = UdpSocket::bind(at).expect("a free port");
+        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+        let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
+        socket.send(b"ping", None, Marks { traffic_class: 0xb9, ..marks(64) }).expect("room");
+        let mut buffer = [0; 64];
+        let (_, from) = peer.recv_from(&mut buffer).expect("a datagram");
+        // SAFETY: the descriptor is the socket's, which lives until the end of this turn.
+        let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&socket)) };
+        let option = SockRef::from(&fd);
+        let set = if at.is_ipv4() { option.tos_v4() } else { option.tclass_v6() };
+        assert_eq!(set.expect("an option"), 0xb9);
+        let answer = SockRef::from(&peer);
+        if at.is_ipv4() { answer.set_tos_v4(3) } else { answer.set_tclass_v6(3) }.expect("an option");
+        peer.send_to(b"pong", from).expect("room");
+        let received = wait("the answer", || ready(socket.receive(&mut buffer))).expect("a datagram");
+        assert_eq!(received.traffic_class, 3, "{at}");
+    }
+}
+
+#[test]
 fn a_datagram_to_a_closed_port_comes_back_as_trouble_once() {
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
         let to = peer.local_addr().expect("bound");
         drop(peer);
         let mut socket = Dialer::default().udp(permit(Lane::Direct), to).expect("a socket");
-        socket.send(b"ping", 64).expect("room");
-        let trouble = wait("the error", || Some(socket.trouble()).filter(|trouble| *trouble != Trouble::None));
-        assert_eq!(trouble, Trouble::Failure(Failure::Refused), "{to}");
-        assert_eq!(socket.trouble(), Trouble::None);
+        socket.send(b"ping", None, marks(64)).expect("room");
+        let mut quoted = [0; 64];
+        let (trouble, len) =
+            wait("the error", || Some(socket.trouble(&mut quoted)).filter(|(trouble, _)| *trouble != Trouble::None));
+        let (kind, code) = if at.is_ipv4() { (3, 3) } else { (1, 4) };
+        let message = ErrorMessage { kind, code, detail: 0 };
+        assert_eq!(trouble, Trouble::Message(message, Some(at.ip())), "{to}");
+        assert_eq!(&quoted[..len], b"ping");
+        assert_eq!(socket.trouble(&mut quoted).0, Trouble::None);
     }
 }
 
@@ -162,10 +219,10 @@ fn an_echo_comes_back_with_its_sequence_and_data() {
             Err(DialError::NoGate) => panic!("a direct permit needs no gate"),
         };
         for sequence in [1, 2, 65_535] {
-            socket.send(7, sequence, b"data", 64).expect("room");
+            socket.send(7, sequence, b"data", marks(64)).expect("room");
             let mut buffer = [0; 256];
             let reply = wait("the echo", || match socket.receive(7, &mut buffer) {
-                Ok(Some(Reply { sequence, data, hop_limit })) => Some((sequence, data.to_vec(), hop_limit)),
+                Ok(Some(Reply { sequence, data, hop_limit, .. })) => Some((sequence, data.to_vec(), hop_limit)),
                 Ok(None) => None,
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::WouldBlock);

@@ -1,9 +1,11 @@
 //! Packets that wait for a verdict.
 
+use crate::packet::{Arrival, Kept};
+
 /// The packets of one flow that wait, in the order in which they came.
 #[derive(Clone, Debug, Default)]
 pub struct Parked {
-    packets: Vec<Box<[u8]>>,
+    packets: Vec<Kept>,
     bytes: usize,
 }
 
@@ -20,11 +22,11 @@ impl Parked {
 
     /// Keeps a copy of `packet`; false when this flow has parked enough.
     #[must_use]
-    pub fn push(&mut self, packet: &[u8]) -> bool {
+    pub fn push(&mut self, packet: &[u8], arrival: Arrival) -> bool {
         let room = self.has_room(packet.len());
         if room {
             self.bytes += packet.len();
-            self.packets.push(packet.into());
+            self.packets.push(Kept::new(packet, arrival));
         }
         room
     }
@@ -42,7 +44,7 @@ impl Parked {
 
     /// Empties the place.
     #[must_use]
-    pub fn take(&mut self) -> Vec<Box<[u8]>> {
+    pub fn take(&mut self) -> Vec<Kept> {
         self.bytes = 0;
         std::mem::take(&mut self.packets)
     }
@@ -55,11 +57,11 @@ mod tests {
     #[test]
     fn parking_is_bounded_by_packets_and_by_bytes() {
         let mut parked = Parked::default();
-        assert!((0..Parked::MAX_PACKETS).all(|_| parked.push(&[0; 100])));
-        assert!(!parked.push(&[0; 100]));
+        assert!((0..Parked::MAX_PACKETS).all(|_| parked.push(&[0; 100], Arrival::Whole)));
+        assert!(!parked.push(&[0; 100], Arrival::Whole));
         let mut parked = Parked::default();
-        assert!(parked.push(&[0; 60_000]));
-        assert!(!parked.push(&[0; 60_000]));
+        assert!(parked.push(&[0; 60_000], Arrival::Whole));
+        assert!(!parked.push(&[0; 60_000], Arrival::Whole));
         assert_eq!(parked.take().len(), 1);
         assert_eq!(parked.bytes(), 0);
     }

@@ -11,7 +11,7 @@ use slab::Slab;
 use super::accounts::{AccountId, Accounts, Amounts, Bound, NOBODY_YET, Program};
 use super::parked::Parked;
 use crate::names::{Asker, Sighting};
-use crate::packet::FiveTuple;
+use crate::packet::{Arrival, FiveTuple, Kept};
 use crate::profile::Subject;
 use crate::verdict::{Decision, Permit};
 
@@ -214,7 +214,7 @@ impl Table {
     ///
     /// # Errors
     /// There is no room for it.
-    pub fn park(&mut self, id: FlowId, packet: &[u8]) -> Result<(), Crowding> {
+    pub fn park(&mut self, id: FlowId, packet: &[u8], arrival: Arrival) -> Result<(), Crowding> {
         let Some(flow) = self.flows.get_mut(id.index).filter(|flow| flow.id == id) else { return Err(Crowding::Flow) };
         if !self.accounts.has_room(Bound::Parked, packet.len()) {
             return Err(Crowding::Everybody);
@@ -222,7 +222,7 @@ impl Table {
         if !self.accounts.may_take(flow.account, Bound::Parked, packet.len()) {
             return Err(Crowding::Program);
         }
-        if !flow.parked.push(packet) {
+        if !flow.parked.push(packet, arrival) {
             return Err(Crowding::Flow);
         }
         self.accounts.park(flow.account, packet.len());
@@ -230,7 +230,7 @@ impl Table {
     }
 
     /// Gives the packets of a flow back that wait.
-    pub fn unpark(&mut self, id: FlowId) -> Vec<Box<[u8]>> {
+    pub fn unpark(&mut self, id: FlowId) -> Vec<Kept> {
         let Some(flow) = self.flows.get_mut(id.index).filter(|flow| flow.id == id) else { return Vec::new() };
         self.accounts.unpark(flow.account, flow.parked.bytes());
         flow.parked.take()

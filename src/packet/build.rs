@@ -1,11 +1,18 @@
-//! Packets towards the program: UDP datagrams and echo replies, checksums finished.
+//! Packets towards the program: UDP datagrams and echo replies.
 //!
-//! Every function appends one IP packet to `out` and leaves what is in front of it alone (a virtio header, say).
+//! Functions with an `out` append one IP packet, checksums finished, and leave what is in front of it alone (a virtio header, say).
 
 use std::net::{IpAddr, SocketAddr};
 
 use smoltcp::phy::ChecksumCapabilities;
-use smoltcp::wire::{Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, IpRepr, UdpPacket, UdpRepr};
+use smoltcp::wire::{
+    Icmpv4Packet, Icmpv4Repr, Icmpv6Packet, Icmpv6Repr, IpProtocol, IpRepr, Ipv4Packet, Ipv6Packet, UdpPacket, UdpRepr,
+};
+
+use super::Marks;
+use super::offload::{VNET_HEADER_LEN, unfinished_udp};
+
+const UDP_HEADER_LEN: usize = 8;
 
 /// Appends a UDP datagram from `from` to `to`. Nothing is appended when the families differ or the datagram is too large.
 pub fn udp_datagram(from: SocketAddr, to: SocketAddr, hop_limit: u8, data: &[u8], out: &mut Vec<u8>) {
@@ -20,6 +27,42 @@ pub fn udp_datagram(from: SocketAddr, to: SocketAddr, hop_limit: u8, data: &[u8]
         |payload| payload.copy_from_slice(data),
         &ChecksumCapabilities::default(),
     );
+}
+
+/// Bytes that [`frame_datagrams`] writes in front of the data: virtio header, IP header, UDP header.
+#[must_use]
+pub fn frame_room(v4: bool) -> usize {
+    VNET_HEADER_LEN + if v4 { 20 } else { 40 } + UDP_HEADER_LEN
+}
+
+/// Writes the headers in front of the data that begins at [`frame_room`] and goes on to the end of `frame`. The kernel finishes the
+/// checksum and, where `segment` is given, cuts the data into datagrams of so many bytes.
+///
+/// None when the families differ, or the data is too long for one packet.
+pub fn frame_datagrams(frame: &mut [u8], from: SocketAddr, to: SocketAddr, marks: Marks, segment: Option<u16>) -> Option<()> {
+    let (header, packet) = frame.split_at_mut_checked(VNET_HEADER_LEN)?;
+    let ip_len = if from.is_ipv4() { 20 } else { 40 };
+    let length = packet.len().checked_sub(ip_len)?;
+    if from.is_ipv4() != to.is_ipv4() || length > room(from.ip()) {
+        return None;
+    }
+    let (ip, udp) = packet.split_at_mut_checked(ip_len)?;
+    IpRepr::new(from.ip().into(), to.ip().into(), IpProtocol::Udp, length, marks.hop_limit)
+        .emit(&mut *ip, &ChecksumCapabilities::ignored());
+    if from.is_ipv4() {
+        let mut ip = Ipv4Packet::new_unchecked(&mut *ip);
+        ip.set_dscp(marks.traffic_class >> 2);
+        ip.set_ecn(marks.traffic_class & 3);
+        ip.fill_checksum();
+    } else {
+        Ipv6Packet::new_unchecked(&mut *ip).set_traffic_class(marks.traffic_class);
+    }
+    let mut udp = UdpPacket::new_unchecked(udp.get_mut(..length)?);
+    udp.set_src_port(from.port());
+    udp.set_dst_port(to.port());
+    udp.set_len(u16::try_from(length).ok()?);
+    header.copy_from_slice(&unfinished_udp(packet, segment)?);
+    Some(())
 }
 
 /// Appends an ICMP or ICMPv6 echo reply. Nothing is appended when the families differ or the data is too long.
@@ -40,17 +83,17 @@ pub fn echo_reply(from: IpAddr, to: IpAddr, hop_limit: u8, ident: u16, sequence:
     }
 }
 
-/// Appends an echo request without data, as a quote for an error about it.
-pub fn echo_request(from: IpAddr, to: IpAddr, ident: u16, sequence: u16, out: &mut Vec<u8>) {
+/// Appends an echo request, as a quote for an error about it.
+pub fn echo_request(from: IpAddr, to: IpAddr, ident: u16, sequence: u16, data: &[u8], out: &mut Vec<u8>) {
     let checksums = ChecksumCapabilities::default();
     match (from, to) {
         (IpAddr::V4(_), IpAddr::V4(_)) => {
-            let request = Icmpv4Repr::EchoRequest { ident, seq_no: sequence, data: &[] };
+            let request = Icmpv4Repr::EchoRequest { ident, seq_no: sequence, data };
             let Some(body) = start(from, to, IpProtocol::Icmp, request.buffer_len(), 64, out) else { return };
             request.emit(&mut Icmpv4Packet::new_unchecked(body), &checksums);
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
-            let request = Icmpv6Repr::EchoRequest { ident, seq_no: sequence, data: &[] };
+            let request = Icmpv6Repr::EchoRequest { ident, seq_no: sequence, data };
             let Some(body) = start(from, to, IpProtocol::Icmpv6, request.buffer_len(), 64, out) else { return };
             request.emit(&src, &dst, &mut Icmpv6Packet::new_unchecked(body), &checksums);
         }
@@ -67,9 +110,7 @@ pub(super) fn start(
     hop_limit: u8,
     out: &mut Vec<u8>,
 ) -> Option<&mut [u8]> {
-    // IPv4 counts its header in the length of the packet, IPv6 does not (RFC 791 §3.1, RFC 8200 §3).
-    let room = usize::from(u16::MAX) - if from.is_ipv4() { 20 } else { 0 };
-    if from.is_ipv4() != to.is_ipv4() || length > room {
+    if from.is_ipv4() != to.is_ipv4() || length > room(from) {
         return None;
     }
     let ip = IpRepr::new(from.into(), to.into(), protocol, length, hop_limit);
@@ -78,4 +119,9 @@ pub(super) fn start(
     let packet = out.get_mut(begin..)?;
     ip.emit(&mut *packet, &ChecksumCapabilities::default());
     packet.get_mut(ip.header_len()..)
+}
+
+/// The longest payload. IPv4 counts its header in the length of the packet, IPv6 does not (RFC 791 §3.1, RFC 8200 §3).
+fn room(from: IpAddr) -> usize {
+    usize::from(u16::MAX) - if from.is_ipv4() { 20 } else { 0 }
 }

@@ -10,8 +10,8 @@ mod reject;
 mod tuple;
 mod view;
 
-pub use build::{echo_reply, echo_request, udp_datagram};
-pub use offload::{VNET_HEADER_LEN, is_unfinished, unfinished_tcp};
-pub use reject::{Unreachable, reset, time_exceeded, unreachable};
+pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datagram};
+pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
+pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
 pub use tuple::{Direction, FiveTuple, Protocol};
-pub use view::{Checksums, Echo, IpPacket, Malformed, Segment, Transport};
+pub use view::{Arrival, Checksums, Echo, IpPacket, Kept, Malformed, Marks, Segment, Transport};

@@ -1,4 +1,4 @@
-//! The virtio header in front of a TCP segment that the kernel shall finish: checksum and segmentation
+//! The virtio header in front of a packet that the kernel shall finish, or did not finish: checksum and segmentation
 //! (`struct virtio_net_hdr`, virtio 1.2 §5.1.6).
 
 use smoltcp::wire::{IpProtocol, checksum};
@@ -9,8 +9,14 @@ pub const VNET_HEADER_LEN: usize = 10;
 const NEEDS_CSUM: u8 = 1;
 const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
+/// Many UDP datagrams under one header (`VIRTIO_NET_HDR_GSO_UDP_L4`, include/uapi/linux/virtio_net.h).
+const GSO_UDP: u8 = 5;
+/// A flag beside the kind of segmentation (`VIRTIO_NET_HDR_GSO_ECN`).
+const GSO_ECN: u8 = 0x80;
 /// Where the checksum stands in a TCP header (RFC 9293 §3.1).
-const TCP_CHECKSUM: usize = 16;
+const TCP_CHECKSUM: u16 = 16;
+/// Where it stands in a UDP header (RFC 768).
+const UDP_CHECKSUM: u16 = 6;
 
 /// Prepares `packet`, an IPv4 or IPv6 header without options followed by a TCP segment, for the kernel: writes the pseudo-header sum
 /// into the checksum field and returns the header that asks for the rest. Segments whose payload is larger than `max_payload` bytes
@@ -23,19 +29,42 @@ pub fn unfinished_tcp(packet: &mut [u8], max_payload: u16) -> Option<[u8; VNET_H
     let tcp_len = packet.len().checked_sub(ip_len)?;
     let data_offset = usize::from(*packet.get(ip_len + 12)? >> 4) * 4;
     let payload = tcp_len.checked_sub(data_offset)?;
-    let sum = pseudo_header(packet, v4, u32::try_from(tcp_len).ok()?)?;
-    packet.get_mut(ip_len + TCP_CHECKSUM..ip_len + TCP_CHECKSUM + 2)?.copy_from_slice(&sum.to_be_bytes());
+    leave_checksum(packet, v4, IpProtocol::Tcp, TCP_CHECKSUM)?;
     let cut = payload > usize::from(max_payload);
     let gso = match (cut, v4) {
         (false, _) => 0,
         (true, true) => GSO_TCPV4,
         (true, false) => GSO_TCPV6,
     };
-    let [h0, h1] = u16::try_from(ip_len + data_offset).ok()?.to_ne_bytes();
-    let [s0, s1] = if cut { max_payload.to_ne_bytes() } else { [0, 0] };
-    let [c0, c1] = u16::try_from(ip_len).ok()?.to_ne_bytes();
-    let [o0, o1] = u16::try_from(TCP_CHECKSUM).ok()?.to_ne_bytes();
-    Some([NEEDS_CSUM, gso, h0, h1, s0, s1, c0, c1, o0, o1])
+    let header_len = u16::try_from(ip_len + data_offset).ok()?;
+    Some(header(gso, header_len, if cut { max_payload } else { 0 }, u16::try_from(ip_len).ok()?, TCP_CHECKSUM))
+}
+
+/// As [`unfinished_tcp`] for UDP: `packet` holds datagrams of `segment` bytes, the last maybe shorter, or a single one.
+///
+/// None when there is no such packet.
+pub(super) fn unfinished_udp(packet: &mut [u8], segment: Option<u16>) -> Option<[u8; VNET_HEADER_LEN]> {
+    let v4 = packet.first()? >> 4 == 4;
+    let ip_len: u16 = if v4 { 20 } else { 40 };
+    leave_checksum(packet, v4, IpProtocol::Udp, UDP_CHECKSUM)?;
+    let gso = if segment.is_some() { GSO_UDP } else { 0 };
+    Some(header(gso, ip_len + 8, segment.unwrap_or(0), ip_len, UDP_CHECKSUM))
+}
+
+fn header(gso: u8, header_len: u16, segment: u16, checksum_start: u16, checksum_offset: u16) -> [u8; VNET_HEADER_LEN] {
+    let [h0, h1] = header_len.to_ne_bytes();
+    let [s0, s1] = segment.to_ne_bytes();
+    let [c0, c1] = checksum_start.to_ne_bytes();
+    let [o0, o1] = checksum_offset.to_ne_bytes();
+    [NEEDS_CSUM, gso, h0, h1, s0, s1, c0, c1, o0, o1]
+}
+
+/// The bytes of each datagram, where the virtio header says that there are several under one header.
+#[must_use]
+pub fn datagrams_together(header: &[u8]) -> Option<u16> {
+    let [_, kind, _, _, s0, s1, ..] = header else { return None };
+    let size = u16::from_ne_bytes([*s0, *s1]);
+    (kind & !GSO_ECN == GSO_UDP && size > 0).then_some(size)
 }
 
 /// Whether the virtio header says that the sender left the checksum to the device.
@@ -44,14 +73,19 @@ pub fn is_unfinished(header: &[u8]) -> bool {
     header.first().is_some_and(|flags| flags & NEEDS_CSUM != 0)
 }
 
-fn pseudo_header(packet: &[u8], v4: bool, length: u32) -> Option<u16> {
-    Some(if v4 {
+/// Writes the sum of the pseudo-header into the checksum field: what the kernel wants there when it shall do the rest.
+fn leave_checksum(packet: &mut [u8], v4: bool, protocol: IpProtocol, offset: u16) -> Option<()> {
+    let ip_len: usize = if v4 { 20 } else { 40 };
+    let length = u32::try_from(packet.len().checked_sub(ip_len)?).ok()?;
+    let sum = if v4 {
         let (src, dst): ([u8; 4], [u8; 4]) = (*packet.get(12..)?.first_chunk()?, *packet.get(16..)?.first_chunk()?);
-        checksum::pseudo_header_v4(&src.into(), &dst.into(), IpProtocol::Tcp, length)
+        checksum::pseudo_header_v4(&src.into(), &dst.into(), protocol, length)
     } else {
         let (src, dst): ([u8; 16], [u8; 16]) = (*packet.get(8..)?.first_chunk()?, *packet.get(24..)?.first_chunk()?);
-        checksum::pseudo_header_v6(&src.into(), &dst.into(), IpProtocol::Tcp, length)
-    })
+        checksum::pseudo_header_v6(&src.into(), &dst.into(), protocol, length)
+    };
+    packet.get_mut(ip_len + usize::from(offset)..)?.first_chunk_mut::<2>()?.copy_from_slice(&sum.to_be_bytes());
+    Some(())
 }
 
 #[cfg(test)]

@@ -22,6 +22,24 @@ pub enum Unreachable {
     Prohibited,
 }
 
+/// An ICMP or ICMPv6 error as it came from somewhere on the way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ErrorMessage {
+    pub kind: u8,
+    pub code: u8,
+    /// The MTU of "too large", the pointer of "parameter problem", else 0.
+    pub detail: u32,
+}
+
+impl ErrorMessage {
+    /// "Fragmentation needed" or "packet too big" (RFC 1191 §4, RFC 4443 §3.2).
+    #[must_use]
+    pub fn too_large(v4: bool, mtu: u32) -> Self {
+        let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
+        Self { kind, code, detail: mtu }
+    }
+}
+
 /// Errors quote no more than fits the smallest MTU that both families must carry (RFC 1812 §4.3.2.3, RFC 4443 §2.4).
 const MAX_ERROR_V4: usize = 576;
 const MAX_ERROR_V6: usize = 1280;
@@ -84,15 +102,23 @@ pub fn unreachable(packet: &IpPacket<'_>, why: Unreachable, out: &mut Vec<u8>) {
         // ICMPv6 has no such code: it points at the next-header field, byte 6 (RFC 4443 §3.4).
         Unreachable::Protocol => (Icmpv6Message::ParamProblem, 1, 6),
     };
-    error(packet, packet.tuple().remote.ip(), (Icmpv4Message::DstUnreachable, v4), v6, out);
+    error(packet, packet.tuple().remote.ip(), (Icmpv4Message::DstUnreachable, v4, 0), v6, out);
 }
 
-/// Appends the ICMP error that says that the hop limit of `packet` ran out at `hop`.
-pub fn time_exceeded(packet: &IpPacket<'_>, hop: IpAddr, out: &mut Vec<u8>) {
-    error(packet, hop, (Icmpv4Message::TimeExceeded, 0), (Icmpv6Message::TimeExceeded, 0, 0), out);
+/// Appends an ICMP error about `packet` as it came from `from`. Nothing is appended where [`unreachable`] appends nothing, and for what
+/// is no error.
+pub fn error_message(packet: &IpPacket<'_>, from: IpAddr, message: ErrorMessage, out: &mut Vec<u8>) {
+    let ErrorMessage { kind, code, detail } = message;
+    // Destination unreachable, time exceeded and parameter problem (RFC 792); the errors of RFC 4443 §2.1.
+    let known = if from.is_ipv4() { matches!(kind, 3 | 11 | 12) } else { matches!(kind, 1..=4) };
+    if known {
+        // The pointer of ICMPv4 stands in the first byte (RFC 792).
+        let detail_v4 = if kind == 12 { detail << 24 } else { detail };
+        error(packet, from, (Icmpv4Message::from(kind), code, detail_v4), (Icmpv6Message::from(kind), code, detail), out);
+    }
 }
 
-fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8), v6: (Icmpv6Message, u8, u32), out: &mut Vec<u8>) {
+fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8, u32), v6: (Icmpv6Message, u8, u32), out: &mut Vec<u8>) {
     let tuple = packet.tuple();
     if is_to_many(packet) || matches!(packet.transport(), Transport::Icmp { .. }) {
         return;
@@ -102,10 +128,14 @@ fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8), v6: (Icmp
         (IpAddr::V4(_), IpAddr::V4(_)) => {
             let quote = packet.bytes().get(..MAX_ERROR_V4 - 28).unwrap_or(packet.bytes());
             let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmp, 8 + quote.len(), HOP_LIMIT, out) else { return };
+            let (head, data) = body.split_at_mut(8);
+            data.copy_from_slice(quote);
+            if let Some(detail) = head.get_mut(4..8) {
+                detail.copy_from_slice(&v4.2.to_be_bytes());
+            }
             let mut icmp = Icmpv4Packet::new_unchecked(body);
             icmp.set_msg_type(v4.0);
             icmp.set_msg_code(v4.1);
-            icmp.data_mut().copy_from_slice(quote);
             icmp.fill_checksum();
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {

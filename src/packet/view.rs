@@ -55,6 +55,59 @@ impl Malformed {
     ];
 }
 
+/// How the bytes of a packet came to us.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrival {
+    #[default]
+    Whole,
+    /// Several UDP datagrams of so many bytes under one header; the last may be shorter.
+    Together(u16),
+    /// In fragments, so the sender lets it be fragmented.
+    Fragments,
+}
+
+/// What an IP header asks of the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Marks {
+    /// TTL or hop limit.
+    pub hop_limit: u8,
+    /// TOS or traffic class: DSCP and ECN.
+    pub traffic_class: u8,
+    /// Where it is too large, it must not be cut but reported (RFC 1191; RFC 8200 §5 for what came whole).
+    pub dont_fragment: bool,
+}
+
+/// A copy of a packet, kept for later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    bytes: Box<[u8]>,
+    arrival: Arrival,
+}
+
+impl Kept {
+    #[must_use]
+    pub fn new(bytes: &[u8], arrival: Arrival) -> Self {
+        Self { bytes: bytes.into(), arrival }
+    }
+
+    /// Reads it again.
+    ///
+    /// # Errors
+    ///
+    /// As [`IpPacket::parse`].
+    pub fn parse(&self) -> Result<IpPacket<'_>, Malformed> {
+        Ok(IpPacket::parse(&self.bytes, Checksums::Unfinished)?.arrived(self.arrival))
+    }
+}
+
+impl std::ops::Deref for Kept {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
 /// What a TCP segment says beyond its ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Segment {
@@ -101,7 +154,8 @@ pub enum Transport<'a> {
 pub struct IpPacket<'a> {
     bytes: &'a [u8],
     tuple: FiveTuple,
-    hop_limit: u8,
+    marks: Marks,
+    arrival: Arrival,
     transport: Transport<'a>,
 }
 
@@ -135,8 +189,8 @@ impl<'a> IpPacket<'a> {
         if ip.more_frags() || ip.frag_offset() != 0 {
             return Err(Malformed::Fragment);
         }
-        let payload = ip.payload();
-        Self::finish(bytes, ip.hop_limit(), (src.into(), dst.into()), ip.next_header(), payload, checksums)
+        let marks = Marks { hop_limit: ip.hop_limit(), traffic_class: ip.dscp() << 2 | ip.ecn(), dont_fragment: ip.dont_frag() };
+        Self::finish(bytes, marks, (src.into(), dst.into()), ip.next_header(), ip.payload(), checksums)
     }
 
     fn parse_v6(bytes: &'a [u8], checksums: Checksums) -> Result<Self, Malformed> {
@@ -153,7 +207,8 @@ impl<'a> IpPacket<'a> {
             return Err(Malformed::Fragment);
         }
         let payload = payload.get(offset..).ok_or(Malformed::Truncated)?;
-        let packet = Self::finish(bytes, ip.hop_limit(), (src.into(), dst.into()), protocol, payload, checksums)?;
+        let marks = Marks { hop_limit: ip.hop_limit(), traffic_class: ip.traffic_class(), dont_fragment: true };
+        let packet = Self::finish(bytes, marks, (src.into(), dst.into()), protocol, payload, checksums)?;
         // Duplicate address detection and multicast reports come from `::` (RFC 4861 §4.3); nothing else may.
         if src.is_unspecified() && !matches!(packet.transport, Transport::Icmp { .. }) {
             return Err(Malformed::Address);
@@ -163,7 +218,7 @@ impl<'a> IpPacket<'a> {
 
     fn finish(
         bytes: &'a [u8],
-        hop_limit: u8,
+        marks: Marks,
         (src, dst): (IpAddr, IpAddr),
         protocol: IpProtocol,
         payload: &'a [u8],
@@ -179,7 +234,7 @@ impl<'a> IpPacket<'a> {
             _ => ((0, 0), Transport::Other),
         };
         let tuple = FiveTuple::new(Protocol(protocol.into()), (src, ports.0), (dst, ports.1));
-        Ok(Self { bytes, tuple, hop_limit, transport })
+        Ok(Self { bytes, tuple, marks, arrival: Arrival::Whole, transport })
     }
 
     /// The whole packet, from the IP header on.
@@ -193,10 +248,22 @@ impl<'a> IpPacket<'a> {
         self.tuple
     }
 
-    /// TTL or hop limit.
+    /// The same packet with the way it came.
     #[must_use]
-    pub fn hop_limit(&self) -> u8 {
-        self.hop_limit
+    pub fn arrived(mut self, arrival: Arrival) -> Self {
+        self.arrival = arrival;
+        self.marks.dont_fragment &= arrival != Arrival::Fragments;
+        self
+    }
+
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        self.arrival
+    }
+
+    #[must_use]
+    pub fn marks(&self) -> Marks {
+        self.marks
     }
 
     #[must_use]

@@ -39,7 +39,7 @@ pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
 use crate::flow::{Amounts, Flow, FlowId, Owner, Record, Table};
-use crate::packet::{FiveTuple, IpPacket};
+use crate::packet::{FiveTuple, IpPacket, Kept};
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
 use crate::verdict::{Answer, Epoch, Permit};
@@ -120,7 +120,7 @@ pub enum Output {
     /// The packet in hand belongs to this open flow.
     Deliver(FlowId),
     /// These packets, parked until now, belong to this flow, which is open now.
-    Release { flow: FlowId, packets: Vec<Box<[u8]>> },
+    Release { flow: FlowId, packets: Vec<Kept> },
     /// An IP packet for the program.
     Reply(Vec<u8>),
     /// End the flow at both ends at once; its record is written already.

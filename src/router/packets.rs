@@ -71,7 +71,7 @@ impl Router {
             }
             return;
         }
-        self.park(id, packet.bytes(), now);
+        self.park(id, packet, now);
     }
 
     /// The sequence number of the SYN that waits.
@@ -104,13 +104,13 @@ impl Router {
         let Some(id) = self.make_room(now).then(|| self.table.open(tuple, service, now)).flatten() else {
             return self.reject(packet);
         };
-        self.park(id, packet.bytes(), now);
+        self.park(id, packet, now);
         self.arm(id, now + IDENTIFY_DEADLINE);
         self.say(Output::Identify(id));
     }
 
-    fn park(&mut self, id: FlowId, bytes: &[u8], now: Instant) {
-        if let Err(whose) = self.table.park(id, bytes) {
+    fn park(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
+        if let Err(whose) = self.table.park(id, packet.bytes(), packet.arrival()) {
             self.parked_out(id, whose, now);
         }
     }

@@ -155,7 +155,7 @@ fn error_about(tuple: &FiveTuple, failure: Failure) -> Option<Vec<u8>> {
     if tuple.protocol == Protocol::UDP {
         udp_datagram(tuple.local, tuple.remote, 64, &[], &mut quoted);
     } else {
-        echo_request(tuple.local.ip(), tuple.remote.ip(), tuple.local.port(), 0, &mut quoted);
+        echo_request(tuple.local.ip(), tuple.remote.ip(), tuple.local.port(), 0, &[], &mut quoted);
     }
     answer_to(&IpPacket::parse(&quoted, Checksums::Unfinished).ok()?, failure)
 }

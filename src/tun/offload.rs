@@ -16,9 +16,14 @@ const TUNSETOFFLOAD: libc::c_ulong = 0x4004_54d0;
 const CSUM: libc::c_ulong = 0x01;
 const TSO4: libc::c_ulong = 0x02;
 const TSO6: libc::c_ulong = 0x04;
+const USO4: libc::c_ulong = 0x20;
+const USO6: libc::c_ulong = 0x40;
 
-/// Asks for checksum offload and TCP segmentation. UDP segmentation stays off until the UDP lane keeps super-packets whole.
+/// Asks for checksum offload, TCP segmentation and, where the kernel has it, UDP segmentation.
 pub(super) fn enable(fd: BorrowedFd<'_>) -> io::Result<Offloads> {
+    if set(fd, CSUM | TSO4 | TSO6 | USO4 | USO6).is_ok() {
+        return Ok(Offloads::TcpAndUdp);
+    }
     set(fd, CSUM | TSO4 | TSO6)?;
     Ok(Offloads::Tcp)
 }

@@ -3,21 +3,23 @@
 
 use libfuzzer_sys::fuzz_target;
 use portreeve::packet::{
-    Checksums, IpPacket, Transport, Unreachable, is_unfinished, reset, time_exceeded, unfinished_tcp, unreachable,
+    Checksums, ErrorMessage, IpPacket, Transport, Unreachable, datagrams_together, error_message, is_unfinished, reset,
+    unfinished_tcp, unreachable,
 };
 
 const CAUSES: [Unreachable; 5] =
     [Unreachable::Network, Unreachable::Host, Unreachable::Protocol, Unreachable::Port, Unreachable::Prohibited];
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = is_unfinished(bytes);
+    let _ = (is_unfinished(bytes), datagrams_together(bytes));
     let _ = unfinished_tcp(&mut bytes.to_vec(), 1448);
     for checksums in [Checksums::Unfinished, Checksums::Finished] {
         let Ok(packet) = IpPacket::parse(bytes, checksums) else { continue };
         assert_eq!(packet.tuple().local.is_ipv4(), packet.tuple().remote.is_ipv4());
         let mut answers = vec![Vec::new(), Vec::new()];
         reset(&packet, &mut answers[0]);
-        time_exceeded(&packet, packet.tuple().remote.ip(), &mut answers[1]);
+        let remote = packet.tuple().remote.ip();
+        error_message(&packet, remote, ErrorMessage::too_large(remote.is_ipv4(), 1280), &mut answers[1]);
         answers.extend(CAUSES.map(|why| {
             let mut out = Vec::new();
             unreachable(&packet, why, &mut out);

@@ -14,11 +14,13 @@
 //! other threads say, `telling` speaks to people.
 
 mod datagrams;
+mod errors;
 mod faults;
 mod identify;
 mod inbox;
 mod lanes;
 mod patience;
+mod runs;
 mod tcp;
 mod telling;
 
@@ -36,10 +38,11 @@ use super::dns::Datagram;
 use super::shared::Shared;
 use crate::egress::Dialer;
 use crate::flow::FlowId;
-use crate::packet::{Checksums, IpPacket, Transport, VNET_HEADER_LEN, is_unfinished};
+use crate::packet::{Arrival, Checksums, IpPacket, Kept, Transport, VNET_HEADER_LEN, datagrams_together, is_unfinished};
 use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
+use datagrams::Datagrams;
 pub(super) use identify::{Attributor, Job};
 pub(super) use inbox::{Handle, Message, Snapshot};
 use lanes::{Lane, Lanes};
@@ -93,6 +96,7 @@ pub(super) struct Shard {
     patience: Patience,
     buffer: Box<[u8]>,
     out: Vec<u8>,
+    datagrams: Datagrams,
     told_older: bool,
     older_until: Instant,
     stop_at: Option<Instant>,
@@ -132,6 +136,7 @@ impl Shard {
             patience: Patience::default(),
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             out: Vec::with_capacity(PACKET_MAX),
+            datagrams: Datagrams::default(),
             told_older: false,
             older_until: if takes_over { now + OLDER } else { now },
             stop_at: None,
@@ -234,6 +239,7 @@ impl Shard {
         let checksums = if is_unfinished(header) { Checksums::Unfinished } else { Checksums::Finished };
         match IpPacket::parse(packet, checksums) {
             Ok(packet) => {
+                let packet = packet.arrived(datagrams_together(header).map_or(Arrival::Whole, Arrival::Together));
                 self.router.handle(Input::Packet(&packet), now);
                 self.obey(Some(&packet), now);
             }
@@ -302,13 +308,13 @@ impl Shard {
     }
 
     /// Parked packets of a flow that is open now.
-    fn release(&mut self, id: FlowId, packets: &[Box<[u8]>], now: Instant) {
+    fn release(&mut self, id: FlowId, packets: &[Kept], now: Instant) {
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
         if !is_tcp && !self.is_still_held(id, now) {
             return self.abandon(id, now);
         }
-        for bytes in packets {
-            let Ok(packet) = IpPacket::parse(bytes, Checksums::Unfinished) else { continue };
+        for packet in packets {
+            let Ok(packet) = packet.parse() else { continue };
             if is_tcp {
                 self.accept_tcp(id, &packet, now);
             } else {
@@ -338,6 +344,7 @@ impl Shard {
     }
 
     fn pump_dirty(&mut self, now: Instant) {
+        self.send_runs(now);
         let mut dirty = std::mem::take(&mut self.dirty);
         for slot in dirty.drain(..) {
             self.lanes.clear_dirty(slot);
@@ -355,7 +362,7 @@ impl Shard {
                 lane.note(event);
                 self.on_tcp_event(slot, now);
             }
-            Some(Lane::Udp(_) | Lane::Echo(_)) => self.on_datagram_event(slot, now),
+            Some(Lane::Udp(_) | Lane::Echo(_)) => self.on_datagram_event(slot, event.is_error(), now),
             Some(Lane::Dns(_)) | None => {}
         }
     }

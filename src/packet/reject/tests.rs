@@ -108,7 +108,7 @@ fn errors_are_never_answered_by_errors() {
         let error = IpPacket::parse(&error, Checksums::Finished).expect("well-formed");
         let mut out = Vec::new();
         unreachable(&error, Unreachable::Host, &mut out);
-        time_exceeded(&error, error.tuple().local.ip(), &mut out);
+        error_message(&error, error.tuple().local.ip(), ErrorMessage::too_large(error.tuple().local.is_ipv4(), 1280), &mut out);
         reset(&error, &mut out);
         assert!(out.is_empty());
     }

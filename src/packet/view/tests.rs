@@ -4,7 +4,7 @@ use etherparse::PacketBuilder;
 use proptest::prelude::*;
 
 use super::*;
-use crate::packet::{Unreachable, echo_reply, echo_request, reset, time_exceeded, udp_datagram, unreachable};
+use crate::packet::{ErrorMessage, Unreachable, echo_reply, echo_request, error_message, reset, udp_datagram, unreachable};
 
 fn ends(v6: bool) -> (SocketAddr, SocketAddr) {
     if v6 {
@@ -23,7 +23,7 @@ fn a_datagram_is_read_back_in_both_families() {
         let packet = IpPacket::parse(&bytes, Checksums::Finished).expect("well-formed");
         assert_eq!(packet.tuple(), FiveTuple { protocol: Protocol::UDP, local: from, remote: to });
         assert_eq!(packet.transport(), Transport::Udp(b"hello"));
-        assert_eq!(packet.hop_limit(), 64);
+        assert_eq!(packet.marks().hop_limit, 64);
     }
 }
 
@@ -48,7 +48,7 @@ fn a_changed_byte_is_a_bad_checksum_unless_the_device_finishes_it() {
         let mut bytes = Vec::new();
         udp_datagram(from, to, 64, b"hello", &mut bytes);
         *bytes.last_mut().expect("not empty") ^= 1;
-        assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).map(|p| p.hop_limit()), Err(Malformed::Checksum));
+        assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).map(|p| p.marks().hop_limit), Err(Malformed::Checksum));
         assert!(IpPacket::parse(&bytes, Checksums::Unfinished).is_ok());
     }
 }
@@ -97,20 +97,20 @@ fn port_zero_and_impossible_addresses_are_refused() {
     for (from, to, why) in cases {
         let mut bytes = Vec::new();
         udp_datagram(from.parse().expect("literal"), to.parse().expect("literal"), 64, b"x", &mut bytes);
-        assert_eq!(IpPacket::parse(&bytes, Checksums::Unfinished).map(|p| p.hop_limit()), Err(why), "{from} {to}");
+        assert_eq!(IpPacket::parse(&bytes, Checksums::Unfinished).map(|p| p.marks().hop_limit), Err(why), "{from} {to}");
     }
 }
 
 fn echo(from: &str, to: &str) -> Vec<u8> {
     let mut bytes = Vec::new();
-    echo_request(from.parse().expect("an address"), to.parse().expect("an address"), 7, 1, &mut bytes);
+    echo_request(from.parse().expect("an address"), to.parse().expect("an address"), 7, 1, &[], &mut bytes);
     bytes
 }
 
 #[test]
 fn nobody_can_be_answered_who_has_no_address() {
     let bytes = echo("::", "2001:db8::10");
-    assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).map(|p| p.hop_limit()), Err(Malformed::Address));
+    assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).map(|p| p.marks().hop_limit), Err(Malformed::Address));
     let solicitation = PacketBuilder::ipv6([0; 16], [0xff; 16], 255).icmpv6(etherparse::Icmpv6Type::Unknown {
         type_u8: 135,
         code_u8: 0,
@@ -243,7 +243,8 @@ proptest! {
             let mut out = Vec::new();
             reset(&packet, &mut out);
             unreachable(&packet, Unreachable::Prohibited, &mut out);
-            time_exceeded(&packet, packet.tuple().remote.ip(), &mut out);
+            let remote = packet.tuple().remote.ip();
+            error_message(&packet, remote, ErrorMessage::too_large(remote.is_ipv4(), 1280), &mut out);
         }
     }
 

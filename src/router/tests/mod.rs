@@ -63,7 +63,7 @@ impl Way {
         match self.kind {
             Kindred::Tcp => return self.segment(true, false, false),
             Kindred::Udp => udp_datagram(self.local, self.remote, 64, b"hello", &mut bytes),
-            Kindred::Echo => echo_request(self.local.ip(), self.remote.ip(), self.local.port(), 1, &mut bytes),
+            Kindred::Echo => echo_request(self.local.ip(), self.remote.ip(), self.local.port(), 1, &[], &mut bytes),
         }
         bytes
     }

@@ -69,7 +69,7 @@ fn next(dice: &mut Dice, FiveTuple { protocol, local: from, remote: to }: FiveTu
             let len = if dice.chance(3) { 60_000 } else { [0, 20, 200, 1400][dice.index(4)] };
             udp_datagram(from, to, 64, &vec![7; len], &mut bytes);
         }
-        _ => echo_request(from.ip(), to.ip(), from.port(), 1, &mut bytes),
+        _ => echo_request(from.ip(), to.ip(), from.port(), 1, &[], &mut bytes),
     }
     bytes
 }
