@@ -1,17 +1,19 @@
 //! Bytes ⇄ meaning, on `smoltcp::wire`: the five-tuple, the checked view of a packet, and the RST and ICMP answers.
 //!
 //! Keeps one rule: nothing outside this room indexes packet bytes. Does not decide anything.
-#![deny(clippy::disallowed_methods)]
+#![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod build;
 mod extension;
 mod offload;
+mod reassembly;
 mod reject;
 mod tuple;
 mod view;
 
 pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datagram};
 pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
+pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
 pub use tuple::{Direction, FiveTuple, Protocol};
 pub use view::{Arrival, Checksums, Echo, IpPacket, Kept, Malformed, Marks, Segment, Transport};

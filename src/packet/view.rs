@@ -37,6 +37,7 @@ pub enum Malformed {
     SourceRoute,
     #[error("too many IPv6 extension headers")]
     HeaderChain,
+    /// A piece of a packet: for the [`Reassembly`](super::Reassembly) to take. Within a packet that was put together it is none.
     #[error("fragment")]
     Fragment,
 }

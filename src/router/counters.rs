@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use crate::packet::Malformed;
+use crate::packet::{Lost, Malformed};
 
 /// A cause. Its name in `status --json` is [`Counter::name`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Counter {
     Malformed(Malformed),
+    /// A packet in fragments that will never be whole.
+    Fragments(Lost),
     /// Multicast reports, neighbour discovery and ICMP errors that the kernel sends by itself.
     Chatter,
     /// Protocols without ports that are not carried.
@@ -70,7 +72,8 @@ impl Counter {
             Self::Dropped,
             Self::Asked,
         ];
-        Malformed::ALL.into_iter().map(Self::Malformed).chain(others)
+        let fragments = Lost::ALL.into_iter().map(Self::Fragments);
+        Malformed::ALL.into_iter().map(Self::Malformed).chain(fragments).chain(others)
     }
 
     #[must_use]
@@ -85,6 +88,11 @@ impl Counter {
             Self::Malformed(Malformed::SourceRoute) => "malformed_source_route",
             Self::Malformed(Malformed::HeaderChain) => "malformed_header_chain",
             Self::Malformed(Malformed::Fragment) => "malformed_fragment",
+            Self::Fragments(Lost::Malformed) => "fragments_malformed",
+            Self::Fragments(Lost::Overlap) => "fragments_overlap",
+            Self::Fragments(Lost::TooLarge) => "fragments_too_large",
+            Self::Fragments(Lost::Expired) => "fragments_expired",
+            Self::Fragments(Lost::Evicted) => "fragments_evicted",
             Self::Chatter => "kernel_chatter",
             Self::OtherProtocol => "other_protocol",
             Self::ParkedOut => "parked_out",

@@ -14,7 +14,8 @@ use crate::app::dns::{Datagram, DnsAsker};
 use crate::egress::{DialError, Received, failure_of};
 use crate::flow::FlowId;
 use crate::packet::{
-    Arrival, FiveTuple, IpPacket, Marks, Transport, VNET_HEADER_LEN, echo_reply, frame_datagrams, frame_room, udp_datagram,
+    Arrival, FiveTuple, IpPacket, Marks, Reassembly, Transport, VNET_HEADER_LEN, echo_reply, frame_datagrams, frame_room,
+    udp_datagram,
 };
 use crate::router::{Counter, Input};
 use crate::verdict::Permit;
@@ -35,11 +36,13 @@ pub(super) struct Datagrams {
     frame: Box<[u8]>,
     /// The TUN takes datagrams together.
     together: bool,
+    /// What programs send in fragments.
+    pub(super) fragments: Reassembly,
 }
 
 impl Default for Datagrams {
     fn default() -> Self {
-        Self { runs: Runs::default(), frame: Box::default(), together: true }
+        Self { runs: Runs::default(), frame: Box::default(), together: true, fragments: Reassembly::default() }
     }
 }
 

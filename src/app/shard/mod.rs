@@ -16,6 +16,7 @@
 mod datagrams;
 mod errors;
 mod faults;
+mod fragments;
 mod identify;
 mod inbox;
 mod lanes;
@@ -38,7 +39,9 @@ use super::dns::Datagram;
 use super::shared::Shared;
 use crate::egress::Dialer;
 use crate::flow::FlowId;
-use crate::packet::{Arrival, Checksums, IpPacket, Kept, Transport, VNET_HEADER_LEN, datagrams_together, is_unfinished};
+use crate::packet::{
+    Arrival, Checksums, IpPacket, Kept, Malformed, Transport, VNET_HEADER_LEN, datagrams_together, is_unfinished,
+};
 use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
@@ -239,12 +242,17 @@ impl Shard {
         let checksums = if is_unfinished(header) { Checksums::Unfinished } else { Checksums::Finished };
         match IpPacket::parse(packet, checksums) {
             Ok(packet) => {
-                let packet = packet.arrived(datagrams_together(header).map_or(Arrival::Whole, Arrival::Together));
-                self.router.handle(Input::Packet(&packet), now);
-                self.obey(Some(&packet), now);
+                let arrival = datagrams_together(header).map_or(Arrival::Whole, Arrival::Together);
+                self.on_whole(&packet.arrived(arrival), now);
             }
+            Err(Malformed::Fragment) => self.on_fragment(packet, now),
             Err(why) => self.router.count(Counter::Malformed(why)),
         }
+    }
+
+    fn on_whole(&mut self, packet: &IpPacket<'_>, now: Instant) {
+        self.router.handle(Input::Packet(packet), now);
+        self.obey(Some(packet), now);
     }
 
     /// Hands one input to the router and does what it wants done.
