@@ -11,6 +11,7 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
+use super::shard::Ports;
 use crate::control::{Event, Prompt};
 use crate::flow::{Owner, Record};
 use crate::names::{Asker, Sightings};
@@ -36,6 +37,8 @@ pub(super) struct Shared {
     pub(super) prompts: Mutex<BTreeMap<u64, Prompt>>,
     ended: Mutex<VecDeque<Record>>,
     subjects: Mutex<Subjects>,
+    /// Upstream ports that stand for programs' sockets.
+    pub(super) ports: Arc<Ports>,
     recorder: Option<SyncSender<Record>>,
     records_lost: AtomicU64,
     question_serial: AtomicU64,
@@ -63,6 +66,7 @@ impl Shared {
             prompts: Mutex::default(),
             ended: Mutex::default(),
             subjects: Mutex::default(),
+            ports: Arc::default(),
             recorder,
             records_lost: AtomicU64::new(0),
             // Far above the flows' own numbers, so that records can be told apart.

@@ -3,11 +3,12 @@
 //! Keeps one rule: what goes out together and what comes in together are single datagrams on the wire and to the program.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::{SockAddr, SockRef, Socket};
 
+use super::Source;
 use super::message::{self, Received, Trouble};
 use super::options::{self, Options};
 use crate::packet::Marks;
@@ -17,6 +18,8 @@ use crate::packet::Marks;
 pub struct Datagrams {
     socket: Socket,
     to: SocketAddr,
+    /// Set where the socket is not connected, so that it hears everybody.
+    name: Option<SockAddr>,
     options: Options,
     /// The kernel cuts what goes out together.
     cuts: bool,
@@ -25,17 +28,27 @@ pub struct Datagrams {
 }
 
 impl Datagrams {
-    pub(super) fn new(socket: Socket, to: SocketAddr) -> io::Result<Self> {
+    pub(super) fn new(socket: Socket, to: SocketAddr, from: Source) -> io::Result<Self> {
         options::ask_for_details(&SockRef::from(&socket), to.is_ipv4())?;
-        match socket.connect(&SockAddr::from(to)) {
-            // The verdict has been given; the kernel's own guard against accidental broadcasts would only hide it.
-            Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
-                socket.set_broadcast(true)?;
-                socket.connect(&SockAddr::from(to))?;
+        let name = match from {
+            Source::Anywhere => None,
+            Source::Shared { port, must, hears } => {
+                bind(&socket, to.is_ipv4(), port, must)?;
+                hears.then(|| SockAddr::from(to))
             }
-            other => other?,
+        };
+        if name.is_some() {
+            socket.set_broadcast(true)?;
+        } else {
+            connect(&socket, to)?;
         }
-        Ok(Self { socket, to, options: Options::new(to.ip()), cuts: true, room: (false, false) })
+        Ok(Self { socket, to, name, options: Options::new(to.ip()), cuts: true, room: (false, false) })
+    }
+
+    /// The port that datagrams leave from.
+    #[must_use]
+    pub fn port(&self) -> Option<u16> {
+        self.socket.local_addr().ok()?.as_socket().map(|address| address.port())
     }
 
     /// Sends one datagram, or several of `segment` bytes of which the last may be shorter, with the program's marks.
@@ -65,7 +78,7 @@ impl Datagrams {
 
     fn send_once(&mut self, data: &[u8], segment: Option<u16>) -> io::Result<()> {
         let socket = SockRef::from(&self.socket);
-        let send = || message::send(&socket, None, data, segment);
+        let send = || message::send(&socket, self.name.as_ref(), data, segment);
         match send() {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock && !self.room.0 => {
                 options::make_room(&socket, true);
@@ -90,13 +103,21 @@ impl Datagrams {
         }
     }
 
-    /// Receives one datagram, or several of one size.
+    /// Receives one datagram, or several of one size; from whom is told only where it may be somebody else than the other end.
     ///
     /// # Errors
     ///
     /// `WouldBlock`, or an error that came back; [`Datagrams::trouble`] tells which.
     pub fn receive(&self, buffer: &mut [u8]) -> io::Result<Received> {
-        message::receive(&SockRef::from(&self.socket), buffer)
+        loop {
+            let mut received = message::receive(&SockRef::from(&self.socket), buffer)?;
+            let same = |from: SocketAddr| from.ip() == self.to.ip() && from.port() == self.to.port();
+            let stranger = received.from.take().filter(|from| !same(*from));
+            // Between bind and connect a stranger's datagram may have come in.
+            if stranger.is_none() || self.name.is_some() {
+                return Ok(Received { from: stranger, ..received });
+            }
+        }
     }
 
     /// Takes one error off the queue; what it quotes of the datagram goes to `quoted`, its length is returned.
@@ -104,11 +125,34 @@ impl Datagrams {
     pub fn trouble(&self, quoted: &mut [u8]) -> (Trouble, usize) {
         message::trouble(&SockRef::from(&self.socket), quoted)
     }
+}
 
-    /// The other end.
-    #[must_use]
-    pub fn remote(&self) -> SocketAddr {
-        self.to
+fn connect(socket: &Socket, to: SocketAddr) -> io::Result<()> {
+    match socket.connect(&SockAddr::from(to)) {
+        // The verdict has been given; the kernel's own guard against accidental broadcasts would only hide it.
+        Err(error) if error.raw_os_error() == Some(libc::EACCES) => {
+            socket.set_broadcast(true)?;
+            socket.connect(&SockAddr::from(to))
+        }
+        other => other,
+    }
+}
+
+/// Binds to a port that sockets of ours may share: SO_REUSEPORT lets nobody in but the same user (socket(7)).
+fn bind(socket: &Socket, v4: bool, port: u16, must: bool) -> io::Result<()> {
+    let any = |port| {
+        let ip: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        SockAddr::from(SocketAddr::new(ip, port))
+    };
+    if !v4 {
+        socket.set_only_v6(true)?;
+    }
+    socket.set_reuse_port(true)?;
+    match socket.bind(&any(port)) {
+        Err(error) if !must && matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
+            socket.bind(&any(0))
+        }
+        other => other,
     }
 }
 

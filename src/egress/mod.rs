@@ -27,6 +27,15 @@ pub struct Dialer {
     mark: Option<u32>,
 }
 
+/// Where the datagrams of a flow come from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Any free port.
+    Anywhere,
+    /// A port that other flows share: this one, or if it need not be, any free one where it is taken.
+    Shared { port: u16, must: bool, hears: bool },
+}
+
 /// Why there is no upstream socket.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
@@ -62,14 +71,19 @@ impl Dialer {
         }
     }
 
-    /// A connected UDP socket, so that errors come back to it.
+    /// A UDP socket, connected unless it is to hear strangers.
     ///
     /// # Errors
     ///
     /// As [`Dialer::tcp`].
-    pub fn udp(&self, permit: Permit, to: SocketAddr) -> Result<Datagrams, DialError> {
+    pub fn udp(&self, permit: Permit, to: SocketAddr, from: Source) -> Result<Datagrams, DialError> {
         let socket = self.socket(permit, to, Type::DGRAM, Some(Protocol::UDP))?;
-        Datagrams::new(socket, to).map_err(|source| kernel("connect", to, source))
+        // Beside the programs, in their own namespace, their ports are taken by themselves.
+        let from = match from {
+            Source::Shared { must: false, hears, .. } if self.mark.is_some() => Source::Shared { port: 0, must: false, hears },
+            other => other,
+        };
+        Datagrams::new(socket, to, from).map_err(|source| kernel("connect", to, source))
     }
 
     /// A socket for echo requests to one host.

@@ -119,7 +119,8 @@ fn a_closed_port_is_refused() {
 fn datagrams_pass_with_the_hop_limit_of_the_program() {
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
-        let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
+        let mut socket =
+            Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
         for hop_limit in [64, 1, 7] {
             socket.send(b"ping", None, marks(hop_limit)).expect("room");
             let mut buffer = [0; 64];
@@ -144,7 +145,8 @@ fn datagrams_that_leave_together_arrive_one_by_one_and_may_come_back_together() 
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
+        let mut socket =
+            Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
         socket.expect_many(true);
         socket.send(&[7; 2500], Some(1000), marks(64)).expect("room");
         let mut buffer = [0; 4000];
@@ -170,7 +172,8 @@ fn the_mark_of_congestion_passes_both_ways() {
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        let mut socket = Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound")).expect("a socket");
+        let mut socket =
+            Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
         socket.send(b"ping", None, Marks { traffic_class: 0xb9, ..marks(64) }).expect("room");
         let mut buffer = [0; 64];
         let (_, from) = peer.recv_from(&mut buffer).expect("a datagram");
@@ -193,7 +196,7 @@ fn a_datagram_to_a_closed_port_comes_back_as_trouble_once() {
         let peer = UdpSocket::bind(at).expect("a free port");
         let to = peer.local_addr().expect("bound");
         drop(peer);
-        let mut socket = Dialer::default().udp(permit(Lane::Direct), to).expect("a socket");
+        let mut socket = Dialer::default().udp(permit(Lane::Direct), to, Source::Anywhere).expect("a socket");
         socket.send(b"ping", None, marks(64)).expect("room");
         let mut quoted = [0; 64];
         let (trouble, len) =
@@ -242,7 +245,7 @@ fn without_a_gate_no_socket_is_made_for_a_permit_that_requires_one() {
         listener.set_nonblocking(true).expect("a socket");
         let dialer = Dialer::default();
         assert!(matches!(dialer.tcp(permit(Lane::Gate), to), Err(DialError::NoGate)));
-        assert!(matches!(dialer.udp(permit(Lane::Gate), to), Err(DialError::NoGate)));
+        assert!(matches!(dialer.udp(permit(Lane::Gate), to, Source::Anywhere), Err(DialError::NoGate)));
         assert!(matches!(dialer.ping(permit(Lane::Gate), to), Err(DialError::NoGate)));
         assert_eq!(listener.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
     }
@@ -252,7 +255,7 @@ fn without_a_gate_no_socket_is_made_for_a_permit_that_requires_one() {
 fn a_socket_carries_the_mark_or_does_not_exist() {
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
-        match Dialer::new(Some(0x1700_0000)).udp(permit(Lane::Direct), peer.local_addr().expect("bound")) {
+        match Dialer::new(Some(0x1700_0000)).udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere) {
             Ok(socket) => {
                 // SAFETY: the descriptor is the socket's, which lives until the end of this arm.
                 let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&socket)) };

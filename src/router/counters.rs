@@ -38,6 +38,8 @@ pub enum Counter {
     HandOverFull,
     /// A packet for the program that the TUN did not take.
     TunFull,
+    /// A datagram from an address that the program did not write to and may not.
+    Stranger,
     /// A fault of our own, which ended a flow.
     Fault,
     Accepted,
@@ -66,6 +68,7 @@ impl Counter {
             Self::RefusedAgain,
             Self::HandOverFull,
             Self::TunFull,
+            Self::Stranger,
             Self::Fault,
             Self::Accepted,
             Self::Blocked,
@@ -109,6 +112,7 @@ impl Counter {
             Self::RefusedAgain => "refused_again",
             Self::HandOverFull => "hand_over_full",
             Self::TunFull => "tun_full",
+            Self::Stranger => "stranger",
             Self::Fault => "fault",
             Self::Accepted => "accepted",
             Self::Blocked => "blocked",

@@ -1,5 +1,6 @@
 //! Identities, answers and rules: everything that leads to a decision.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,10 +8,11 @@ use std::time::Instant;
 use super::prompts::{MAX_ANSWERS, MAX_OPEN, MAX_OPEN_EACH, MAX_WAITING, Open, Target as PromptTarget};
 use super::{Counter, Output, PromptEnd, PromptKey, Question, Router, Rules};
 use crate::flow::{Direction, Flow, FlowId, Owner, Service, State};
+use crate::names::Sighting;
 use crate::packet::{Checksums, IpPacket, Protocol};
 use crate::process::Identity;
 use crate::profile::Subject;
-use crate::verdict::{Answer, Case, Check, Decision, Reason, Target, Verdict, decide};
+use crate::verdict::{Answer, Case, Check, Decision, Lane, Permit, Reason, Target, Verdict, decide};
 
 impl Router {
     pub(super) fn on_identified(&mut self, id: FlowId, owners: Vec<Owner>, now: Instant) {
@@ -50,18 +52,34 @@ impl Router {
         strictest.map_or(nobody, |(index, decision)| (decision, index))
     }
 
+    /// The permit under which a datagram from `stranger` reaches the program of this flow: all who may have asked for it might write to
+    /// the stranger, unasked and under no name.
+    #[must_use]
+    pub fn admits(&self, id: FlowId, stranger: SocketAddr) -> Option<Permit> {
+        let flow = self.table.flow(id).filter(|flow| flow.state() == State::Open)?;
+        let decide = |owner| self.judge_to(flow, owner, stranger, &[], None).permit(self.rules.epoch);
+        let mut permits = flow.owners.iter().map(decide);
+        let first = permits.next()??;
+        let direct = |permit: &Permit| permit.lane() == Lane::Direct;
+        (direct(&first) && permits.all(|permit| permit.as_ref().is_some_and(direct))).then_some(first)
+    }
+
     fn judge_owner(&self, flow: &Flow, owner: &Owner) -> Decision {
-        let remote = self.translated(flow.tuple.remote);
+        let answer = if self.answers.is_empty() { None } else { self.answers.get(&key_of(flow, owner)).copied() };
+        self.judge_to(flow, owner, flow.tuple.remote, &owner.names, answer)
+    }
+
+    fn judge_to(&self, flow: &Flow, owner: &Owner, to: SocketAddr, names: &[Sighting], answer: Option<Answer>) -> Decision {
+        let remote = self.translated(to);
         let protocol = flow.tuple.protocol;
         let target = Target::Flow {
             direction: Direction::Outbound,
             protocol,
             remote: remote.ip(),
             port: protocol.has_ports().then_some(remote.port()),
-            names: &owner.names,
+            names,
             peer_is_this_host: remote.ip().is_loopback() || self.own.contains(&remote.ip()),
         };
-        let answer = if self.answers.is_empty() { None } else { self.answers.get(&key_of(flow, owner)).copied() };
         decide(&self.rules.policy, &Case { subject: &owner.subject, level: self.rules.level, target, answer })
     }
 

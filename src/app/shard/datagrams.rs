@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use super::Shard;
-use super::lanes::{EchoLane, Lane, UdpLane};
+use super::lanes::{EchoLane, Lane};
 use super::runs::{Run, Runs, Shape};
 use crate::app::dns::{Datagram, DnsAsker};
 use crate::egress::{DialError, Received, failure_of};
@@ -55,12 +55,6 @@ struct Inbound {
 }
 
 impl Shard {
-    pub(super) fn open_udp(&self, id: FlowId, permit: Permit, to: SocketAddr) -> Result<(Lane, RawFd), DialError> {
-        let socket = self.dialer.udp(permit, to)?;
-        let fd = socket.as_raw_fd();
-        Ok((Lane::Udp(UdpLane { id, socket }), fd))
-    }
-
     pub(super) fn open_echo(&self, id: FlowId, permit: Permit, to: SocketAddr) -> Result<(Lane, RawFd), DialError> {
         let socket = self.dialer.ping(permit, to)?;
         let fd = socket.as_raw_fd();
@@ -187,7 +181,7 @@ impl Shard {
     fn join(&mut self, inbound: &mut Inbound, received: &Received, frame: &mut [u8], now: Instant) {
         let hop_limit = received.hop_limit.unwrap_or(HOP_LIMIT);
         let marks = Marks { hop_limit, traffic_class: received.traffic_class, dont_fragment: true };
-        let alone = received.segment.is_some();
+        let alone = received.segment.is_some() || received.from.is_some();
         if !inbound.shape.is_empty() && (alone || marks != inbound.marks || !inbound.shape.takes(received.len)) {
             let room = frame_room(inbound.tuple.local.is_ipv4());
             let begin = room + inbound.shape.len;
@@ -195,6 +189,10 @@ impl Shard {
             frame.copy_within(begin..begin + received.len, room);
         }
         inbound.marks = marks;
+        if let Some(stranger) = received.from {
+            let end = frame_room(inbound.tuple.local.is_ipv4()) + received.len;
+            return self.hear(inbound.id, stranger, marks, received.segment, frame.get_mut(..end).unwrap_or(&mut []));
+        }
         match received.segment {
             Some(size) => {
                 inbound.shape = Shape::together(received.len, size.into());

@@ -6,7 +6,7 @@ use mio::event::Event;
 
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
-use crate::process::Socket;
+use crate::process::{Confidence, Socket};
 use crate::router::Failure;
 
 /// How long an attribution of datagrams is believed. Another program may take over a port that the first has left; a look costs
@@ -98,6 +98,8 @@ impl TcpLane {
 pub(super) struct UdpLane {
     pub(super) id: FlowId,
     pub(super) socket: Datagrams,
+    /// Its part in the port that it shares with other flows of the same socket.
+    pub(super) _lease: Option<super::ports::Lease>,
 }
 
 pub(super) struct EchoLane {
@@ -110,6 +112,8 @@ struct Holder {
     id: FlowId,
     /// Cookie and inode; None: nobody's.
     socket: Option<(u64, u64)>,
+    /// The program's socket has one peer alone.
+    connected: bool,
     seen: Instant,
 }
 
@@ -144,13 +148,20 @@ impl Lanes {
 
     /// Remembers whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
-        let holder = Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), seen: now };
+        let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
+        let holder = Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), connected, seen: now };
         self.place(id.index()).holder = Some(holder);
     }
 
     /// The socket that the flow in this slot was attributed to.
     pub(super) fn cookie(&self, slot: usize) -> Option<u64> {
         Some(self.0.get(slot)?.holder.as_ref()?.socket?.0)
+    }
+
+    /// Whether the program's socket talks to this flow's remote end alone, as far as is known.
+    pub(super) fn is_connected(&self, id: FlowId) -> bool {
+        let holder = self.0.get(id.index()).and_then(|place| place.holder.as_ref());
+        holder.is_none_or(|holder| holder.id != id || holder.connected)
     }
 
     /// Whether a flow still is the socket's that it was attributed to; `ask` looks the socket up.

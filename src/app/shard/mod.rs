@@ -21,7 +21,9 @@ mod identify;
 mod inbox;
 mod lanes;
 mod patience;
+mod ports;
 mod runs;
+mod strangers;
 mod tcp;
 mod telling;
 
@@ -50,6 +52,7 @@ pub(super) use identify::{Attributor, Job};
 pub(super) use inbox::{Handle, Message, Snapshot};
 use lanes::{Lane, Lanes};
 use patience::Patience;
+pub(super) use ports::Ports;
 
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);

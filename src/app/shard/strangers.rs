@@ -1,0 +1,49 @@
+//! Datagrams from addresses that the program did not write to: answers to multicast, peers that were told its address.
+//!
+//! Keeps one rule: a stranger's datagram is passed on only under a permit to write to the stranger.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsRawFd, RawFd};
+
+use super::Shard;
+use super::lanes::{Lane, UdpLane};
+use crate::egress::{DialError, Source};
+use crate::flow::FlowId;
+use crate::packet::{Marks, frame_datagrams, frame_room};
+use crate::router::Counter;
+use crate::verdict::Permit;
+
+impl Shard {
+    pub(super) fn open_udp(&self, id: FlowId, permit: Permit, to: SocketAddr) -> Result<(Lane, RawFd), DialError> {
+        let connected = self.lanes.is_connected(id);
+        let Some(local) = self.router.flow(id).map(|flow| flow.tuple.local).filter(|_| !connected) else {
+            let socket = self.dialer.udp(permit, to, Source::Anywhere)?;
+            let fd = socket.as_raw_fd();
+            return Ok((Lane::Udp(UdpLane { id, socket, _lease: None }), fd));
+        };
+        let ports = &self.shared.ports;
+        let known = ports.of(local);
+        // What is sent to many is answered by each of them.
+        let hears = to.ip().is_multicast() || known.is_none_or(|(_, heard)| !heard);
+        let from = Source::Shared { port: known.map_or(local.port(), |(port, _)| port), must: known.is_some(), hears };
+        let socket = self.dialer.udp(permit, to, from)?;
+        let lease = socket.port().and_then(|port| ports.lease(local, port, hears));
+        let fd = socket.as_raw_fd();
+        Ok((Lane::Udp(UdpLane { id, socket, _lease: lease }), fd))
+    }
+
+    /// Passes on what a stranger sent to the port of this flow, or does not. `frame` holds the data behind the room for headers.
+    pub(super) fn hear(&mut self, id: FlowId, stranger: SocketAddr, marks: Marks, segment: Option<u16>, frame: &mut [u8]) {
+        let Some(local) = self.router.flow(id).map(|flow| flow.tuple.local) else { return };
+        if self.router.admits(id, stranger).is_none() {
+            return self.router.count(Counter::Stranger);
+        }
+        // Together only where they came so; who speaks for the first time seldom has much to say.
+        if frame.len() < frame_room(local.is_ipv4()) || frame_datagrams(frame, stranger, local, marks, segment).is_none() {
+            return;
+        }
+        if self.tun.write(frame).is_err() {
+            self.router.count(Counter::TunFull);
+        }
+    }
+}
