@@ -86,7 +86,7 @@ impl Datagrams {
                 send()
             }
             // An error that came back for an earlier datagram takes the place of one send.
-            Err(error) if is_earlier(&error) => send(),
+            Err(error) if may_be_earlier(&error) => send(),
             other => other,
         }
     }
@@ -156,9 +156,9 @@ fn bind(socket: &Socket, v4: bool, port: u16, must: bool) -> io::Result<()> {
     }
 }
 
-/// Not of the datagram that is sent now.
-fn is_earlier(error: &io::Error) -> bool {
-    !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EMSGSIZE | libc::EINVAL | libc::EIO | libc::ENOBUFS))
+/// Of these, no ICMP message is the cause.
+fn may_be_earlier(error: &io::Error) -> bool {
+    !matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINVAL | libc::EIO | libc::ENOBUFS))
 }
 
 impl AsRawFd for Datagrams {

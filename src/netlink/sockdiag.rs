@@ -101,6 +101,15 @@ impl SocketTable {
         }
     }
 
+    /// Whether any socket takes what comes for this TCP or UDP flow. Never costs a dump.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::owner`].
+    pub fn is_there(&mut self, tuple: &FiveTuple) -> io::Result<bool> {
+        Ok(!tuple.protocol.has_ports() || self.exact(tuple)?.is_some())
+    }
+
     /// All UDP sockets that may have sent a flow: members of an SO_REUSEPORT group, multicast sockets that share a port.
     ///
     /// Dumps the sockets of the local port, so it is for the side of the data path. TCP has one owner at most.

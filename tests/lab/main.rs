@@ -5,6 +5,7 @@ mod harness;
 
 mod attribution;
 mod control;
+mod datagrams;
 mod enclosed;
 mod enclosure;
 mod errors;

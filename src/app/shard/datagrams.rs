@@ -8,6 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use super::Shard;
+use super::closed::Fresh;
 use super::lanes::{EchoLane, Lane};
 use super::runs::{Run, Runs, Shape};
 use crate::app::dns::{Datagram, DnsAsker};
@@ -38,11 +39,18 @@ pub(super) struct Datagrams {
     together: bool,
     /// What programs send in fragments.
     pub(super) fragments: Reassembly,
+    pub(super) fresh: Fresh,
 }
 
 impl Default for Datagrams {
     fn default() -> Self {
-        Self { runs: Runs::default(), frame: Box::default(), together: true, fragments: Reassembly::default() }
+        Self {
+            runs: Runs::default(),
+            frame: Box::default(),
+            together: true,
+            fragments: Reassembly::default(),
+            fresh: Fresh::default(),
+        }
     }
 }
 

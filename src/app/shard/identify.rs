@@ -43,6 +43,11 @@ impl Attributor {
         }
     }
 
+    /// Whether a flow's socket is still there, as far as is known.
+    pub(in crate::app) fn is_there(&self, tuple: &FiveTuple) -> bool {
+        locked(&self.table).is_there(tuple).unwrap_or(true)
+    }
+
     /// Who holds a socket, if that can be said in microseconds.
     fn quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
         self.processes.find_quick(socket)

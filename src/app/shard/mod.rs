@@ -13,6 +13,7 @@
 //! `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
 //! other threads say, `telling` speaks to people.
 
+mod closed;
 mod datagrams;
 mod errors;
 mod faults;
@@ -214,7 +215,8 @@ impl Shard {
         if self.tun_ready || !self.dirty.is_empty() || !self.unidentified.is_empty() {
             return Some(Duration::ZERO);
         }
-        let next = [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at].into_iter().flatten().min()?;
+        let fresh = self.datagrams.fresh.next();
+        let next = [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at, fresh].into_iter().flatten().min()?;
         // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -416,6 +418,7 @@ impl Shard {
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
             self.input(Input::Timeout, now);
         }
+        self.end_closed(now);
     }
 
     /// Whether bytes of programs may still be on their way to the upstream sockets.

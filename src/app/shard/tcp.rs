@@ -61,6 +61,7 @@ impl Shard {
             return self.router.handle(Input::Failed { flow: id, failure }, now);
         }
         if protocol != Protocol::TCP {
+            self.datagrams.fresh.add(id, now);
             self.router.handle(Input::Opened(id), now);
         }
     }

@@ -22,7 +22,16 @@ pub(crate) fn probe(words: &[&str]) -> Vec<String> {
 
 /// The probe's command line under a copy of Python.
 pub(crate) fn probe_by(python: &str, words: &[&str]) -> Vec<String> {
-    let script = repository().join("tests/data/lab/probe.py");
+    script(python, "probe.py", words)
+}
+
+/// The command line of `tests/data/lab/datagrams.py`, which tells what datagram sockets say.
+pub(crate) fn datagrams(words: &[&str]) -> Vec<String> {
+    script("/usr/bin/python3", "datagrams.py", words)
+}
+
+fn script(python: &str, name: &str, words: &[&str]) -> Vec<String> {
+    let script = repository().join("tests/data/lab").join(name);
     let mut all = vec![python.to_owned(), script.to_string_lossy().into_owned()];
     all.extend(words.iter().map(|&word| word.to_owned()));
     all

@@ -1,0 +1,77 @@
+//! Datagram flows whose program has closed its socket: nobody says so, so the kernel is asked, once, soon after a flow was opened.
+//!
+//! Keeps one rule: a flow ends by it only when its socket is gone and nothing has moved for a while. Most datagram flows are one question
+//! and one answer; without this each would keep its upstream socket until it has been idle for minutes.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Shard;
+use crate::flow::{FlowId, State};
+use crate::router::Input;
+
+/// So long after it was opened a flow is looked at.
+const LOOK_AFTER: Duration = Duration::from_millis(250);
+/// So long nothing may have moved: what a closed socket sent last has left the TUN by then.
+const QUIET: Duration = Duration::from_millis(100);
+/// Flows looked at in a row.
+const TURN: usize = 64;
+
+/// Flows to be looked at, the oldest first. Bounded by the flows that open within a quarter of a second.
+#[derive(Default)]
+pub(super) struct Fresh(VecDeque<(Instant, FlowId)>);
+
+impl Fresh {
+    pub(super) fn add(&mut self, id: FlowId, now: Instant) {
+        self.0.push_back((now + LOOK_AFTER, id));
+    }
+
+    /// When the first is to be looked at.
+    pub(super) fn next(&self) -> Option<Instant> {
+        self.0.front().map(|(at, _)| *at)
+    }
+
+    fn due(&mut self, now: Instant) -> Option<FlowId> {
+        self.0.pop_front_if(|(at, _)| *at <= now).map(|(_, id)| id)
+    }
+}
+
+impl Shard {
+    pub(super) fn end_closed(&mut self, now: Instant) {
+        for _ in 0..TURN {
+            let Some(id) = self.datagrams.fresh.due(now) else { return };
+            let Some(flow) = self.router.flow(id) else { continue };
+            let (tuple, quiet) = (flow.tuple, flow.state() == State::Open && flow.last_active + QUIET <= now);
+            if quiet && self.is_own(tuple.local.ip()) && !self.attributor.is_there(&tuple) {
+                self.cut(id, now);
+                self.input(Input::Ended { flow: id, outcome: "closed" }, now);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Amounts, Service, Table};
+    use crate::packet::{FiveTuple, Protocol};
+
+    #[test]
+    fn flows_are_looked_at_once_in_the_order_of_their_opening() {
+        let now = Instant::now();
+        let mut table = Table::new(Amounts { flows: 8, pending: 8, parked: 1 }, 1);
+        let ip = std::net::Ipv4Addr::LOCALHOST.into();
+        let ids = [1, 2].map(|port| {
+            let tuple = FiveTuple::new(Protocol::UDP, (ip, port), (ip, 9));
+            table.open(tuple, Service::Relay, now).expect("room")
+        });
+        let mut fresh = Fresh::default();
+        fresh.add(ids[0], now);
+        fresh.add(ids[1], now + LOOK_AFTER);
+        assert_eq!(fresh.due(now), None);
+        assert_eq!(fresh.due(now + LOOK_AFTER), Some(ids[0]));
+        assert_eq!(fresh.due(now + LOOK_AFTER), None);
+        assert_eq!(fresh.due(now + 2 * LOOK_AFTER), Some(ids[1]));
+        assert_eq!(fresh.next(), None);
+    }
+}

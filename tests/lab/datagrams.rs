@@ -1,0 +1,139 @@
+//! UDP as programs see it: sizes, super-packets, path MTU, ICMP errors, ports and strangers.
+
+use crate::harness::{Host, Lab, Profiles, Router, Running, Way, datagrams, python};
+
+in_all_ways! {
+    datagrams_of_every_size_come_back,
+    datagrams_sent_together_arrive_one_by_one,
+    a_datagram_that_must_not_be_fragmented_is_told_the_path_mtu,
+    a_datagram_that_may_be_fragmented_passes_a_narrow_path,
+    a_datagram_that_expires_is_told_by_the_true_hop,
+    a_socket_has_one_port_for_all_its_peers,
+    an_answer_from_another_address_comes_in_where_peers_are_allowed,
+    ping_brings_large_echoes_back,
+    traceroute_names_the_same_hops,
+}
+
+through_a_router! {
+    an_answer_from_another_address_is_dropped_where_peers_are_not_allowed,
+}
+
+const SERVERS: [(&str, &str); 2] = [(Lab::SERVER_4, Lab::OTHER_4), (Lab::SERVER_6, Lab::OTHER_6)];
+
+/// Each address, and what its verb must say, which is what the kernel says without a router.
+fn demand(router: &Router<'_>, wanted: &[(&[&str], &str)]) {
+    for (words, answer) in wanted {
+        let told = router.run(datagrams(words)).expect_success();
+        assert_eq!(told.trim(), *answer, "{words:?}");
+    }
+}
+
+fn through(way: Way, wanted: &[(&[&str], &str)]) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    demand(&Router::start(&lab, way, &profiles), wanted);
+}
+
+fn datagrams_of_every_size_come_back(way: Way) {
+    let all = "[1, 1400, 1472, 1473, 9000, 65507]";
+    through(way, &[(&["sizes", Lab::SERVER_4], all), (&["sizes", Lab::SERVER_6], all)]);
+}
+
+fn datagrams_sent_together_arrive_one_by_one(way: Way) {
+    let each = "[1000, 1000, 500]";
+    through(way, &[(&["together", Lab::SERVER_4], each), (&["together", Lab::SERVER_6], each)]);
+}
+
+/// Makes the way to the other servers narrower behind the gateway.
+fn narrow(gateway: &Host) {
+    let four = ["ip", "route", "replace", "203.0.113.11/32", "via", "10.10.0.2", "dev", "wan0", "mtu", "lock", "1300"];
+    let six = ["ip", "-6", "route", "replace", "2001:db8::11/128", "via", "fd10::2", "dev", "wan0", "mtu", "1300"];
+    gateway.run(four).expect_success();
+    gateway.run(six).expect_success();
+}
+
+fn a_datagram_that_must_not_be_fragmented_is_told_the_path_mtu(way: Way) {
+    let lab = Lab::new();
+    narrow(&lab.gateway());
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    let told = r#"["Message too long", "Message too long", "Message too long", 1300]"#;
+    demand(&router, &[(&["narrow", Lab::OTHER_4], told), (&["narrow", Lab::OTHER_6], told)]);
+}
+
+fn a_datagram_that_may_be_fragmented_passes_a_narrow_path(way: Way) {
+    let lab = Lab::new();
+    narrow(&lab.gateway());
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    // The first one finds the path out, and the socket hears of it (net/ipv4/udp.c, `__udp4_lib_err`).
+    let told = r#"["Message too long", 1400, 1400]"#;
+    demand(&router, &[(&["wide", Lab::OTHER_4], told), (&["wide", Lab::OTHER_6], told)]);
+}
+
+fn a_datagram_that_expires_is_told_by_the_true_hop(way: Way) {
+    let told = [r#"[2, 11, 0, "10.9.0.1", "what was sent"]"#, r#"[3, 3, 0, "fd09::1", "what was sent"]"#];
+    through(way, &[(&["expires", Lab::SERVER_4], told[0]), (&["expires", Lab::SERVER_6], told[1])]);
+}
+
+/// A server whose two addresses answer for each other.
+fn serve(lab: &Lab, addresses: (&str, &str)) -> Running {
+    let mut server = lab.internet().spawn(datagrams(&["serve", addresses.0, addresses.1]));
+    assert_eq!(server.line(), "serving");
+    server
+}
+
+fn a_socket_has_one_port_for_all_its_peers(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for (one, other) in SERVERS {
+        let _server = serve(&lab, (one, other));
+        demand(&router, &[(&["ports", one, other], "true")]);
+    }
+}
+
+fn an_answer_from_another_address_comes_in_where_peers_are_allowed(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for (one, other) in SERVERS {
+        let _server = serve(&lab, (one, other));
+        demand(&router, &[(&["stranger", one], &format!("{other:?}"))]);
+    }
+}
+
+fn an_answer_from_another_address_is_dropped_where_peers_are_not_allowed(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let one_peer = format!("endpoints = [\"+ {}\", \"+ {}\", \"- *\"]", Lab::SERVER_4, Lab::SERVER_6);
+    profiles.user("python", &python(), &one_peer);
+    let router = Router::start(&lab, way, &profiles);
+    for (one, other) in SERVERS {
+        let _server = serve(&lab, (one, other));
+        demand(&router, &[(&["stranger", one], "\"silence\"")]);
+    }
+}
+
+fn ping_brings_large_echoes_back(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for address in [Lab::SERVER_4, Lab::SERVER_6] {
+        for size in ["0", "1400", "8000", "65507"] {
+            let told = router.run(["ping", "-c", "2", "-i", "0.2", "-W", "2", "-s", size, address]).expect_success();
+            assert!(told.contains("2 received"), "{address}, {size} bytes: {told}");
+        }
+    }
+}
+
+fn traceroute_names_the_same_hops(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for (address, gateway) in [(Lab::SERVER_4, "10.9.0.1"), (Lab::SERVER_6, "fd09::1")] {
+        let told = router.run(["traceroute", "-n", "-q", "1", "-w", "2", "-m", "5", address]).expect_success();
+        let hops: Vec<&str> = told.lines().skip(1).filter_map(|line| line.split_whitespace().nth(1)).collect();
+        assert_eq!(hops, [gateway, address], "{told}");
+    }
+}
