@@ -176,6 +176,7 @@ impl Shard {
             self.pump_dirty(now);
             // After the pump, which has heard by then what programs closed: the next socket takes the same descriptor again.
             self.identify_new(now);
+            self.send_runs(now);
             let now = Instant::now();
             self.run_timers(now);
             if self.stop_at.is_some_and(|at| at <= now || !self.has_last_words()) {
