@@ -5,7 +5,6 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -25,7 +24,7 @@ use crate::cli::{Exit, UpArgs, complain, report_faults};
 use crate::config::paths::{self, Places};
 use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
-use crate::netlink::{AddressWatcher, Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
+use crate::netlink::{Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, Watcher, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::router::Rules;
@@ -124,7 +123,7 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     if args.foreground {
         core.print_verdicts();
     }
-    watch_addresses(core.handle(), system_resolvers(&core, asks_system))?;
+    watch_network(core.handle(), installed.clone(), system_resolvers(&core, asks_system))?;
     tracing::info!("Portreeve is up");
     daemon::ready();
     core.runtime.block_on(watch(&core))?;
@@ -255,23 +254,22 @@ fn system_resolvers(core: &Core, asks_system: bool) -> impl FnMut() + Send + 'st
     }
 }
 
-/// Follows this host's addresses until the packet loop is gone.
-fn watch_addresses(shard: Handle, mut network_changed: impl FnMut() + Send + 'static) -> io::Result<()> {
-    let watcher = AddressWatcher::open()?;
+/// Follows this host's network until the packet loop is gone: tells it the addresses, and has repaired what others remove.
+fn watch_network(shard: Handle, shelf: Shelf, mut network_changed: impl FnMut() + Send + 'static) -> io::Result<()> {
+    let [addresses, routes, tables] = [Watcher::addresses()?, Watcher::routes()?, Watcher::tables()?];
     let watch = move || {
-        let fd: Option<OwnedFd> = watcher.as_fd().try_clone_to_owned().ok();
-        let Some(fd) = fd else { return };
         loop {
-            let mut fds = [PollFd::new(&fd, PollFlags::IN)];
+            let mut fds = [&addresses, &routes, &tables].map(|watcher| PollFd::new(watcher, PollFlags::IN));
             let wait = Timespec::try_from(Duration::from_secs(5)).ok();
             // An interrupted or empty wait only looks again.
             let _ = poll(&mut fds, wait.as_ref());
             // Looked at after each wait, also without an event: resolv.conf sends none.
             network_changed();
-            if !matches!(watcher.changed(), Ok(true)) {
-                continue;
+            let [moved, rerouted, reloaded] = [&addresses, &routes, &tables].map(|watcher| matches!(watcher.changed(), Ok(true)));
+            if (moved || rerouted || reloaded) && !repair(&shelf) {
+                return;
             }
-            let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
+            let host = moved.then(|| RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok())).flatten();
             if let Some(host) = host
                 && !shard.send(Message::Addresses(host.own_addresses()))
             {
@@ -279,7 +277,20 @@ fn watch_addresses(shard: Handle, mut network_changed: impl FnMut() + Send + 'st
             }
         }
     };
-    std::thread::Builder::new().name("addresses".to_owned()).spawn(watch).map(|_| ())
+    std::thread::Builder::new().name("network".to_owned()).spawn(watch).map(|_| ())
+}
+
+/// False once everything was taken back.
+fn repair(shelf: &Shelf) -> bool {
+    let mut shelf = locked(shelf);
+    let Some(installed) = shelf.as_mut() else { return false };
+    match installed.repair() {
+        Ok(false) => {}
+        Ok(true) => tracing::info!("the guard was put right after a change of links or tables"),
+        // Tried again at the next change.
+        Err(error) => tracing::warn!(%error, "routes and guard could not be put right"),
+    }
+    true
 }
 
 /// Waits for `down`, a signal, or the end of the packet loop.

@@ -1,6 +1,6 @@
 //! What the calling thread's network namespace looks like: links, addresses, uplinks, reverse-path filters.
 //!
-//! Keeps one rule: only reads. A snapshot; [`super::AddressWatcher`] says when to take the next one.
+//! Keeps one rule: only reads. A snapshot; [`super::Watcher`] says when to take the next one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;

@@ -29,6 +29,9 @@ use super::{Mark, RequestError, RouteSocket};
 use crate::packet::FiveTuple;
 use crate::tun::{OpenError, Queue};
 
+/// The tables of the guard that refuses.
+pub(super) const GUARD: [&str; 2] = ["inet portreeve", "netdev portreeve"];
+
 /// Lets a mark on a packet count in the reverse-path filter's lookup (Documentation/networking/ip-sysctl.rst).
 const SRC_VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
@@ -83,23 +86,25 @@ pub struct Install;
 /// A namespace whose packets go through the TUN. Dropping it takes everything back.
 #[derive(Debug)]
 pub struct Installed {
-    plan: Plan,
-    mark: Mark,
-    mtu: u32,
+    pub(super) plan: Plan,
+    pub(super) mark: Mark,
+    pub(super) mtu: u32,
     addresses: Vec<IpAddr>,
     queue: Option<Queue>,
     /// `None` once everything was taken back.
-    state: Option<State>,
+    pub(super) state: Option<State>,
 }
 
 #[derive(Debug)]
-struct State {
+pub(super) struct State {
     run_dir: RunDir,
-    socket: RouteSocket,
-    undo: Undo,
+    pub(super) socket: RouteSocket,
+    pub(super) undo: Undo,
     live: Live,
     /// Counts the changes of what goes beside the TUN.
     turn: u32,
+    /// The guard as nft lists it.
+    pub(super) listed: String,
 }
 
 /// Says which flows are older than the router and go on beside the TUN, until it says otherwise.
@@ -136,7 +141,7 @@ impl Install {
         let queue = Queue::open(&plan.device)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
-        let mut state = State { run_dir, socket, undo, live, turn: 0 };
+        let mut state = State { run_dir, socket, undo, live, turn: 0, listed: String::new() };
         match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
             Ok(()) => Ok(Installed::new(plan, mark, &host, queue, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.
@@ -177,16 +182,23 @@ impl State {
         Ok(())
     }
 
-    fn load_guard(&mut self, guard: &Guard<'_>) -> Result<(), InstallError> {
+    pub(super) fn load_guard(&mut self, guard: &Guard<'_>) -> Result<(), InstallError> {
         let plain = guard.plain();
+        // Ours already, in the failure mode "open": such a table may not be named without its flag.
+        let owned = !self.listed.is_empty();
         match guard.plan.failure {
             Failure::Closed => nft::run("load the guard", &format!("{REMOVE_PLAIN}{plain}")).map(|_| ())?,
+            Failure::Open if owned => {
+                let again = format!("delete table inet portreeve\ndelete table netdev portreeve\n{plain}");
+                self.load("load the guard", &again, "list chain inet portreeve output")?;
+            }
             Failure::Open => {
                 // A plain table of a killed, closed router is in the way of one with an owner.
                 nft::run("remove the old guard", REMOVE_PLAIN)?;
                 self.load("load the guard", &plain, "list chain inet portreeve output")?;
             }
         }
+        self.listed = nft::list(&GUARD)?;
         Ok(())
     }
 
@@ -296,7 +308,7 @@ impl Installed {
         self.mtu
     }
 
-    /// This host's addresses as they were at `up`, ours included; [`super::AddressWatcher`] tells of later ones.
+    /// This host's addresses as they were at `up`, ours included; [`super::Watcher`] tells of later ones.
     #[must_use]
     pub fn own_addresses(&self) -> &[IpAddr] {
         &self.addresses
@@ -352,7 +364,7 @@ impl Drop for Installed {
 }
 
 /// Link names go into nft strings; one with a quote in it would end the string.
-fn check_names(plan: &Plan, host: &Host, mark: Mark) -> Result<(), InstallError> {
+pub(super) fn check_names(plan: &Plan, host: &Host, mark: Mark) -> Result<(), InstallError> {
     let guard = Guard { plan, host, mark };
     let bad = guard.guarded_links().find(|link| link.name.contains(['"', '\\', '*']));
     bad.map_or(Ok(()), |link| Err(InstallError::LinkName { name: link.name.clone() }))

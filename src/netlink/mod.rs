@@ -1,7 +1,7 @@
 //! Links, routes, rules, socket tables and the nftables guard: install, show, undo.
 //!
 //! Keeps one rule: whatever is installed here is written to the undo file first and taken back by its owner, and by
-//! `cleanup` when the owner was killed. Judges no packet; repair of what others remove is not here yet.
+//! `cleanup` when the owner was killed; what others remove meanwhile is put back. Judges no packet.
 
 mod beside;
 mod guard;
@@ -10,6 +10,7 @@ mod install;
 mod mark;
 mod nft;
 mod plan;
+mod repair;
 mod route_socket;
 pub mod setup;
 mod show;
@@ -29,4 +30,4 @@ pub use route_socket::{RequestError, RouteSocket};
 pub use show::commands;
 pub use sockdiag::{Conversation, SocketTable};
 pub use undo::{Cleaned, CleanupError, cleanup, is_left_behind};
-pub use watch::AddressWatcher;
+pub use watch::Watcher;

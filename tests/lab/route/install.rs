@@ -115,7 +115,7 @@ fn the_device_gets_the_uplinks_mtu_and_the_hosts_addresses_are_known() {
 #[test]
 fn a_changed_address_is_reported_and_a_quiet_host_is_not() {
     let laptop = Laptop::new();
-    let watcher = laptop.inner.inside(|| portreeve::netlink::AddressWatcher::open().expect("a watcher"));
+    let watcher = laptop.inner.inside(|| portreeve::netlink::Watcher::addresses().expect("a watcher"));
     assert!(!watcher.changed().expect("works"));
     for change in ["ip addr add 10.9.0.3/24 dev v0", "ip -6 addr del fd09::2/64 dev v0", "ip link set v0 mtu 1400"] {
         laptop.inner.run(change);

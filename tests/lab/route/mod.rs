@@ -7,6 +7,7 @@ mod install;
 mod kill;
 mod laptop;
 mod namespace;
+mod repair;
 mod setup;
 mod show;
 mod stubs;

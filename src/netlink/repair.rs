@@ -1,0 +1,66 @@
+//! What others remove or change of ours is put back.
+//!
+//! Keeps one rule: everything is compared with what should be there, whatever the event said; so what is whole costs a look and
+//! no change, and a change of our own causes no second one. The live tables need none of this: they have an owner, and the
+//! kernel lets nobody else touch them.
+
+use super::guard::Guard;
+use super::install::{GUARD, State, check_names};
+use super::{Host, InstallError, Installed, nft, setup, steer};
+
+impl Installed {
+    /// Puts back what is missing: the device's state and addresses, its routes, our rules, kernel settings, the guard. Links that
+    /// appeared since get their chain in it. True when the guard was not as it should be.
+    ///
+    /// # Errors
+    ///
+    /// The kernel or nft refuses a step; the next call tries again.
+    pub fn repair(&mut self) -> Result<bool, InstallError> {
+        let Self { plan, mark, mtu, state, .. } = self;
+        let Some(state) = state else { return Ok(false) };
+        let host = Host::read(&mut state.socket)?;
+        // It goes with the packet loop, whose end takes everything back.
+        if !host.links.iter().any(|link| link.name == plan.device) {
+            return Ok(false);
+        }
+        let guard = Guard { plan, host: &host, mark: *mark };
+        state.repair_device(&guard, *mtu)?;
+        for rule in state.undo.rules.clone() {
+            rule.add(&mut state.socket)?;
+        }
+        for setting in &state.undo.settings {
+            setting.apply()?;
+        }
+        state.repair_guard(&guard)
+    }
+}
+
+impl State {
+    fn repair_device(&mut self, guard: &Guard<'_>, mtu: u32) -> Result<(), InstallError> {
+        let Guard { plan, host, mark: _ } = *guard;
+        let wanted: Vec<_> =
+            host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
+        let own = host.own_addresses();
+        let is_up = host.links.iter().any(|link| link.name == plan.device && link.up);
+        let index = if is_up && wanted.iter().all(|(address, _)| own.contains(address)) {
+            setup::index_of(&mut self.socket, &plan.device)?
+        } else {
+            setup::configure_tun(&mut self.socket, &plan.device, &wanted, mtu)?
+        };
+        Ok(steer::add_table(&mut self.socket, plan, index)?)
+    }
+
+    fn repair_guard(&mut self, guard: &Guard<'_>) -> Result<bool, InstallError> {
+        let links: Vec<u32> = guard.guarded_links().map(|link| link.index).collect();
+        let has_chain = |index: &u32| self.listed.contains(&format!("chain egress_{index} {{"));
+        let as_many = self.listed.matches("chain egress_").count() == links.len();
+        // A table that is gone cannot be listed, which is a difference like any other.
+        let is_whole = nft::list(&GUARD).is_ok_and(|now| now == self.listed);
+        if is_whole && as_many && links.iter().all(has_chain) {
+            return Ok(false);
+        }
+        check_names(guard.plan, guard.host, guard.mark)?;
+        self.load_guard(guard)?;
+        Ok(true)
+    }
+}
