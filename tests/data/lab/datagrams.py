@@ -7,7 +7,7 @@ wide ADDRESS            1400 bytes that may be fragmented, three times: what eac
 expires ADDRESS         a datagram of hop limit 1: the ICMP error's origin, type, code, sender and quote
 ports ADDRESS OTHER     one socket to two peers (serve): whether they saw one port
 stranger ADDRESS        a datagram whose answer comes from another address (serve): that address
-serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"
+serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"join GROUP ADDRESS      answers from ADDRESS, port 9010, what is sent to the group there. Says "joined"
 """
 
 import json
@@ -130,6 +130,17 @@ def serve(*addresses):
             word, sender = peer.recvfrom(100)
             answers = peer if not word.startswith(b"other") else other if peer is one else one
             answers.sendto(b"%d" % sender[1], sender)
+
+
+def join(group, address):
+    peer = made(address)
+    peer.settimeout(None)
+    peer.bind(("", 9010))
+    peer.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton(address))
+    print("joined", flush=True)
+    while True:
+        sender = peer.recvfrom(100)[1]
+        peer.sendto(b"%d" % sender[1], sender)
 
 
 verb, *words = sys.argv[1:]
