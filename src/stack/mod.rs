@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer, State};
+use smoltcp::time::Duration;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address};
 
 use crate::packet::FiveTuple;
@@ -37,7 +38,19 @@ const TIMESTAMP_LEN: u16 = 12;
 /// A packet that a program's own interactive traffic does not exceed.
 const SMALL_PACKET: usize = 1024;
 /// How long the ACK of a small segment waits for an answer to travel with; Linux waits up to 40 ms.
-const ACK_DELAY: smoltcp::time::Duration = smoltcp::time::Duration::from_millis(2);
+const ACK_DELAY: Duration = Duration::from_millis(2);
+/// The least that a peer may ask for as the size of segments: less is an attack (net.ipv4.tcp_min_snd_mss, ip-sysctl.rst), and below
+/// the timestamp option's length smoltcp 0.14 sends empty segments without end.
+const MIN_MSS: u16 = 48;
+/// Packets sent in a row for one flow. A full ring is nine; whoever makes it more than this waits a millisecond for the rest.
+const MOST_AT_ONCE: usize = 64;
+/// How long an unanswered SYN-ACK is repeated, as Linux does with tcp_synack_retries at 5 (tcp(7)).
+const HANDSHAKE: Duration = Duration::from_secs(63);
+/// A program that says nothing for so long is asked whether it is still there, as Linux does (tcp_keepalive_time, tcp(7)): where its
+/// network namespace has died nobody says so.
+const KEEP_ALIVE: Duration = Duration::from_secs(7200);
+/// It is dead when two such questions in a row find no answer; one may be lost in a full queue.
+const DEAD: Duration = Duration::from_secs(2 * 7200 + 675);
 
 /// One TCP flow's local end.
 struct Connection {
@@ -104,7 +117,7 @@ impl Stack {
     ///
     /// # Errors
     ///
-    /// No memory for the rings, or a port that smoltcp refuses.
+    /// No memory for the rings, segments that are too small, or a port that smoltcp refuses.
     pub fn accept(
         &mut self,
         slot: usize,
@@ -113,6 +126,9 @@ impl Stack {
         sink: &mut dyn PacketSink,
         now: Instant,
     ) -> Result<(), AcceptError> {
+        if let Some(mss) = opening.max_segment.filter(|mss| *mss < MIN_MSS) {
+            return Err(AcceptError::Segments(mss));
+        }
         // Whatever was in this place has ended; its rings and its timer go with it.
         self.remove(slot, u64::MAX);
         let mut rings = [self.pool.take()?, self.pool.take()?];
@@ -125,6 +141,9 @@ impl Stack {
         socket.set_nagle_enabled(false);
         socket.set_ack_delay(None);
         socket.set_tsval_generator(Some(timestamp));
+        socket.set_timeout(Some(HANDSHAKE));
+        // Before the SYN-ACK, which winds the timer up: later, smoltcp would ask at once.
+        socket.set_keep_alive(Some(KEEP_ALIVE));
         let local = IpEndpoint::from(tuple.remote);
         socket.listen(IpListenEndpoint { addr: Some(local.addr), port: local.port })?;
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
@@ -153,8 +172,10 @@ impl Stack {
         let _ = self.interface.poll_ingress_single(at, &mut device, &mut connection.sockets);
         // A reset in SYN-RECEIVED makes smoltcp listen again; here it means that the program has given up (RFC 9293 §3.10.7.4).
         let socket = connection.sockets.get_mut::<Socket<'static>>(connection.handle);
-        if socket.state() == State::Listen {
-            socket.abort();
+        match socket.state() {
+            State::Listen => socket.abort(),
+            State::SynReceived => {}
+            _ => socket.set_timeout(Some(DEAD)),
         }
     }
 
@@ -172,14 +193,18 @@ impl Stack {
             return;
         }
         let mut device = Device::new(None, &mut self.scratch, sink, connection.max_payload);
-        while self.interface.poll_egress(at, &mut device, &mut connection.sockets) == PollResult::SocketStateChanged {}
-        let next = self.interface.poll_at(at, &connection.sockets);
-        if let Some(old) = connection.timer.take() {
-            self.timers.remove(&(old, slot));
+        for _ in 0..MOST_AT_ONCE {
+            if self.interface.poll_egress(at, &mut device, &mut connection.sockets) != PollResult::SocketStateChanged {
+                break;
+            }
         }
         // A deadline that is past would spin: what could go out has gone.
-        if let Some(next) = next.map(|next| next.max(at + smoltcp::time::Duration::from_millis(1))) {
-            connection.timer = Some(next);
+        let next = self.interface.poll_at(at, &connection.sockets).map(|next| next.max(at + Duration::from_millis(1)));
+        // A timer that runs out too early only finds out when it should have: cheaper than to move it with every packet.
+        if let Some(next) = next.filter(|next| connection.timer.is_none_or(|old| *next < old)) {
+            if let Some(old) = connection.timer.replace(next) {
+                self.timers.remove(&(old, slot));
+            }
             self.timers.insert((next, slot));
         }
     }
@@ -237,6 +262,8 @@ pub struct Opening<'a> {
 pub enum AcceptError {
     #[error("no memory for the flow's rings: {0}")]
     Memory(#[from] std::io::Error),
+    #[error("the program takes segments of at most {0} bytes; {MIN_MSS} is the least")]
+    Segments(u16),
     #[error("the destination port cannot be listened on")]
     Port,
 }

@@ -11,6 +11,7 @@ mod enclosure;
 mod errors;
 mod faults;
 mod killed;
+mod limits;
 mod live;
 mod names;
 mod older;

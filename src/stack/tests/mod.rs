@@ -1,5 +1,6 @@
 //! The stack against a peer in memory: both families, both directions, good and bad weather.
 
+mod dead;
 mod wire;
 
 use std::time::Instant;

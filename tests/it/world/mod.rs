@@ -11,6 +11,7 @@ mod story;
 
 use std::ops::Range;
 
+pub(super) use dice::Dice;
 use story::Story;
 
 /// Stories that every run of the tests tells.
@@ -35,6 +36,11 @@ impl Drop for Telling {
             eprintln!("the story of PORTREEVE_SEED={} went wrong", self.0);
         }
     }
+}
+
+/// A packet of no flow in particular.
+pub(super) fn packet(dice: &mut Dice) -> Vec<u8> {
+    sender::packet(dice, None)
 }
 
 fn tell(seed: u64) -> Story {

@@ -1,0 +1,34 @@
+//! Raw bytes into the parser, and what it accepts into the answers.
+
+use portreeve::packet::{
+    Checksums, ErrorMessage, IpPacket, Transport, Unreachable, datagrams_together, error_message, is_unfinished, reset,
+    unfinished_tcp, unreachable,
+};
+
+const CAUSES: [Unreachable; 5] =
+    [Unreachable::Network, Unreachable::Host, Unreachable::Protocol, Unreachable::Port, Unreachable::Prohibited];
+
+pub(super) fn run(bytes: &[u8]) {
+    let _ = (is_unfinished(bytes), datagrams_together(bytes));
+    let _ = unfinished_tcp(&mut bytes.to_vec(), 1448);
+    for checksums in [Checksums::Unfinished, Checksums::Finished] {
+        let Ok(packet) = IpPacket::parse(bytes, checksums) else { continue };
+        assert_eq!(packet.tuple().local.is_ipv4(), packet.tuple().remote.is_ipv4());
+        let mut answers = vec![Vec::new(), Vec::new()];
+        reset(&packet, &mut answers[0]);
+        let remote = packet.tuple().remote.ip();
+        error_message(&packet, remote, ErrorMessage::too_large(remote.is_ipv4(), 1280), &mut answers[1]);
+        answers.extend(CAUSES.map(|why| {
+            let mut out = Vec::new();
+            unreachable(&packet, why, &mut out);
+            out
+        }));
+        for answer in answers.iter().filter(|answer| !answer.is_empty()) {
+            // The answer to somebody who has an address can be read; the source may be one that nobody sends to.
+            if let Ok(answer) = IpPacket::parse(answer, Checksums::Finished) {
+                assert!(!matches!(answer.transport(), Transport::Echo(_)));
+                assert_eq!(answer.tuple().remote.ip(), packet.tuple().local.ip());
+            }
+        }
+    }
+}

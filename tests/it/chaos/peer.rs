@@ -1,0 +1,207 @@
+//! An arbitrary TCP peer against the local end of a connection: segments in and out of the window, odd flags and options, silence.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use portreeve::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, VNET_HEADER_LEN};
+use portreeve::stack::{Opening, PacketSink, Stack};
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
+
+const SLOT: usize = 1;
+/// What one step may make the stack write: what is due, not a loop.
+const MOST_ANSWERS: usize = 500;
+/// Options that somebody may send: window scale, SACK permitted, SACK blocks, timestamps, lengths that lie.
+const OPTIONS: [&[u8]; 8] = [
+    &[],
+    &[2, 4, 0, 1],
+    &[3, 3, 255, 0],
+    &[4, 2, 1, 1],
+    &[5, 10, 0, 0, 0, 1, 255, 255, 255, 255, 1, 1],
+    &[8, 10, 0, 0, 0, 1, 0, 0, 0, 0, 1, 1],
+    &[254, 0, 0, 0],
+    &[2, 255, 0, 0],
+];
+
+/// What the stack wrote in one step, and where it stands.
+#[derive(Default)]
+struct Caught {
+    packets: usize,
+    next: u32,
+    acked: u32,
+}
+
+impl PacketSink for Caught {
+    fn write(&mut self, packet: &[u8]) {
+        self.packets += 1;
+        assert!(self.packets < MOST_ANSWERS, "answers without end, the last: {packet:?}");
+        let packet = packet.get(VNET_HEADER_LEN..).expect("a header");
+        let packet = IpPacket::parse(packet, Checksums::Unfinished).expect("the stack writes whole packets");
+        let Transport::Tcp(segment) = packet.transport() else { panic!("no TCP: {packet:?}") };
+        self.next = segment.sequence;
+        let header = packet.bytes().get(if packet.tuple().local.is_ipv4() { 20 } else { 40 }..).expect("a TCP header");
+        self.acked = header.get(8..12).map_or(0, |ack| u32::from_be_bytes(ack.try_into().expect("four bytes")));
+    }
+}
+
+/// One segment of the peer's choice.
+struct Segment<'a> {
+    flags: u8,
+    sequence: u32,
+    ack: u32,
+    window: u16,
+    urgent: u16,
+    options: &'a [u8],
+    len: usize,
+}
+
+impl Segment<'_> {
+    fn bytes(&self, from: SocketAddr, to: SocketAddr) -> Vec<u8> {
+        let mut tcp = Vec::new();
+        tcp.extend(from.port().to_be_bytes());
+        tcp.extend(to.port().to_be_bytes());
+        tcp.extend(self.sequence.to_be_bytes());
+        tcp.extend(self.ack.to_be_bytes());
+        let words = u8::try_from(5 + self.options.len() / 4).expect("few options");
+        tcp.extend([words << 4, self.flags]);
+        tcp.extend(self.window.to_be_bytes());
+        tcp.extend([0, 0]);
+        tcp.extend(self.urgent.to_be_bytes());
+        tcp.extend(self.options);
+        tcp.resize(tcp.len() + self.len, 7);
+        wrap(&tcp, from.ip(), to.ip())
+    }
+}
+
+fn wrap(tcp: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
+    let mut bytes;
+    match (from, to) {
+        (IpAddr::V4(from), IpAddr::V4(to)) => {
+            bytes = vec![0; 20 + tcp.len()];
+            let mut ip = Ipv4Packet::new_unchecked(&mut bytes[..]);
+            ip.set_version(4);
+            ip.set_header_len(20);
+            ip.set_total_len(u16::try_from(20 + tcp.len()).expect("a small packet"));
+            ip.set_hop_limit(64);
+            ip.set_next_header(IpProtocol::Tcp);
+            ip.set_src_addr(from);
+            ip.set_dst_addr(to);
+            ip.payload_mut().copy_from_slice(tcp);
+            ip.fill_checksum();
+        }
+        (IpAddr::V6(from), IpAddr::V6(to)) => {
+            bytes = vec![0; 40 + tcp.len()];
+            let mut ip = Ipv6Packet::new_unchecked(&mut bytes[..]);
+            ip.set_version(6);
+            ip.set_payload_len(u16::try_from(tcp.len()).expect("a small packet"));
+            ip.set_hop_limit(64);
+            ip.set_next_header(IpProtocol::Tcp);
+            ip.set_src_addr(from);
+            ip.set_dst_addr(to);
+            ip.payload_mut().copy_from_slice(tcp);
+        }
+        (_, _) => panic!("one family"),
+    }
+    bytes
+}
+
+/// A conversation that the bytes decide.
+struct Peer {
+    stack: Stack,
+    now: Instant,
+    caught: Caught,
+    from: SocketAddr,
+    to: SocketAddr,
+    sent: u32,
+    /// Bytes that reached the other end.
+    taken: usize,
+}
+
+impl Peer {
+    fn new(v6: bool) -> Self {
+        let (from, to) = if v6 { ("[fd00::2]:40000", "[2001:db8::10]:443") } else { ("10.9.0.2:40000", "203.0.113.10:443") };
+        let now = Instant::now();
+        let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
+        Self { stack: Stack::new(7, now), now, caught: Caught::default(), from, to, sent: 1000, taken: 0 }
+    }
+
+    fn open(&mut self, options: &[u8]) {
+        let syn = Segment { flags: 2, sequence: self.sent, ack: 0, window: 64_240, urgent: 0, options, len: 0 };
+        let syn = syn.bytes(self.from, self.to);
+        self.sent += 1;
+        let tuple = FiveTuple { protocol: Protocol::TCP, local: self.from, remote: self.to };
+        let opening = Opening { syn: &syn, max_segment: Some(1460), has_timestamps: false };
+        self.stack.accept(SLOT, &tuple, opening, &mut self.caught, self.now).expect("memory for two rings");
+    }
+
+    fn says(&mut self, segment: &Segment<'_>) {
+        let bytes = segment.bytes(self.from, self.to);
+        if IpPacket::parse(&bytes, Checksums::Unfinished).is_ok() {
+            self.stack.input(SLOT, &bytes, &mut self.caught, self.now);
+        }
+    }
+
+    /// What the other end of the connection does: it reads, writes, closes, gives up.
+    fn upstream(&mut self, choice: u8) {
+        let taken = &mut self.taken;
+        self.stack.with_socket(SLOT, |socket| match choice % 6 {
+            0 | 1 => {
+                while socket.can_recv() {
+                    *taken += socket.recv(|data| (data.len(), data.len())).expect("it said that it can");
+                }
+            }
+            2 | 3 if socket.can_send() => assert!(socket.send_slice(&[9; 3000]).is_ok()),
+            4 if choice > 200 => socket.close(),
+            5 if choice > 230 => socket.abort(),
+            _ => {}
+        });
+    }
+
+    fn settle(&mut self, time: Duration) {
+        self.now += time;
+        while let Some(slot) = self.stack.expired(self.now) {
+            self.stack.flush(slot, &mut self.caught, self.now);
+        }
+        self.stack.flush(SLOT, &mut self.caught, self.now);
+        assert!(self.stack.poll_timeout().is_none_or(|at| at > self.now), "a timer that stays would spin");
+        let queues = self.stack.with_socket(SLOT, |socket| (socket.recv_queue(), socket.send_queue()));
+        assert!(queues.is_none_or(|(rx, tx)| rx <= 512 * 1024 && tx <= 512 * 1024), "{queues:?}");
+        self.caught.packets = 0;
+    }
+}
+
+/// Gives how many of the peer's bytes were taken.
+pub(super) fn run(bytes: &[u8]) -> usize {
+    let Some((first, mut rest)) = bytes.split_first() else { return 0 };
+    let mut peer = Peer::new(first & 1 == 1);
+    peer.open(OPTIONS[usize::from(first >> 1) % 7]);
+    if first & 0x80 == 0 {
+        // The rest of the handshake, so that most conversations get beyond it.
+        let ack = peer.caught.next.wrapping_add(1);
+        peer.says(&Segment { flags: 0x10, sequence: peer.sent, ack, window: 64_240, urgent: 0, options: &[], len: 0 });
+    }
+    while let [flags, shape, near, window, upstream, time, tail @ ..] = rest {
+        rest = tail;
+        // Most segments are nearly right: only those find the way into the machine.
+        let off = u32::from(*near).wrapping_sub(8) & if near % 4 == 0 { u32::MAX } else { 0 };
+        let len = [0, 1, 100, 1460][usize::from(shape % 4)];
+        let segment = Segment {
+            flags: if shape & 0xe0 == 0xe0 { *flags } else { 0x10 | (flags & 0x08) },
+            sequence: peer.sent.wrapping_add(off),
+            ack: peer.caught.next.wrapping_add(u32::from(shape >> 4 & 7)).wrapping_sub(if near % 8 == 1 { 100_000 } else { 0 }),
+            window: if window % 8 == 0 { 0 } else { u16::from(*window) << 8 },
+            urgent: if flags & 0x20 == 0 { 0 } else { u16::from(*near) },
+            options: OPTIONS[usize::from(shape >> 2) % 8],
+            len,
+        };
+        peer.says(&segment);
+        // The stack says what it has taken; that is where the peer goes on.
+        peer.upstream(*upstream);
+        peer.settle(Duration::from_millis(if time % 16 == 0 { 3_600_000 } else { u64::from(*time) }));
+        if peer.caught.acked != 0 {
+            peer.sent = peer.caught.acked;
+        }
+    }
+    peer.stack.remove(SLOT, u64::MAX);
+    assert_eq!(peer.stack.poll_timeout(), None, "a timer of nobody");
+    peer.taken
+}
