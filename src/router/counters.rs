@@ -38,6 +38,8 @@ pub enum Counter {
     HandOverFull,
     /// A packet for the program that the TUN did not take.
     TunFull,
+    /// Datagrams that an upstream socket had no room for.
+    UpstreamFull,
     /// A datagram from an address that the program did not write to and may not.
     Stranger,
     /// A fault of our own, which ended a flow.
@@ -68,6 +70,7 @@ impl Counter {
             Self::RefusedAgain,
             Self::HandOverFull,
             Self::TunFull,
+            Self::UpstreamFull,
             Self::Stranger,
             Self::Fault,
             Self::Accepted,
@@ -112,6 +115,7 @@ impl Counter {
             Self::RefusedAgain => "refused_again",
             Self::HandOverFull => "hand_over_full",
             Self::TunFull => "tun_full",
+            Self::UpstreamFull => "upstream_full",
             Self::Stranger => "stranger",
             Self::Fault => "fault",
             Self::Accepted => "accepted",

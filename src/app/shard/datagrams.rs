@@ -108,8 +108,12 @@ impl Shard {
         let Some(Lane::Udp(lane)) = self.lanes.lane_mut(id.index()).filter(|lane| lane.id() == id) else { return };
         match lane.socket.send(data, segment, marks) {
             Ok(()) => self.router.account(id, u64::try_from(data.len()).unwrap_or(0), 0, now),
-            // Lost, as on any wire; the error queue knows of what is too large.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS | libc::EMSGSIZE)) => {}
+            // Lost, as on any wire.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS)) => {
+                self.router.count(Counter::UpstreamFull);
+            }
+            // The error queue knows more.
+            Err(error) if error.raw_os_error() == Some(libc::EMSGSIZE) => {}
             Err(error) => self.input(Input::Failed { flow: id, failure: failure_of(&error) }, now),
         }
     }
