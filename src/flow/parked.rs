@@ -11,7 +11,7 @@ pub struct Parked {
 
 impl Parked {
     /// A TCP flow parks its SYN alone; a datagram flow what a program sends before it can have an answer.
-    const MAX_PACKETS: usize = 16;
+    const MAX_PACKETS: usize = 128;
     /// The largest packet of all fits: an IPv6 header and what its length field can count.
     const MAX_BYTES: usize = 40 + 65_535;
 

@@ -201,7 +201,7 @@ impl<'a> IpPacket<'a> {
         let (protocol, offset) = extension::walk(ip.next_header(), payload)?;
         // A mapped address on the wire would make the upstream socket an IPv4 one (RFC 4038 §4.2); loopback as above.
         let to_nowhere = dst.is_unspecified() || dst.is_loopback() || dst.to_ipv4_mapped().is_some();
-        if src.is_multicast() || to_nowhere {
+        if src.is_multicast() || src.is_loopback() || to_nowhere {
             return Err(Malformed::Address);
         }
         if protocol == IpProtocol::Ipv6Frag {
@@ -280,7 +280,8 @@ fn tcp(payload: &[u8], (src, dst): (IpAddress, IpAddress), checksums: Checksums)
     if checksums == Checksums::Finished && !tcp.verify_checksum(&src, &dst) {
         return Err(Malformed::Checksum);
     }
-    if tcp.src_port() == 0 || tcp.dst_port() == 0 {
+    // A connection to port 0 may be tried: its peer refuses it.
+    if tcp.src_port() == 0 {
         return Err(Malformed::PortZero);
     }
     let control = match (tcp.syn(), tcp.fin(), tcp.rst(), tcp.psh()) {

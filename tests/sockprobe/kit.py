@@ -120,25 +120,30 @@ class Net:
         self.domain = socket.AF_INET if self.v4 else socket.AF_INET6
         self.level, self.ttl_option, self.tos_option = options_of(self.v4)
         self.own = (addresses[5], "198.18.0.1", "2001:2::1")
-        self.server, self.other, self.silent, self.unreachable, self.narrow, self.laptop, self.gateway = addresses
+        self.server, self.other, self.silent, self.unreachable, self.first_narrow, self.laptop, self.gateway = addresses
 
-    def limited(self, made):
+    def narrow(self, number):
+        """A host behind a hop with an MTU of 1300. Each behaviour has one of its own, since the kernel remembers a path's MTU."""
+        assert number < 8
+        return f"{self.first_narrow[:-1]}{number}"
+
+    def limited(self, made, limit_s=LIMIT_S):
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-            made.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", LIMIT_S, 0))
+            made.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", limit_s, 0))
         return made
 
     def tcp(self, protocol=0):
         return self.limited(socket.socket(self.domain, socket.SOCK_STREAM, protocol))
 
     def udp(self, *to):
-        made = self.limited(socket.socket(self.domain, socket.SOCK_DGRAM))
+        made = self.limited(socket.socket(self.domain, socket.SOCK_DGRAM), 1)
         if to:
             made.connect(to)
         return made
 
     def ping(self):
         protocol = socket.IPPROTO_ICMP if self.v4 else socket.IPPROTO_ICMPV6
-        return self.limited(socket.socket(self.domain, socket.SOCK_DGRAM, protocol))
+        return self.limited(socket.socket(self.domain, socket.SOCK_DGRAM, protocol), 1)
 
     def dial(self, port, address=None, made=None):
         made = made or self.tcp()
@@ -174,6 +179,8 @@ class Net:
 
     def place(self, address):
         """Who an address is."""
+        if address.startswith(self.first_narrow[:-1]):
+            return "narrow"
         names = {self.server: "server", self.other: "other", self.unreachable: "unreachable", self.silent: "silent", self.gateway: "gateway"}
         return names.get(address, "self" if address in self.own else address)
 

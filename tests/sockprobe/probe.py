@@ -11,16 +11,20 @@ import json
 import sys
 import time
 
+import icmp
+import resolving
 import tcp_data
 import tcp_end
 import tcp_open
+import udp
+import udp_errors
 from kit import BEHAVIOURS, Net, errno_name
 
-ROOMS = [tcp_open, tcp_data, tcp_end]
-# server, other, silent, unreachable, narrow, laptop, gateway: as scripts/lab makes them, and tests/lab/transparency.
+ROOMS = [tcp_open, tcp_data, tcp_end, udp, udp_errors, icmp, resolving]
+# server, other, silent, unreachable, the first of the narrow ones, laptop, gateway: as scripts/lab makes them, and tests/lab/transparency.
 ADDRESSES = {
-    "4": ["203.0.113.10", "203.0.113.11", "203.0.113.66", "203.0.113.67", "198.51.100.10", "10.9.0.2", "10.9.0.1"],
-    "6": ["2001:db8::10", "2001:db8::11", "2001:db8::66", "2001:db8::67", "fd77::10", "fd09::2", "fd09::1"],
+    "4": ["203.0.113.10", "203.0.113.11", "203.0.113.66", "203.0.113.67", "198.51.100.100", "10.9.0.2", "10.9.0.1"],
+    "6": ["2001:db8::10", "2001:db8::11", "2001:db8::66", "2001:db8::67", "fd77::100", "fd09::2", "fd09::1"],
 }
 WORKERS = 6
 

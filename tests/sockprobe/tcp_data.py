@@ -394,15 +394,8 @@ def _(net):
 @behaviour("tcp.narrow_path")
 def _(net):
     """A hop with a smaller MTU: the bytes arrive all the same."""
-    made = net.dial(9001, net.narrow)
+    made = net.dial(9001, net.narrow(0))
     token = net.tell(made, "drain")
     made.sendall(pattern(200000))
     made.shutdown(socket.SHUT_WR)
     return net.report(token)
-
-
-@behaviour("tcp.narrow_path.down")
-def _(net):
-    made = net.dial(9001, net.narrow)
-    net.tell(made, "send:200000")
-    return recv_all(made)

@@ -116,9 +116,10 @@ def _(net):
     return [timed(lambda: net.dial(SCRIPT, net.silent, made)), said(lambda: net.dial(SCRIPT, net.silent, made))]
 
 
-@behaviour("tcp.connect.silent.again_is_already", refused=["EINPROGRESS", "EALREADY", "OUT|ERR|HUP", [7]])
+@behaviour("tcp.connect.silent.again_is_already")
 def _(net):
     made, first = begun(net, SCRIPT, net.silent)
+    time.sleep(0.05)
     return [first, said(lambda: net.dial(SCRIPT, net.silent, made)), polled(made, select.POLLOUT, 100), tcp_info(made, "state")]
 
 
@@ -530,11 +531,13 @@ def _(net):
     return said(lambda: net.dial(SCRIPT, made=made) and None)
 
 
-@behaviour("tcp.accept.from_outside")
+@behaviour("inbound.from_outside")
 def _(net):
-    """A listener of the program is reached by the peer."""
-    listener = net.tcp()
-    listener.bind(("", 0))
+    """A listener of the program is reached by the peer, and a socket by a datagram that nobody asked for."""
+    listener, datagrams = net.tcp(), net.udp()
+    for made in (listener, datagrams):
+        made.bind(("", 0))
     listener.listen()
-    _, token = net.script(f"dial:{listener.getsockname()[1]}")
-    return net.report(token)
+    _, token = net.script(f"dial:{listener.getsockname()[1]} throw:{datagrams.getsockname()[1]}")
+    datagrams.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("ll", 0, 500000))
+    return [net.report(token), said(lambda: datagrams.recv(100).decode())]

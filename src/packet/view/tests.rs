@@ -89,6 +89,7 @@ fn port_zero_and_impossible_addresses_are_refused() {
         ("[fd00::1]:0", "[2001:db8::10]:53", Malformed::PortZero),
         ("[ff02::1]:9", "[2001:db8::10]:53", Malformed::Address),
         ("[::]:9", "[2001:db8::10]:53", Malformed::Address),
+        ("[::1]:9", "[2001:db8::10]:53", Malformed::Address),
         ("[fd00::1]:9", "[::1]:53", Malformed::Address),
         ("[fd00::1]:9", "[::]:53", Malformed::Address),
         ("[fd00::1]:9", "[::ffff:127.0.0.1]:53", Malformed::Address),

@@ -16,7 +16,19 @@ struct File {
     diff: Vec<Entry>,
     /// Faults of ours that are known and not mended yet.
     #[serde(default)]
-    fault: Vec<Entry>,
+    fault: Vec<Fault>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Fault {
+    ids: Vec<String>,
+    families: String,
+    ways: Vec<String>,
+    reason: String,
+    /// A race: it need not differ each time.
+    #[serde(default)]
+    sometimes: bool,
 }
 
 #[derive(Deserialize)]
@@ -25,9 +37,11 @@ struct Entry {
     id: String,
     /// "4", "6" or "46".
     families: String,
-    /// Of "exec", "up" and "refused".
+    /// Of "exec" and "up".
     ways: Vec<String>,
     reason: String,
+    #[serde(skip)]
+    sometimes: bool,
 }
 
 impl Entry {
@@ -39,7 +53,6 @@ impl Entry {
 /// The entries for one way.
 pub(super) struct Known {
     entries: Vec<Entry>,
-    refusals: Vec<Entry>,
 }
 
 impl Known {
@@ -50,20 +63,23 @@ impl Known {
         let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let file: File = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         assert!(file.diff.len() <= MOST, "{} known differences; at most {MOST}", file.diff.len());
-        assert!(file.diff.iter().chain(&file.fault).all(|entry| !entry.reason.is_empty()), "a difference needs a reason");
+        let faults = file.fault.into_iter().flat_map(|Fault { ids, families, ways, reason, sometimes }| {
+            ids.into_iter().map(move |id| Entry {
+                id,
+                families: families.clone(),
+                ways: ways.clone(),
+                reason: reason.clone(),
+                sometimes,
+            })
+        });
         let name = if way == Way::Up { "up" } else { "exec" };
-        let all = file.diff.into_iter().chain(file.fault);
-        let (refusals, rest): (Vec<_>, Vec<_>) = all.partition(|entry| entry.ways == ["refused"]);
-        let entries = rest.into_iter().filter(|entry| entry.ways.iter().any(|one| one == name)).collect();
-        Self { entries, refusals }
+        let all: Vec<Entry> = file.diff.into_iter().chain(faults).collect();
+        assert!(all.iter().all(|entry| !entry.reason.is_empty()), "a difference needs a reason");
+        Self { entries: all.into_iter().filter(|entry| entry.ways.iter().any(|one| one == name)).collect() }
     }
 
     pub(super) fn holds(&self, key: &Key) -> bool {
         self.entries.iter().any(|entry| entry.speaks_of(key))
-    }
-
-    pub(super) fn holds_refusal(&self, key: &Key) -> bool {
-        self.refusals.iter().any(|entry| entry.speaks_of(key))
     }
 
     /// # Panics
@@ -80,6 +96,7 @@ impl Known {
         let gone: Vec<String> = self
             .entries
             .iter()
+            .filter(|entry| !entry.sometimes)
             .flat_map(|entry| entry.families.chars().map(|family| (entry.id.clone(), family.to_string())))
             .filter(|key| !differing.iter().any(|(one, _)| one == key))
             .map(|(id, family)| format!("{id}/{family}"))

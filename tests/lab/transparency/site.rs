@@ -17,10 +17,10 @@ const REJECTIONS_4: [&str; 7] = [
 ];
 const REJECTIONS_6: [&str; 6] =
     ["no-route", "admin-prohibited", "addr-unreachable", "port-unreachable", "policy-fail", "reject-route"];
-/// MTU of the path to these.
+/// Hosts behind a hop with a small MTU, eight a family: 198.51.100.100–107, fd77::100–107.
 const NARROW: u16 = 1300;
-const NARROW_4: &str = "198.51.100.10";
-const NARROW_6: &str = "fd77::10";
+const NARROW_NETWORKS: [(&str, &str, &str); 3] =
+    [("-4", "198.51.100.100/30", "10.10.0.2"), ("-4", "198.51.100.104/30", "10.10.0.2"), ("-6", "fd77::100/125", "fd10::2")];
 
 /// A lab made ready; the peer ends with it.
 pub(super) struct Site {
@@ -40,19 +40,18 @@ impl Site {
         // A route that is unreachable answers at a limited rate; the rules below answer always.
         gateway.run(["ip", "route", "del", Lab::UNREACHABLE[0]]).expect_success();
         gateway.run(["ip", "-6", "route", "del", Lab::UNREACHABLE[1]]).expect_success();
-        for (family, to, via) in [("-4", NARROW_4, "10.10.0.2"), ("-6", NARROW_6, "fd10::2")] {
+        for (family, to, via) in NARROW_NETWORKS {
             let mtu = NARROW.to_string();
             gateway.run(["ip", family, "route", "replace", to, "via", via, "mtu", "lock", &mtu]).expect_success();
         }
+        let narrow: Vec<String> = (0..8).flat_map(|n| [format!("198.51.100.10{n}"), format!("fd77::10{n}")]).collect();
+        for address in &narrow {
+            internet.run(["ip", "address", "add", address, "dev", "lo"]).expect_success();
+        }
         gateway.run(["nft", &rules()]).expect_success();
-        let mut peer = internet.spawn(["/usr/bin/python3", &script("peer.py")].into_iter().chain([
-            Lab::SERVER_4,
-            Lab::OTHER_4,
-            NARROW_4,
-            Lab::SERVER_6,
-            Lab::OTHER_6,
-            NARROW_6,
-        ]));
+        let served =
+            [Lab::SERVER_4, Lab::OTHER_4, Lab::SERVER_6, Lab::OTHER_6].into_iter().chain(narrow.iter().map(String::as_str));
+        let mut peer = internet.spawn(["/usr/bin/python3", &script("peer.py")].into_iter().chain(served));
         assert_eq!(peer.line(), "serving");
         Self { laptop, _peer: peer }
     }
