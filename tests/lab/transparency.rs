@@ -7,6 +7,7 @@
 mod answers;
 mod known;
 mod site;
+mod suites;
 
 use crate::harness::{Capture, Lab, Profiles, Router, Seen, Way};
 use known::Known;

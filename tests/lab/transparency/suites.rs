@@ -1,0 +1,55 @@
+//! Programs that others wrote to look at a network see the same one.
+
+use std::collections::BTreeSet;
+
+use super::site::Site;
+use crate::harness::{Lab, Profiles, Router, Way};
+
+through_a_router! {
+    a_scan_of_ports_finds_the_same_as_without_a_router,
+    traceroute_sees_the_same_hops_as_without_a_router,
+}
+
+/// Every port is closed but for the servers', whoever asks.
+fn a_scan_of_ports_finds_the_same_as_without_a_router(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let scan = |router: &Router<'_>, (family, address, ports): (&'static str, &'static str, &'static str)| -> BTreeSet<String> {
+        let words = ["-n", "-Pn", "-sT", "-p", ports, "-T4", "-oG", "-", address];
+        let told = router.run(["nmap"].into_iter().chain((family == "-6").then_some(family)).chain(words)).expect_success();
+        assert!(told.contains("1 host up"), "{told}");
+        let ports = told.lines().filter_map(|line| line.split_once("Ports: ")).flat_map(|(_, ports)| ports.split([',', '\t']));
+        // Questions of all programs end at the router, so port 53 always answers.
+        ports
+            .map(|port| port.trim().to_owned())
+            .filter(|port| port.starts_with(|first: char| first.is_ascii_digit()) && !port.starts_with("53/"))
+            .collect()
+    };
+    let asked = [("-4", Lab::OTHER_4, "1-65535"), ("-6", Lab::OTHER_6, "1-10000")];
+    let direct = Router::start(&lab, Way::Direct, &profiles);
+    let without: Vec<_> = asked.map(|one| scan(&direct, one)).into();
+    assert!(without.iter().all(|ports| ports.iter().any(|port| port.starts_with("80/open"))), "{without:?}");
+    let router = Router::start(&lab, way, &profiles);
+    let through: Vec<_> = asked.map(|one| scan(&router, one)).into();
+    assert_eq!(through, without, "{way:?}");
+}
+
+/// Traceroute by UDP and by echo. By TCP is a known fault (`raw.tcp.hops`), and by UDP to port 53 (-U) there are no hops.
+fn traceroute_sees_the_same_hops_as_without_a_router(way: Way) {
+    let lab = Lab::new();
+    // Where hosts limit how often they answer, a second traceroute sees less than the first.
+    let _site = Site::build(&lab);
+    let profiles = Profiles::accepting();
+    let hops = |router: &Router<'_>, method: &'static str, address: &'static str| -> Vec<String> {
+        let words = ["traceroute", "-n", "-q1", "-m5", "-w1"];
+        let told = router.run(words.into_iter().chain((!method.is_empty()).then_some(method)).chain([address])).expect_success();
+        let hop = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
+        told.lines().skip(1).map(hop).collect()
+    };
+    let asked = [("", Lab::SERVER_4), ("-I", Lab::SERVER_4), ("", Lab::SERVER_6), ("-I", Lab::SERVER_6)];
+    let direct = Router::start(&lab, Way::Direct, &profiles);
+    let without = asked.map(|(method, address)| hops(&direct, method, address));
+    assert!(without.iter().all(|hops| hops.len() == 2), "{without:?}");
+    let router = Router::start(&lab, way, &profiles);
+    assert_eq!(asked.map(|(method, address)| hops(&router, method, address)), without, "{way:?}");
+}
