@@ -5,7 +5,8 @@ import struct
 import time
 
 from kit import CLOSED, behaviour, class_of, hashed, pattern, said
-from udp import answer, answers, details
+from udp import answer, answers
+from udp_peers import details
 
 
 def request(net, sequence=1, data=b"hello", ident=0):

@@ -15,12 +15,14 @@ import icmp
 import resolving
 import tcp_data
 import tcp_end
+import tcp_names
 import tcp_open
 import udp
 import udp_errors
+import udp_peers
 from kit import BEHAVIOURS, Net, errno_name
 
-ROOMS = [tcp_open, tcp_data, tcp_end, udp, udp_errors, icmp, resolving]
+ROOMS = [tcp_open, tcp_names, tcp_data, tcp_end, udp, udp_peers, udp_errors, icmp, resolving]
 # server, other, silent, unreachable, the first of the narrow ones, laptop, gateway: as scripts/lab makes them, and tests/lab/transparency.
 ADDRESSES = {
     "4": ["203.0.113.10", "203.0.113.11", "203.0.113.66", "203.0.113.67", "198.51.100.100", "10.9.0.2", "10.9.0.1"],

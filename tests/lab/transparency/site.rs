@@ -51,7 +51,7 @@ impl Site {
         gateway.run(["nft", &rules()]).expect_success();
         let served =
             [Lab::SERVER_4, Lab::OTHER_4, Lab::SERVER_6, Lab::OTHER_6].into_iter().chain(narrow.iter().map(String::as_str));
-        let mut peer = internet.spawn(["/usr/bin/python3", &script("peer.py")].into_iter().chain(served));
+        let mut peer = internet.spawn(["/usr/bin/python3", "-B", &script("peer.py")].into_iter().chain(served));
         assert_eq!(peer.line(), "serving");
         Self { laptop, _peer: peer }
     }
@@ -69,7 +69,7 @@ impl Site {
             self.laptop.run(["ip", family, "route", "flush", "cache"]).expect_success();
         }
         self.laptop.run(["ip", "tcp_metrics", "flush"]).expect_success();
-        let mut words = vec!["/usr/bin/python3".to_owned(), script("probe.py")];
+        let mut words = vec!["/usr/bin/python3".to_owned(), "-B".to_owned(), script("probe.py")];
         if !only.is_empty() {
             let names: Vec<String> = only.iter().map(|(id, family)| format!("{id}/{family}")).collect();
             words.extend(["--only".to_owned(), names.join(",")]);
