@@ -7,24 +7,35 @@ mod datagram;
 mod echo;
 mod message;
 mod options;
+mod source;
 mod tcp;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 pub use datagram::Datagrams;
 pub use echo::{Pings, Reply};
 pub use message::{Received, Trouble};
-pub use tcp::{Connecting, Stream, failure_of};
+pub use tcp::{Connecting, Progress, Stream, failure_of};
 
 use crate::verdict::{Lane, Permit};
+use source::{Automatic, Choice};
 
 /// Makes upstream sockets.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 pub struct Dialer {
     mark: Option<u32>,
+    automatic: Automatic,
+}
+
+/// What the program's first segment says that the upstream connection's shall say too.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opener {
+    /// The source port, where it is free.
+    pub port: u16,
+    pub hop_limit: u8,
 }
 
 /// Where the datagrams of a flow come from.
@@ -46,11 +57,23 @@ pub enum DialError {
     Kernel { what: &'static str, to: SocketAddr, source: io::Error },
 }
 
+impl DialError {
+    fn is_about_port(&self) -> bool {
+        matches!(self, Self::Kernel { source, .. } if source::is_taken(source))
+    }
+}
+
+impl Default for Dialer {
+    fn default() -> Self {
+        Self::new(None)
+    }
+}
+
 impl Dialer {
     /// `mark` keeps our own packets out of the TUN under `up`; `exec`'s sockets live outside and need none.
     #[must_use]
     pub fn new(mark: Option<u32>) -> Self {
-        Self { mark }
+        Self { mark, automatic: Automatic::read() }
     }
 
     /// Begins to connect.
@@ -58,17 +81,40 @@ impl Dialer {
     /// # Errors
     ///
     /// No gate, or what the kernel knows at once: no route, no port, no descriptor.
-    pub fn tcp(&self, permit: Permit, to: SocketAddr) -> Result<Connecting, DialError> {
+    pub fn tcp(&self, permit: Permit, to: SocketAddr, opener: Opener) -> Result<Connecting, DialError> {
+        let [first, second, last] = self.automatic.choices(opener.port);
+        self.tcp_by(first, permit, to, opener.hop_limit)
+            .or_else(|error| if error.is_about_port() { self.tcp_by(second, permit, to, opener.hop_limit) } else { Err(error) })
+            .or_else(|error| if error.is_about_port() { self.tcp_by(last, permit, to, opener.hop_limit) } else { Err(error) })
+    }
+
+    fn tcp_by(&self, choice: Choice, permit: Permit, to: SocketAddr, hop_limit: u8) -> Result<Connecting, DialError> {
         let socket = self.socket(permit, to, Type::STREAM, Some(Protocol::TCP))?;
         // The program's own Nagle algorithm has decided already what to send.
         socket.set_tcp_nodelay(true).map_err(|source| kernel("set TCP_NODELAY", to, source))?;
         // Urgent data is not carried; its byte stays where it is in the stream (RFC 6093 §6).
         socket.set_out_of_band_inline(true).map_err(|source| kernel("set SO_OOBINLINE", to, source))?;
+        options::prepare_connect(&SockRef::from(&socket), to.is_ipv4(), hop_limit)
+            .map_err(|source| kernel("set IP_RECVERR and IP_TTL", to, source))?;
+        match choice {
+            Choice::Connect(port) => source::choose(&socket, port),
+            Choice::Bind(port) => source::bind(&socket, to.is_ipv4(), port, || self.source_to(permit, to)),
+            Choice::Any => Ok(()),
+        }
+        .map_err(|source| kernel("take the program's port", to, source))?;
         match socket.connect(&SockAddr::from(to)) {
-            Ok(()) => Ok(Connecting::new(socket)),
-            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Connecting::new(socket)),
+            Ok(()) => Ok(Connecting::new(socket, to.is_ipv4())),
+            Err(error) if error.raw_os_error() == Some(libc::EINPROGRESS) => Ok(Connecting::new(socket, to.is_ipv4())),
             Err(source) => Err(kernel("connect", to, source)),
         }
+    }
+
+    /// The address of ours that packets to `to` leave from. Connecting a UDP socket sends nothing.
+    fn source_to(&self, permit: Permit, to: SocketAddr) -> io::Result<IpAddr> {
+        let socket = self.socket(permit, to, Type::DGRAM, Some(Protocol::UDP)).map_err(io::Error::other)?;
+        socket.connect(&SockAddr::from(to))?;
+        let address = socket.local_addr()?.as_socket().map(|address| address.ip());
+        address.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
     }
 
     /// A UDP socket, connected unless it is to hear strangers.

@@ -108,6 +108,23 @@ pub(super) fn ask_for_details(socket: &SockRef<'_>, v4: bool) -> io::Result<()> 
     options.into_iter().try_for_each(|(level, name)| set_int(socket, level, name, 1))
 }
 
+/// Prepares a socket to connect as the program's first segment would: with its hop limit, and so that an ICMP error that ends the
+/// attempt can be told as it came.
+pub(super) fn prepare_connect(socket: &SockRef<'_>, v4: bool, hop_limit: u8) -> io::Result<()> {
+    hear_errors(socket, v4, true)?;
+    if hop_limit != DEFAULT_HOP_LIMIT {
+        let (level, name) = if v4 { (libc::IPPROTO_IP, libc::IP_TTL) } else { (libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS) };
+        set_int(socket, level, name, hop_limit.into())?;
+    }
+    Ok(())
+}
+
+/// Keeps ICMP errors in the socket's error queue, or no longer: there they would break a connection that stands (ip(7), `IP_RECVERR`).
+pub(super) fn hear_errors(socket: &SockRef<'_>, v4: bool, hear: bool) -> io::Result<()> {
+    let (level, name) = if v4 { (libc::IPPROTO_IP, libc::IP_RECVERR) } else { (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) };
+    set_int(socket, level, name, hear.into())
+}
+
 /// Lets datagrams come in together (udp(7)).
 pub(super) fn receive_together(socket: &SockRef<'_>) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_UDP, UDP_GRO, 1)

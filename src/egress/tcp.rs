@@ -6,42 +6,75 @@ use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::{SockRef, Socket};
 
+use super::message::{self, Trouble};
+use super::options;
 use crate::packet::Unreachable;
 use crate::router::Failure;
 
 /// A connection that is being made.
 #[derive(Debug)]
-pub struct Connecting(Socket);
+pub struct Connecting {
+    socket: Socket,
+    v4: bool,
+}
+
+/// What became of a connection that was being made.
+#[derive(Debug)]
+pub enum Progress {
+    Open(Stream),
+    /// It stood, and the peer has reset it since; what came before can still be read.
+    Reset(Stream),
+    /// Still on the way.
+    Waiting(Connecting),
+    Failed(Failure),
+}
 
 impl Connecting {
-    pub(super) fn new(socket: Socket) -> Self {
-        Self(socket)
+    pub(super) fn new(socket: Socket, v4: bool) -> Self {
+        Self { socket, v4 }
     }
 
-    /// Call when the socket is writable: connected, still on the way (`Ok(Err(self))`), or failed. `stands`: nothing but
-    /// writability was reported, no error and no end, which only a connected socket shows (tcp_poll in net/ipv4/tcp.c).
-    ///
-    /// # Errors
-    ///
-    /// What became of the connection.
-    pub fn finish(self, stands: bool) -> io::Result<Result<Stream, Self>> {
+    /// Call when the socket is writable. `stands`: nothing but writability was reported, no error and no end, which only a connected
+    /// socket shows (tcp_poll in net/ipv4/tcp.c).
+    #[must_use]
+    pub fn finish(self, stands: bool) -> Progress {
         if stands {
-            return Ok(Ok(Stream(self.0)));
+            return self.open();
         }
-        if let Some(error) = self.0.take_error()? {
-            return Err(error);
+        match self.socket.take_error() {
+            // What a reset is called depends on the state that it ends (tcp_reset in net/ipv4/tcp_input.c): these are of connections
+            // that stood.
+            Ok(Some(error)) if matches!(error.raw_os_error(), Some(libc::ECONNRESET | libc::EPIPE)) => {
+                Progress::Reset(Stream(self.socket))
+            }
+            Ok(Some(error)) | Err(error) => Progress::Failed(self.failure(&error)),
+            Ok(None) => match self.socket.peer_addr() {
+                Ok(_) => self.open(),
+                Err(error) if error.kind() == io::ErrorKind::NotConnected => Progress::Waiting(self),
+                Err(error) => Progress::Failed(failure_of(&error)),
+            },
         }
-        match self.0.peer_addr() {
-            Ok(_) => Ok(Ok(Stream(self.0))),
-            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(Err(self)),
-            Err(error) => Err(error),
+    }
+
+    fn open(self) -> Progress {
+        match options::hear_errors(&SockRef::from(&self.socket), self.v4, false) {
+            Ok(()) => Progress::Open(Stream(self.socket)),
+            Err(error) => Progress::Failed(failure_of(&error)),
+        }
+    }
+
+    /// The ICMP error behind `error`, or what its number says.
+    fn failure(&self, error: &io::Error) -> Failure {
+        match message::trouble(&SockRef::from(&self.socket), &mut []) {
+            (Trouble::Message(message, from), _) => Failure::Message { message, from },
+            (Trouble::None | Trouble::Failure(_) | Trouble::Other, _) => failure_of(error),
         }
     }
 }
 
 impl AsRawFd for Connecting {
     fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
+        self.socket.as_raw_fd()
     }
 }
 
@@ -74,6 +107,12 @@ impl Stream {
         Ok(rustix::net::send(&self.0, buffer, rustix::net::SendFlags::NOSIGNAL)?)
     }
 
+    /// What broke the connection, where no read or write has told.
+    #[must_use]
+    pub fn take_error(&self) -> Option<io::Error> {
+        self.0.take_error().unwrap_or_else(Some)
+    }
+
     /// Says that nothing more will be written.
     pub fn finish_writing(&self) {
         // A connection that is gone already cannot be shut; its end is seen by the next read.
@@ -89,7 +128,7 @@ impl Stream {
     /// The smoothed round-trip time in microseconds, where the kernel has one.
     #[must_use]
     pub fn rtt_us(&self) -> Option<u32> {
-        super::message::tcp_rtt(&SockRef::from(&self.0))
+        message::tcp_rtt(&SockRef::from(&self.0))
     }
 }
 
@@ -106,12 +145,13 @@ pub fn failure_of(error: &io::Error) -> Failure {
         Some(libc::ECONNREFUSED) => Failure::Refused,
         Some(libc::ECONNRESET | libc::EPIPE) => Failure::Reset,
         Some(libc::ETIMEDOUT) => Failure::TimedOut,
-        Some(libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT) => {
-            Failure::Unreachable(Unreachable::Network)
-        }
+        Some(libc::ENETUNREACH | libc::ENETDOWN | libc::EAFNOSUPPORT) => Failure::Unreachable(Unreachable::Network),
         Some(libc::EACCES | libc::EPERM) => Failure::Unreachable(Unreachable::Prohibited),
         Some(libc::ENOPROTOOPT) => Failure::Unreachable(Unreachable::Protocol),
-        Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE | libc::EAGAIN) => Failure::Exhausted,
+        // EADDRNOTAVAIL is what connect(2) says where every port is in use.
+        Some(
+            libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EADDRINUSE | libc::EADDRNOTAVAIL | libc::EAGAIN,
+        ) => Failure::Exhausted,
         _ => Failure::Unreachable(Unreachable::Host),
     }
 }

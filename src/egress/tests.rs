@@ -48,16 +48,37 @@ fn ready<T>(result: io::Result<T>) -> Option<io::Result<T>> {
     }
 }
 
-fn connect(to: SocketAddr) -> io::Result<Stream> {
-    let mut connecting = Some(Dialer::default().tcp(permit(Lane::Direct), to).expect("loopback is there"));
+fn opener(port: u16) -> Opener {
+    Opener { port, hop_limit: 64 }
+}
+
+/// Any free port of the kernel's range.
+fn free_port(at: SocketAddr) -> u16 {
+    let probe = TcpListener::bind(at).expect("a free port");
+    probe.local_addr().expect("bound").port()
+}
+
+fn connect_from(to: SocketAddr, port: u16) -> Progress {
+    let mut connecting = Some(Dialer::default().tcp(permit(Lane::Direct), to, opener(port)).expect("loopback is there"));
     wait("the connection", || match connecting.take()?.finish(false) {
-        Ok(Ok(stream)) => Some(Ok(stream)),
-        Ok(Err(again)) => {
+        Progress::Waiting(again) => {
             connecting = Some(again);
             None
         }
-        Err(error) => Some(Err(error)),
+        other => Some(other),
     })
+}
+
+fn connect(to: SocketAddr) -> Result<Stream, Failure> {
+    match connect_from(to, free_port(to_any_port(to))) {
+        Progress::Open(stream) => Ok(stream),
+        Progress::Failed(failure) => Err(failure),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn to_any_port(at: SocketAddr) -> SocketAddr {
+    (at.ip(), 0).into()
 }
 
 fn connected(at: SocketAddr) -> (Stream, TcpStream) {
@@ -110,8 +131,89 @@ fn a_closed_port_is_refused() {
         let listener = TcpListener::bind(at).expect("a free port");
         let to = listener.local_addr().expect("bound");
         drop(listener);
-        let error = connect(to).expect_err("nobody listens");
-        assert_eq!(failure_of(&error), Failure::Refused, "{to}");
+        assert_eq!(connect(to).expect_err("nobody listens"), Failure::Refused, "{to}");
+    }
+}
+
+#[test]
+fn a_connection_leaves_from_the_programs_port_to_many_peers_at_once() {
+    for at in loopbacks() {
+        let listeners = [TcpListener::bind(at).expect("a free port"), TcpListener::bind(at).expect("another")];
+        // Out of the kernel's range, and in it.
+        for port in [21_174, free_port(at)] {
+            let _streams = listeners.each_ref().map(|listener| {
+                let Progress::Open(stream) = connect_from(listener.local_addr().expect("bound"), port) else {
+                    panic!("somebody listens")
+                };
+                let (peer, from) = listener.accept().expect("a connection");
+                assert_eq!(from.port(), port);
+                // A reset leaves no TIME-WAIT behind.
+                SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
+                (stream, peer)
+            });
+        }
+    }
+}
+
+#[test]
+fn a_port_that_is_taken_is_not_kept() {
+    for at in loopbacks() {
+        let listener = TcpListener::bind(at).expect("a free port");
+        let to = listener.local_addr().expect("bound");
+        let other = TcpListener::bind(at).expect("another");
+        let taken_by_listener = other.local_addr().expect("bound").port();
+        let taken_by_connection = free_port(at);
+        let Progress::Open(_first) = connect_from(to, taken_by_connection) else { panic!("somebody listens") };
+        assert_eq!(listener.accept().expect("a connection").1.port(), taken_by_connection);
+        for port in [taken_by_listener, taken_by_connection] {
+            let Progress::Open(_second) = connect_from(to, port) else { panic!("any other port does") };
+            assert_ne!(listener.accept().expect("a connection").1.port(), port);
+        }
+    }
+}
+
+#[test]
+fn a_kept_port_stays_open_to_others_that_let_the_kernel_choose() {
+    for at in loopbacks() {
+        let listener = TcpListener::bind(at).expect("a free port");
+        let other = TcpListener::bind(at).expect("another");
+        let port = free_port(at);
+        let Progress::Open(_kept) = connect_from(listener.local_addr().expect("bound"), port) else { panic!("somebody listens") };
+        // The kernel's own choice may fall on the port, to another peer: bind(2) would have forbidden that.
+        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
+        source::choose(&socket, port).expect("a range");
+        socket.connect(&SockAddr::from(other.local_addr().expect("bound"))).expect("the port is free to that peer");
+        assert_eq!(socket.local_addr().expect("connected").as_socket().expect("an address").port(), port);
+    }
+}
+
+#[test]
+fn a_connection_that_stood_and_was_reset_at_once_is_not_refused() {
+    for at in loopbacks() {
+        let listener = TcpListener::bind(at).expect("a free port");
+        let to = listener.local_addr().expect("bound");
+        let connecting = Dialer::default().tcp(permit(Lane::Direct), to, opener(free_port(at))).expect("loopback is there");
+        let (mut peer, _) = listener.accept().expect("a connection");
+        peer.write_all(b"last words").expect("the connection stands");
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(peer);
+        let Progress::Reset(stream) = connecting.finish(false) else { panic!("the connection stood") };
+        assert_eq!(read(&stream).expect("what came before"), b"last words");
+        assert_eq!(read(&stream).expect("and nothing more"), b"");
+    }
+}
+
+#[test]
+fn a_reset_behind_the_peers_end_is_told_by_asking() {
+    for at in loopbacks() {
+        let (stream, peer) = connected(at);
+        peer.shutdown(std::net::Shutdown::Write).expect("connected");
+        assert_eq!(read(&stream).expect("the end"), b"");
+        assert!(stream.take_error().is_none());
+        SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
+        drop(peer);
+        let error = wait("the reset", || stream.take_error());
+        assert_eq!(failure_of(&error), Failure::Reset);
     }
 }
 
@@ -244,7 +346,7 @@ fn without_a_gate_no_socket_is_made_for_a_permit_that_requires_one() {
         let to = listener.local_addr().expect("bound");
         listener.set_nonblocking(true).expect("a socket");
         let dialer = Dialer::default();
-        assert!(matches!(dialer.tcp(permit(Lane::Gate), to), Err(DialError::NoGate)));
+        assert!(matches!(dialer.tcp(permit(Lane::Gate), to, opener(0)), Err(DialError::NoGate)));
         assert!(matches!(dialer.udp(permit(Lane::Gate), to, Source::Anywhere), Err(DialError::NoGate)));
         assert!(matches!(dialer.ping(permit(Lane::Gate), to), Err(DialError::NoGate)));
         assert_eq!(listener.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
@@ -274,7 +376,7 @@ fn every_errno_of_connect_2_has_a_meaning() {
         (libc::EPIPE, Failure::Reset),
         (libc::ETIMEDOUT, Failure::TimedOut),
         (libc::ENETUNREACH, Failure::Unreachable(Unreachable::Network)),
-        (libc::EADDRNOTAVAIL, Failure::Unreachable(Unreachable::Network)),
+        (libc::EADDRNOTAVAIL, Failure::Exhausted),
         (libc::EHOSTUNREACH, Failure::Unreachable(Unreachable::Host)),
         (libc::EHOSTDOWN, Failure::Unreachable(Unreachable::Host)),
         (libc::EACCES, Failure::Unreachable(Unreachable::Prohibited)),

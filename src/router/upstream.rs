@@ -1,10 +1,14 @@
 //! What becomes of upstream sockets, and idleness.
 
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::{Output, Router};
 use crate::flow::{FlowId, Service, State};
-use crate::packet::{Checksums, FiveTuple, IpPacket, Protocol, Unreachable, echo_request, reset, udp_datagram, unreachable};
+use crate::packet::{
+    Checksums, ErrorMessage, FiveTuple, IpPacket, Protocol, Unreachable, echo_request, error_message, reset, udp_datagram,
+    unreachable,
+};
 use crate::verdict::Check;
 
 /// Why an upstream socket failed, as far as the program must be told.
@@ -13,6 +17,11 @@ pub enum Failure {
     /// A reset or an ICMP port-unreachable came back.
     Refused,
     Unreachable(Unreachable),
+    /// This ICMP error came back, from this host on the way.
+    Message {
+        message: ErrorMessage,
+        from: Option<IpAddr>,
+    },
     /// Nobody answered: nothing is sent, the program's own clock runs out as it would without us.
     TimedOut,
     /// The peer reset an open connection.
@@ -26,7 +35,7 @@ impl Failure {
         match self {
             Self::Refused => "refused by peer",
             Self::Unreachable(Unreachable::Prohibited) => "prohibited on the way",
-            Self::Unreachable(_) => "unreachable",
+            Self::Unreachable(_) | Self::Message { .. } => "unreachable",
             Self::TimedOut => "timed out",
             Self::Reset => "reset by peer",
             Self::Exhausted => "out of ports or descriptors",
@@ -143,6 +152,10 @@ pub(super) fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u
         Failure::Refused | Failure::Reset if tcp => reset(packet, &mut reply),
         Failure::Refused | Failure::Reset => unreachable(packet, Unreachable::Port, &mut reply),
         Failure::Unreachable(why) => unreachable(packet, why, &mut reply),
+        Failure::Message { message, from } => {
+            error_message(packet, from.unwrap_or(packet.tuple().remote.ip()), message, &mut reply);
+        }
+        // EADDRNOTAVAIL and its like cannot be told; of what can, no address blames the network as a whole.
         Failure::Exhausted => unreachable(packet, Unreachable::Host, &mut reply),
         Failure::TimedOut => {}
     }

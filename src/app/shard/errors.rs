@@ -8,7 +8,7 @@ use super::lanes::Lane;
 use crate::egress::Trouble;
 use crate::flow::FlowId;
 use crate::packet::{Checksums, ErrorMessage, FiveTuple, IpPacket, Protocol, echo_request, error_message, udp_datagram};
-use crate::router::Input;
+use crate::router::{Failure, Input};
 
 /// Errors taken in a row from one socket.
 const TURN_ERRORS: usize = 16;
@@ -37,11 +37,23 @@ impl Shard {
         false
     }
 
+    /// A failure as the program's kernel accepts it.
+    pub(super) fn tellable(&self, failure: Failure) -> Failure {
+        match failure {
+            Failure::Message { message, from } => Failure::Message { message, from: self.tellable_sender(from) },
+            other => other,
+        }
+    }
+
+    /// What claims to come from this host itself would be dropped as a martian.
+    fn tellable_sender(&self, from: Option<IpAddr>) -> Option<IpAddr> {
+        from.filter(|from| !self.is_own(*from))
+    }
+
     /// The kernel finds the program's socket by the quoted ports.
     fn tell_error(&mut self, id: FlowId, message: ErrorMessage, from: Option<IpAddr>, quoted: &[u8]) {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
-        // What claims to come from this host itself would be dropped as a martian.
-        let from = from.filter(|from| !self.is_own(*from)).unwrap_or(tuple.remote.ip());
+        let from = self.tellable_sender(from).unwrap_or(tuple.remote.ip());
         let quoted = quote(&tuple, quoted);
         let Ok(packet) = IpPacket::parse(&quoted, Checksums::Unfinished) else { return };
         let mut reply = Vec::new();

@@ -34,9 +34,9 @@ impl Lane {
         }
     }
 
-    /// An open connection.
-    pub(super) fn is_open(&self) -> bool {
-        matches!(self, Self::Tcp(TcpLane { upstream: Upstream::Open(_), .. }))
+    /// A connection whose program may have said what the upstream socket has not been given yet.
+    pub(super) fn may_hold_words(&self) -> bool {
+        matches!(self, Self::Tcp(TcpLane { upstream: Upstream::Open(_), answered: true, finished_up: false, .. }))
     }
 
     /// A connection whose upstream socket has been given the program's last byte.
@@ -59,6 +59,10 @@ pub(super) struct TcpLane {
     pub(super) writable: bool,
     /// The peer has said its last word: read until the end even after a short read.
     pub(super) hung_up: bool,
+    /// An error was reported.
+    pub(super) troubled: bool,
+    /// The program has answered the SYN-ACK.
+    pub(super) answered: bool,
     /// The program has said its last word; what it said before may still wait for the upstream socket.
     pub(super) program_finished: bool,
     /// The program has finished and the upstream socket was told.
@@ -79,6 +83,8 @@ impl TcpLane {
             readable: false,
             writable: false,
             hung_up: false,
+            troubled: false,
+            answered: false,
             program_finished: false,
             finished_up: false,
             finished_down: false,
@@ -92,6 +98,7 @@ impl TcpLane {
         self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
         self.writable |= event.is_writable() || event.is_error();
         self.hung_up |= event.is_read_closed() || event.is_error();
+        self.troubled |= event.is_error();
     }
 }
 

@@ -424,7 +424,7 @@ impl Shard {
 
     /// Whether bytes of programs may still be on their way to the upstream sockets.
     fn has_last_words(&self) -> bool {
-        self.lanes.iter().any(|lane| lane.is_open() && !lane.is_finished_up())
+        self.lanes.iter().any(Lane::may_hold_words)
     }
 
     /// Ends every flow, so that each has its record.

@@ -10,9 +10,9 @@ use smoltcp::socket::tcp::{Socket, State};
 
 use super::lanes::{Lane, TcpLane, Upstream};
 use super::{Shard, Sink, TURN_BYTES};
-use crate::egress::{DialError, Stream, failure_of};
+use crate::egress::{DialError, Opener, Progress, Stream, failure_of};
 use crate::flow::FlowId;
-use crate::packet::{IpPacket, Protocol, Transport};
+use crate::packet::{Checksums, IpPacket, Protocol, Transport};
 use crate::router::{Failure, Input};
 use crate::stack::Opening;
 use crate::verdict::Permit;
@@ -38,10 +38,13 @@ impl Shard {
     pub(super) fn open(&mut self, id: FlowId, permit: Permit, to: SocketAddr, now: Instant) {
         let Some(protocol) = self.router.flow(id).map(|flow| flow.tuple.protocol) else { return };
         let opened = match protocol {
-            Protocol::TCP => self.dialer.tcp(permit, to).map(|socket| {
-                let fd = socket.as_raw_fd();
-                (Lane::Tcp(TcpLane::new(id, Upstream::Connecting(socket))), fd)
-            }),
+            Protocol::TCP => {
+                let Some(opener) = self.opener(id) else { return };
+                self.dialer.tcp(permit, to, opener).map(|socket| {
+                    let fd = socket.as_raw_fd();
+                    (Lane::Tcp(TcpLane::new(id, Upstream::Connecting(socket))), fd)
+                })
+            }
             Protocol::UDP => self.open_udp(id, permit, to),
             _ => self.open_echo(id, permit, to),
         };
@@ -64,6 +67,13 @@ impl Shard {
             self.datagrams.fresh.add(id, now);
             self.router.handle(Input::Opened(id), now);
         }
+    }
+
+    /// What the SYN that waits says.
+    fn opener(&self, id: FlowId) -> Option<Opener> {
+        let flow = self.router.flow(id)?;
+        let hop_limit = IpPacket::parse(flow.parked().first()?, Checksums::Unfinished).ok()?.marks().hop_limit;
+        Some(Opener { port: flow.tuple.local.port(), hop_limit })
     }
 
     /// Port 53 over TCP: the "upstream" is a pair of sockets whose other end the resolver reads.
@@ -116,20 +126,24 @@ impl Shard {
         let stands = !lane.hung_up;
         let Upstream::Connecting(connecting) = std::mem::replace(&mut lane.upstream, Upstream::Gone) else { return };
         match connecting.finish(stands) {
-            Ok(Ok(stream)) => {
+            Progress::Open(stream) => lane.upstream = Upstream::Open(stream),
+            Progress::Reset(stream) => {
                 lane.upstream = Upstream::Open(stream);
-                self.input(Input::Opened(id), now);
-                self.mark(slot);
+                (lane.broken, lane.readable, lane.hung_up) = (Some((Failure::Reset, now)), true, true);
             }
-            Ok(Err(connecting)) => {
+            Progress::Waiting(connecting) => {
                 lane.upstream = Upstream::Connecting(connecting);
                 lane.writable = false;
+                return;
             }
-            Err(error) => {
+            Progress::Failed(failure) => {
                 self.lanes.take(slot);
-                self.input(Input::Failed { flow: id, failure: failure_of(&error) }, now);
+                let failure = self.tellable(failure);
+                return self.input(Input::Failed { flow: id, failure }, now);
             }
         }
+        self.input(Input::Opened(id), now);
+        self.mark(slot);
     }
 
     /// The upstream connection stands: the SYN that waited may be answered.
@@ -157,6 +171,8 @@ impl Shard {
             self.attributor.closing(cookie);
         }
         if let Turn::Broken(_) = turn {
+            // A peer that finished before it reset has said both.
+            self.stack.flush(slot, &mut Sink(&self.tun), now);
             self.stack.with_socket(slot, Socket::abort);
         }
         self.stack.flush(slot, &mut Sink(&self.tun), now);
@@ -248,6 +264,12 @@ fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> (Turn
             }
             Err(_) => break,
         }
+    }
+    lane.answered |= !matches!(socket.state(), State::Listen | State::SynReceived);
+    if lane.troubled && lane.finished_down {
+        // A reset behind the peer's last word: no read tells of it, and a write only if the program has something to say.
+        lane.troubled = false;
+        lane.broken = lane.broken.or_else(|| stream.take_error().map(|error| (failure_of(&error), now)));
     }
     (turn_of(lane, socket, up.max(down), now), up, down)
 }

@@ -1,7 +1,7 @@
 //! What becomes of upstream sockets, and idleness.
 
 use super::*;
-use crate::packet::Unreachable;
+use crate::packet::{ErrorMessage, Unreachable};
 
 /// What the program is told of a failure: (TCP, UDP and echo over IPv4, the same over IPv6).
 fn failures() -> [(Failure, [Option<Told>; 3]); 9] {
@@ -72,6 +72,32 @@ fn an_error_quotes_what_the_program_sent() {
         let [Output::Reply(bytes)] = &outputs[..] else { panic!("{outputs:?}") };
         let quote = bytes.get(if way.remote.is_ipv4() { 28.. } else { 48.. }).expect("a quote");
         assert_eq!(tuple_of(quote), tuple_of(&way.opener()), "the kernel finds the socket by the quote");
+    }
+}
+
+#[test]
+fn an_icmp_error_that_came_back_is_told_with_its_kind_code_and_sender() {
+    for way in ways(443).into_iter().filter(|way| way.kind == Kindred::Tcp) {
+        let v4 = way.remote.is_ipv4();
+        let hop: IpAddr = if v4 { "10.9.0.1".parse() } else { "fd09::1".parse() }.expect("an address");
+        for (kind, code) in if v4 { [(3, 13), (3, 9), (11, 0)] } else { [(1, 1), (1, 5), (3, 0)] } {
+            for from in [Some(hop), None] {
+                let mut bench = Bench::new(ACCEPT);
+                let (id, _) = bench.judged(&way, "/usr/bin/curl");
+                let message = ErrorMessage { kind, code, detail: 0 };
+                let outputs = bench.input(Input::Failed { flow: id, failure: Failure::Message { message, from } });
+                assert_eq!(told(&outputs), [Told::Icmp(kind, code)]);
+                let sender = if v4 { 12..16 } else { 8..24 };
+                let bytes = outputs.iter().find_map(|output| if let Output::Reply(bytes) = output { Some(bytes) } else { None });
+                let expected: Vec<u8> = match from.unwrap_or(way.remote.ip()) {
+                    IpAddr::V4(ip) => ip.octets().into(),
+                    IpAddr::V6(ip) => ip.octets().into(),
+                };
+                assert_eq!(bytes.and_then(|bytes| bytes.get(sender)), Some(&expected[..]));
+                assert_eq!(outcomes(&outputs), ["unreachable"]);
+                bench.assert_empty();
+            }
+        }
     }
 }
 
