@@ -20,7 +20,7 @@ use super::dns::{self, PolicyJudge};
 use super::engine::{Facts, Running};
 use super::older::Older;
 use super::policies::{Loaded, Loader};
-use super::shard::{Attributor, Handle, Parts, Shard};
+use super::shard::{self, Attributor, Handle, Parts, Shard};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::control::{Event, Listener, render};
@@ -110,7 +110,7 @@ impl Core {
         let mut sockets = plan.sockets;
         sockets.set_interface(plan.device_index);
         let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of));
-        let (jobs, job_queue) = sync_channel(JOBS);
+        let (jobs, job_queue) = shard::job_queue(JOBS);
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
         let parts = Parts {

@@ -93,6 +93,11 @@ impl HotList {
         self.entries.iter().filter(is_candidate).take(limit).map(Hot::candidate).collect()
     }
 
+    /// The process of this number, if it is one of these.
+    pub(super) fn process(&self, pid: u32) -> Option<Arc<Process>> {
+        self.entries.iter().find(|hot| hot.process.pid == pid).map(|hot| Arc::clone(&hot.process))
+    }
+
     /// Puts a process first.
     pub(super) fn put(&mut self, process: &Arc<Process>, socket: &Socket, fd: u32) {
         let same = |hot: &Hot| hot.process.pid == process.pid && hot.uid == socket.uid && hot.cgroup_id == socket.cgroup_id;

@@ -14,6 +14,8 @@
 
 mod cache;
 mod cgroups;
+mod descriptors;
+mod hints;
 mod identity;
 mod process;
 mod search;

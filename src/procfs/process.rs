@@ -7,17 +7,16 @@
 //! found here and stays unattributed.
 
 use std::ffi::OsString;
-use std::fmt::{self, Write as _};
 use std::fs::File;
 use std::io::Read as _;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicU32;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat as FileStat, fstat, openat, readlinkat_raw, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat as FileStat, fstat, openat, statat};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open};
 
 use super::text::{self, Stat};
 
@@ -25,8 +24,6 @@ use super::text::{self, Stat};
 const CMDLINE_LEN: u64 = 16 * 1024;
 /// A stat or cgroup file is one short line or a few.
 const SMALL_FILE_LEN: u64 = 16 * 1024;
-/// Descriptors tried one by one in a process whose descriptor list is closed to us.
-const GUESSED_FDS: u32 = 64;
 
 /// A process that was alive when it was opened.
 #[derive(Debug)]
@@ -34,6 +31,8 @@ pub(super) struct Process {
     pub(super) pid: u32,
     pub(super) start_ticks: u64,
     dir: OwnedFd,
+    /// The highest of its descriptors that was looked at.
+    pub(super) top: AtomicU32,
 }
 
 /// Device and inode of a file, and how many names it has.
@@ -49,29 +48,6 @@ impl From<&FileStat> for FileId {
     }
 }
 
-/// What a socket is called in `/proc/PID/fd`: `socket:[4711]`.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct SocketLink {
-    bytes: [u8; 32],
-    length: usize,
-    inode: u64,
-}
-
-impl SocketLink {
-    pub(super) fn new(inode: u64) -> Self {
-        let text = format!("socket:[{inode}]");
-        let mut bytes = [0; 32];
-        for (to, from) in bytes.iter_mut().zip(text.bytes()) {
-            *to = from;
-        }
-        Self { bytes, length: text.len(), inode }
-    }
-
-    fn is(&self, target: &[u8]) -> bool {
-        self.bytes.get(..self.length) == Some(target)
-    }
-}
-
 impl Process {
     /// Opens `PID` below the root of a proc filesystem; `None` when there is no such process.
     pub(super) fn open(root: &Path, pid: u32) -> Option<Self> {
@@ -82,7 +58,7 @@ impl Process {
     pub(super) fn glance(root: &Path, pid: u32) -> Option<Self> {
         let path = root.join(pid.to_string());
         let dir = openat(rustix::fs::CWD, &path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()?;
-        Some(Self { pid, start_ticks: 0, dir })
+        Some(Self { pid, start_ticks: 0, dir, top: AtomicU32::new(0) })
     }
 
     /// Reads the start time; `None` when the process is gone.
@@ -138,39 +114,6 @@ impl Process {
         self.dir.as_fd()
     }
 
-    /// True when descriptor `fd` of the process is this socket.
-    pub(super) fn holds(&self, fd: u32, socket: &SocketLink) -> bool {
-        is_link_to(self.dir.as_fd(), format_args!("fd/{fd}"), socket)
-    }
-
-    /// Searches all descriptors for the socket. `budget` counts the links that may still be read, over all processes; `passed` is
-    /// told of the other sockets on the way, by inode and descriptor.
-    pub(super) fn search(&self, socket: &SocketLink, budget: &mut usize, passed: &mut impl FnMut(u64, u32)) -> Option<u32> {
-        match openat(&self.dir, "fd", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) {
-            Ok(fds) => search_listed(&fds, socket, budget, passed),
-            Err(Errno::ACCESS) => self.search_unlisted(socket, budget),
-            Err(_) => None,
-        }
-    }
-
-    /// A process that is not dumpable has its descriptor list owned by root. Whoever may trace it (as the creator of its user
-    /// namespace does) can still ask for its descriptors by number (pidfd_getfd(2)).
-    fn search_unlisted(&self, socket: &SocketLink, budget: &mut usize) -> Option<u32> {
-        let pid = Pid::from_raw(i32::try_from(self.pid).ok()?)?;
-        let pidfd = pidfd_open(pid, PidfdFlags::empty()).ok()?;
-        // Alive after the open: so the number has not passed on to somebody else before it.
-        self.stat()?;
-        for number in 0..GUESSED_FDS {
-            *budget = budget.checked_sub(1)?;
-            match pidfd_getfd(&pidfd, i32::try_from(number).ok()?, PidfdGetfdFlags::empty()) {
-                Ok(copy) if fstat(&copy).is_ok_and(|stat| is_socket(&stat, socket)) => return Some(number),
-                Ok(_) | Err(Errno::BADF) => {}
-                Err(_) => return None,
-            }
-        }
-        None
-    }
-
     /// True when one of the first `limit` descriptors is this very file.
     pub(super) fn has_open(&self, file: FileId, limit: usize) -> bool {
         let Ok(fds) = openat(&self.dir, "fd", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()) else {
@@ -189,65 +132,6 @@ impl Process {
             }
         }
         false
-    }
-}
-
-fn search_listed(fds: &OwnedFd, socket: &SocketLink, budget: &mut usize, passed: &mut impl FnMut(u64, u32)) -> Option<u32> {
-    let mut buffer = [MaybeUninit::<u8>::uninit(); 8192];
-    let mut entries = RawDir::new(fds, &mut buffer);
-    let mut target = [MaybeUninit::<u8>::uninit(); 64];
-    while let Some(Ok(entry)) = entries.next() {
-        // `.` and `..` have no number.
-        let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
-        *budget = budget.checked_sub(1)?;
-        match readlinkat_raw(fds, entry.file_name(), &mut target) {
-            Ok((target, _)) if socket.is(target) => return Some(number),
-            Ok((target, _)) => inode_of(target).into_iter().for_each(|inode| passed(inode, number)),
-            Err(_) => {}
-        }
-    }
-    None
-}
-
-/// The inode in `socket:[4711]`.
-fn inode_of(target: &[u8]) -> Option<u64> {
-    std::str::from_utf8(target.strip_prefix(b"socket:[")?.strip_suffix(b"]")?).ok()?.parse().ok()
-}
-
-fn is_socket(stat: &FileStat, socket: &SocketLink) -> bool {
-    rustix::fs::FileType::from_raw_mode(stat.st_mode).is_socket() && stat.st_ino == socket.inode
-}
-
-/// True when descriptor `fd` of process `pid` is this socket, without opening the process first.
-pub(super) fn holds(root: BorrowedFd<'_>, pid: u32, fd: u32, socket: &SocketLink) -> bool {
-    is_link_to(root, format_args!("{pid}/fd/{fd}"), socket)
-}
-
-fn is_link_to(dir: BorrowedFd<'_>, name: fmt::Arguments<'_>, socket: &SocketLink) -> bool {
-    let mut path = FdName::default();
-    let mut target = [MaybeUninit::<u8>::uninit(); 64];
-    path.write_fmt(name).is_ok() && readlinkat_raw(dir, path.as_bytes(), &mut target).is_ok_and(|(target, _)| socket.is(target))
-}
-
-/// `PID/fd/N`, on the stack.
-#[derive(Default)]
-struct FdName {
-    bytes: [u8; 32],
-    length: usize,
-}
-
-impl FdName {
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.length).unwrap_or_default()
-    }
-}
-
-impl fmt::Write for FdName {
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        let end = self.length + text.len();
-        self.bytes.get_mut(self.length..end).ok_or(fmt::Error)?.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 
@@ -277,41 +161,6 @@ pub(super) fn file_id(path: &Path) -> Option<FileId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::UdpSocket;
-    use std::os::fd::AsRawFd as _;
-    use std::os::unix::fs::MetadataExt as _;
-
-    fn ours() -> Process {
-        Process::open(Path::new("/proc"), std::process::id()).expect("we run")
-    }
-
-    fn socket() -> (UdpSocket, SocketLink, u32) {
-        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
-        let fd = socket.as_raw_fd();
-        let inode = std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("open").ino();
-        (socket, SocketLink::new(inode), u32::try_from(fd).expect("positive"))
-    }
-
-    #[test]
-    fn socket_is_found_in_the_process_that_holds_it() {
-        let (_open, link, fd) = socket();
-        assert!(ours().holds(fd, &link));
-        assert_eq!(ours().search(&link, &mut 100_000, &mut |_, _| ()), Some(fd));
-    }
-
-    #[test]
-    fn socket_of_nobody_is_not_found_and_a_spent_budget_ends_the_search() {
-        assert_eq!(ours().search(&SocketLink::new(u64::MAX), &mut 100_000, &mut |_, _| ()), None);
-        let (_open, link, _) = socket();
-        let mut budget = 1;
-        assert_eq!(ours().search(&link, &mut budget, &mut |_, _| ()), None);
-        assert_eq!(budget, 0);
-    }
-
-    #[test]
-    fn descriptor_number_with_many_digits_is_no_panic() {
-        assert!(!ours().holds(u32::MAX, &SocketLink::new(1)));
-    }
 
     #[test]
     fn process_that_ended_reads_as_gone_through_the_held_directory() {

@@ -6,15 +6,18 @@
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
-use super::cache::{Candidate, HotList, Recent};
+use super::cache::Candidate;
 use super::cgroups::Cgroups;
+use super::descriptors::{self, SocketLink, Walk};
+use super::hints::{Hints, Holder};
 use super::identity::{self, Snapshot, Surroundings};
-use super::process::{self, FileId, Process, SocketLink, all, file_id};
+use super::process::{FileId, Process, all, file_id};
 use super::users::Users;
 use super::{sockets, tags};
 use crate::packet::FiveTuple;
@@ -66,40 +69,8 @@ pub struct Processes {
     mounts: Vec<FileId>,
     users: Users,
     cgroups: Cgroups,
-    shared: Mutex<Shared>,
+    hints: Mutex<Hints>,
 }
-
-#[derive(Debug)]
-struct Shared {
-    hot: HotList,
-    cookies: Recent<u64, (Weak<Process>, u32)>,
-    /// Sockets that a search for another one passed, by inode.
-    passed: Recent<u64, (Weak<Process>, u32)>,
-    /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
-    ambiguous: Recent<u64, ()>,
-    identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
-    missed: Recent<u64, Instant>,
-    walked: Recent<u32, Instant>,
-}
-
-impl Shared {
-    fn note_passed(&mut self, process: &Arc<Process>, passed: Vec<(u64, u32)>) {
-        for (inode, fd) in passed {
-            self.passed.insert(inode, (Arc::downgrade(process), fd));
-        }
-    }
-
-    fn take_passed(&mut self, inode: u64) -> Option<Holder> {
-        let holder = self.passed.find(&inode).and_then(|(process, fd)| Some((process.upgrade()?, *fd)));
-        self.passed.remove(&inode);
-        holder
-    }
-}
-
-type IdentityKey = (u32, u64, Option<FileId>, u32, Confidence);
-
-/// A process that has the socket open, and at which descriptor.
-type Holder = (Arc<Process>, u32);
 
 impl Processes {
     #[must_use]
@@ -115,15 +86,7 @@ impl Processes {
             users: Users::new(&options.etc_dir, &options.run_dir),
             cgroups: Cgroups::new(&mountinfo),
             options,
-            shared: Mutex::new(Shared {
-                hot: HotList::default(),
-                cookies: Recent::new(4096),
-                passed: Recent::new(4096),
-                ambiguous: Recent::new(4096),
-                identities: Recent::new(1024),
-                missed: Recent::new(1024),
-                walked: Recent::new(256),
-            }),
+            hints: Mutex::default(),
         }
     }
 
@@ -132,7 +95,7 @@ impl Processes {
     /// Stops at the first holder, except that a socket which `find` saw in several programs is left to `find` again.
     #[must_use]
     pub fn find_quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
-        if self.shared().ambiguous.find(&socket.inode).is_some() {
+        if self.hints().ambiguous.find(&socket.inode).is_some() {
             return None;
         }
         let (process, fd) = self.quick_holder(socket)?;
@@ -150,7 +113,7 @@ impl Processes {
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         let now = Instant::now();
         let is_recent = |at: Option<&Instant>| at.is_some_and(|at| now.duration_since(*at) < MISS_PAUSE);
-        let missed = is_recent(self.shared().missed.find(&socket.inode));
+        let missed = is_recent(self.hints().missed.find(&socket.inode));
         let holders = if missed || socket.inode == 0 { Vec::new() } else { self.holders(socket, now) };
         let mut found: Vec<Arc<Identity>> = Vec::new();
         for (process, fd) in &holders {
@@ -162,12 +125,12 @@ impl Processes {
         }
         if found.is_empty() {
             if !missed {
-                self.shared().missed.insert(socket.inode, now);
+                self.hints().missed.insert(socket.inode, now);
             }
             return vec![Arc::new(identity::nobody(socket.uid, &self.users))];
         }
         if found.len() > 1 {
-            self.shared().ambiguous.insert(socket.inode, ());
+            self.hints().ambiguous.insert(socket.inode, ());
             let ambiguous = |identity: &Arc<Identity>| Identity {
                 confidence: identity.confidence.min(Confidence::Ambiguous),
                 ..Identity::clone(identity)
@@ -203,12 +166,12 @@ impl Processes {
 
     /// The program closes the socket with this cookie, so that descriptor is soon another's.
     pub fn closing(&self, cookie: u64) {
-        let mut shared = self.shared();
-        if let Some((process, fd)) = shared.cookies.find(&cookie)
+        let mut hints = self.hints();
+        if let Some((process, fd)) = hints.cookies.find(&cookie)
             && let Some(process) = process.upgrade()
         {
             let fd = *fd;
-            shared.hot.closing(&process, fd);
+            hints.hot.closing(&process, fd);
         }
     }
 
@@ -223,34 +186,36 @@ impl Processes {
         {
             return Some((process, fd));
         }
-        if let Some((process, fd)) = self.shared().take_passed(socket.inode)
+        if let Some((process, fd)) = self.hints().take_passed(socket.inode)
             && process.holds(fd, &link)
         {
             return Some((process, fd));
         }
-        let hot = self.shared().hot.candidates(socket, QUICK_PROCESSES);
-        let mut budget = QUICK_LINKS;
+        let hot = self.hints().hot.candidates(socket, QUICK_PROCESSES);
+        let mut walk = Walk::short(QUICK_LINKS);
         for entry in &hot {
             for fd in entry.likely.into_iter().flatten() {
-                budget = budget.saturating_sub(1);
+                walk.budget = walk.budget.saturating_sub(1);
                 if entry.process.holds(fd, &link) {
                     return Some((Arc::clone(&entry.process), fd));
                 }
             }
         }
-        for Candidate { process, .. } in hot {
-            // Programs open many at once; who passes by the others need not come again for each.
-            let mut passed = Vec::new();
-            let found = process.search(&link, &mut budget, &mut |inode, fd| passed.push((inode, fd)));
-            self.shared().note_passed(&process, passed);
+        // Programs open many at once; who passes by the others need not come again for each.
+        let looks: [Look; 2] = [Process::climb, Process::search];
+        for (look, Candidate { process, .. }) in looks.iter().flat_map(|look| hot.iter().map(move |entry| (look, entry))) {
+            let found = look(process, &link, &mut walk);
+            self.hints().note_passed(process, walk.take_passed());
             if let Some(fd) = found {
-                return Some((process, fd));
+                return Some((Arc::clone(process), fd));
             }
-            if budget == 0 {
+            if walk.budget == 0 {
                 return None;
             }
+        }
+        for Candidate { process, .. } in hot {
             if process.file("stat").is_err() {
-                self.shared().hot.drop_process(&process);
+                self.hints().hot.drop_process(&process);
             }
         }
         None
@@ -258,18 +223,22 @@ impl Processes {
 
     /// The process that was seen with this very socket before.
     fn last_owner(&self, socket: &Socket) -> Option<Holder> {
-        let mut shared = self.shared();
-        let (process, fd) = shared.cookies.find(&socket.cookie)?;
+        let mut hints = self.hints();
+        let (process, fd) = hints.cookies.find(&socket.cookie)?;
         let holder = process.upgrade().map(|process| (process, *fd));
         if holder.is_none() {
-            shared.cookies.remove(&socket.cookie);
+            hints.cookies.remove(&socket.cookie);
         }
         holder
     }
 
     fn holders(&self, socket: &Socket, now: Instant) -> Vec<Holder> {
-        let mut search =
-            Search { link: SocketLink::new(socket.inode), budget: THOROUGH_LINKS, seen: HashSet::new(), found: vec![] };
+        let mut search = Search {
+            link: SocketLink::new(socket.inode),
+            walk: Walk::whole(THOROUGH_LINKS),
+            seen: HashSet::new(),
+            found: vec![],
+        };
         search.found.extend(self.quick_holder(socket));
         search.seen.extend(search.found.iter().map(|(process, _)| process.pid));
         let members = socket.cgroup_id.map(|id| self.cgroups.members(id)).unwrap_or_default();
@@ -281,12 +250,12 @@ impl Processes {
         let everyone = all(&self.options.proc_root);
         let mine = everyone.iter().filter(|(_, owner)| *owner == socket.uid).map(|(pid, _)| *pid);
         self.look_at(mine.collect(), &mut search);
-        let walked = self.shared().walked.find(&socket.uid).is_some_and(|at| now.duration_since(*at) < WALK_PAUSE);
+        let walked = self.hints().walked.find(&socket.uid).is_some_and(|at| now.duration_since(*at) < WALK_PAUSE);
         if search.found.is_empty() && !walked {
             // Sockets made before a change of user, and programs that are not dumpable, whose directories are root's.
             self.look_at(everyone.iter().map(|(pid, _)| *pid).collect(), &mut search);
             if search.found.is_empty() {
-                self.shared().walked.insert(socket.uid, now);
+                self.hints().walked.insert(socket.uid, now);
             }
         }
         self.with_relatives(search)
@@ -303,7 +272,7 @@ impl Processes {
         for pid in relatives {
             if search.found.iter().all(|(process, _)| process.pid != pid) {
                 let holder = self.search_in(pid, &mut search);
-                search.found.extend(holder.map(|(process, fd)| (Arc::new(process), fd)));
+                search.found.extend(holder);
             }
         }
         search.found
@@ -314,25 +283,31 @@ impl Processes {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let Ok(root) = openat(CWD, &self.options.proc_root, flags, Mode::empty()) else { return };
         for pid in pids {
-            if !search.seen.insert(pid) || search.budget == 0 {
+            if !search.seen.insert(pid) || search.walk.budget == 0 {
                 continue;
             }
             let likely = search.found.first().map(|(_, fd)| *fd);
             let holder = match likely {
                 None => self.search_in(pid, search),
-                Some(fd) if process::holds(root.as_fd(), pid, fd, &search.link) => {
-                    self.inside(pid).and_then(Process::confirm).map(|process| (process, fd))
+                Some(fd) if descriptors::holds(root.as_fd(), pid, fd, &search.link) => {
+                    self.inside(pid).and_then(Process::confirm).map(|process| (Arc::new(process), fd))
                 }
                 Some(_) => None,
             };
-            search.found.extend(holder.map(|(process, fd)| (Arc::new(process), fd)));
+            search.found.extend(holder);
         }
     }
 
-    fn search_in(&self, pid: u32, search: &mut Search) -> Option<(Process, u32)> {
-        let process = self.inside(pid)?;
-        let fd = process.search(&search.link, &mut search.budget, &mut |_, _| ())?;
-        Some((process.confirm()?, fd))
+    /// What it passes is noted of those alone that the quick search looks at too; of others it would be the word of one holder.
+    fn search_in(&self, pid: u32, search: &mut Search) -> Option<Holder> {
+        let hot = self.hints().hot.process(pid).filter(|process| process.stat().is_some());
+        let known = hot.is_some();
+        let process = hot.or_else(|| self.inside(pid).map(Arc::new))?;
+        let found = process.search(&search.link, &mut search.walk);
+        let passed = search.walk.take_passed();
+        let process = if known { process } else { found.and_then(|_| Arc::into_inner(process)?.confirm()).map(Arc::new)? };
+        self.hints().note_passed(&process, passed);
+        Some((process, found?))
     }
 
     fn inside(&self, pid: u32) -> Option<Process> {
@@ -372,7 +347,7 @@ impl Processes {
     fn identify_once(&self, process: &Process, socket: &Socket) -> Option<Arc<Identity>> {
         let snapshot = Snapshot::take(process)?;
         let key = (process.pid, process.start_ticks, snapshot.exe, socket.uid, socket.confidence);
-        if let Some((known, read_at, identity)) = self.shared().identities.find(&key)
+        if let Some((known, read_at, identity)) = self.hints().identities.find(&key)
             && *known == snapshot
             && read_at.elapsed() < IDENTITY_AGE
         {
@@ -380,26 +355,30 @@ impl Processes {
         }
         let around = Surroundings { proc_root: &self.options.proc_root, users: &self.users, mounts: &self.mounts };
         let identity = Arc::new(identity::read(process, socket, &snapshot, &around)?);
-        self.shared().identities.insert(key, (snapshot, Instant::now(), Arc::clone(&identity)));
+        self.hints().identities.insert(key, (snapshot, Instant::now(), Arc::clone(&identity)));
         Some(identity)
     }
 
     fn remember(&self, process: &Arc<Process>, socket: &Socket, fd: u32) {
-        let mut shared = self.shared();
-        shared.hot.put(process, socket, fd);
+        process.top.fetch_max(fd, Relaxed);
+        let mut hints = self.hints();
+        hints.hot.put(process, socket, fd);
         if socket.cookie != 0 && socket.inode != 0 {
-            shared.cookies.insert(socket.cookie, (Arc::downgrade(process), fd));
+            hints.cookies.insert(socket.cookie, (Arc::downgrade(process), fd));
         }
     }
 
-    fn shared(&self) -> MutexGuard<'_, Shared> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    fn hints(&self) -> MutexGuard<'_, Hints> {
+        self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
+/// A way to look through a process.
+type Look = fn(&Process, &SocketLink, &mut Walk) -> Option<u32>;
+
 struct Search {
     link: SocketLink,
-    budget: usize,
+    walk: Walk,
     seen: HashSet<u32>,
     found: Vec<Holder>,
 }

@@ -1,10 +1,10 @@
 //! Who owns a flow: inline where that takes microseconds, else by the attribution thread.
 
 use std::net::IpAddr;
-use std::sync::mpsc::Receiver;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::jobs::{Job, JobQueue};
 use super::{Handle, Message, Shard};
 use crate::app::shared::locked;
 use crate::flow::FlowId;
@@ -13,12 +13,6 @@ use crate::packet::FiveTuple;
 use crate::process::{Identity, Socket, Tag};
 use crate::procfs::Processes;
 use crate::router::{Counter, Input};
-
-/// A socket whose holder must be searched for.
-pub(in crate::app) struct Job {
-    flow: FlowId,
-    socket: Socket,
-}
 
 /// The kernel's socket tables and /proc.
 pub(in crate::app) struct Attributor {
@@ -64,8 +58,8 @@ impl Attributor {
     }
 
     /// The attribution thread: searches until the loop is gone.
-    pub(in crate::app) fn serve(&self, jobs: &Receiver<Job>, shard: &Handle) {
-        while let Ok(Job { flow, socket }) = jobs.recv() {
+    pub(in crate::app) fn serve(&self, jobs: &JobQueue, shard: &Handle) {
+        while let Some(Job { flow, socket }) = jobs.next() {
             // Another search may have found the program meanwhile.
             let identities = self.holders(&socket);
             if !shard.send(Message::Identified { flow, identities }) {
@@ -91,7 +85,7 @@ impl Shard {
             return self.identified(id, &[identity], now);
         }
         let uid = socket.uid;
-        if self.jobs.try_send(Job { flow: id, socket }).is_err() {
+        if !self.jobs.push(Job { flow: id, socket }) {
             self.router.count(Counter::HandOverFull);
             self.identified(id, &[unattributed(Some(uid))], now);
         }

@@ -20,6 +20,7 @@ mod faults;
 mod fragments;
 mod identify;
 mod inbox;
+mod jobs;
 mod lanes;
 mod patience;
 mod ports;
@@ -32,7 +33,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
@@ -49,8 +50,9 @@ use crate::router::{Config, Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
 use datagrams::Datagrams;
-pub(super) use identify::{Attributor, Job};
+pub(super) use identify::Attributor;
 pub(super) use inbox::{Handle, Message, Snapshot};
+pub(super) use jobs::{Jobs, job_queue};
 use lanes::{Lane, Lanes};
 use patience::Patience;
 pub(super) use ports::Ports;
@@ -74,7 +76,7 @@ pub(super) struct Parts {
     pub(super) config: Config,
     pub(super) dialer: Dialer,
     pub(super) attributor: Arc<Attributor>,
-    pub(super) jobs: SyncSender<Job>,
+    pub(super) jobs: Jobs,
     pub(super) dns: tokio::sync::mpsc::Sender<Datagram>,
     pub(super) streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
     pub(super) own_addresses: Vec<IpAddr>,
@@ -93,7 +95,7 @@ pub(super) struct Shard {
     lanes: Lanes,
     dialer: Dialer,
     attributor: Arc<Attributor>,
-    jobs: SyncSender<Job>,
+    jobs: Jobs,
     dns: tokio::sync::mpsc::Sender<Datagram>,
     streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
     own_addresses: Vec<IpAddr>,
