@@ -36,7 +36,7 @@ impl FlowId {
     }
 
     #[cfg(test)]
-    pub(super) fn for_test(index: usize, serial: u64) -> Self {
+    pub(crate) fn for_test(index: usize, serial: u64) -> Self {
         Self { index, serial }
     }
 }

@@ -36,7 +36,7 @@ impl Lane {
 
     /// A connection whose program may have said what the upstream socket has not been given yet.
     pub(super) fn may_hold_words(&self) -> bool {
-        matches!(self, Self::Tcp(TcpLane { upstream: Upstream::Open(_), answered: true, finished_up: false, .. }))
+        matches!(self, Self::Tcp(TcpLane { upstream: Upstream::Open(_), answered: Some(_), finished_up: false, .. }))
     }
 
     /// A connection whose upstream socket has been given the program's last byte.
@@ -61,8 +61,8 @@ pub(super) struct TcpLane {
     pub(super) hung_up: bool,
     /// An error was reported.
     pub(super) troubled: bool,
-    /// The program has answered the SYN-ACK.
-    pub(super) answered: bool,
+    /// When the program answered the SYN-ACK.
+    pub(super) answered: Option<Instant>,
     /// The program has said its last word; what it said before may still wait for the upstream socket.
     pub(super) program_finished: bool,
     /// The program has finished and the upstream socket was told.
@@ -84,7 +84,7 @@ impl TcpLane {
             writable: false,
             hung_up: false,
             troubled: false,
-            answered: false,
+            answered: None,
             program_finished: false,
             finished_up: false,
             finished_down: false,
@@ -208,5 +208,23 @@ impl Lanes {
         if let Some(place) = self.0.get_mut(slot) {
             place.dirty = false;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_an_open_connection_that_its_program_answered_and_has_not_finished_may_hold_words() {
+        let open = || {
+            let (ours, _) = std::os::unix::net::UnixStream::pair().expect("two descriptors");
+            TcpLane::new(FlowId::for_test(0, 1), Upstream::Open(ours.into()))
+        };
+        let answered = Some(Instant::now());
+        assert!(Lane::Tcp(TcpLane { answered, ..open() }).may_hold_words());
+        assert!(!Lane::Tcp(open()).may_hold_words(), "its SYN-ACK was never answered");
+        assert!(!Lane::Tcp(TcpLane { answered, finished_up: true, ..open() }).may_hold_words());
+        assert!(!Lane::Tcp(TcpLane { answered, upstream: Upstream::Gone, ..open() }).may_hold_words());
     }
 }

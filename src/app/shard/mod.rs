@@ -29,6 +29,7 @@ mod strangers;
 mod tcp;
 mod telling;
 
+use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, RawFd};
@@ -101,6 +102,8 @@ pub(super) struct Shard {
     own_addresses: Vec<IpAddr>,
     older: Option<super::older::Handle>,
     dirty: Vec<usize>,
+    /// Flows that are to have a turn then.
+    later: BTreeSet<(Instant, usize)>,
     unidentified: Vec<FlowId>,
     patience: Patience,
     buffer: Box<[u8]>,
@@ -141,6 +144,7 @@ impl Shard {
             own_addresses,
             older,
             dirty: Vec::new(),
+            later: BTreeSet::new(),
             unidentified: Vec::new(),
             patience: Patience::default(),
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
@@ -219,7 +223,9 @@ impl Shard {
             return Some(Duration::ZERO);
         }
         let fresh = self.datagrams.fresh.next();
-        let next = [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at, fresh].into_iter().flatten().min()?;
+        let later = self.later.first().map(|(at, _)| *at);
+        let next =
+            [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at, fresh, later].into_iter().flatten().min()?;
         // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -417,6 +423,11 @@ impl Shard {
         while let Some(slot) = self.stack.expired(now) {
             self.stack.flush(slot, &mut Sink(&self.tun), now);
             self.mark(slot);
+        }
+        while self.later.first().is_some_and(|(at, _)| *at <= now) {
+            if let Some((_, slot)) = self.later.pop_first() {
+                self.mark(slot);
+            }
         }
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
             self.input(Input::Timeout, now);

@@ -20,12 +20,18 @@ use crate::verdict::Permit;
 /// How long a program may take to read what a peer said before its connection broke; a program that reads nothing is told then.
 const LAST_WORDS: Duration = Duration::from_secs(60);
 
+/// From the handshake to the earliest reset. On a wire lies a round trip between the two, in which the program wakes up and sees that its
+/// connection stands.
+const WAKING_UP: Duration = Duration::from_millis(2);
+
 /// How a turn of the pump ended.
 enum Turn {
     /// Nothing more to do until an event or a packet.
     Rest,
     /// There is more; the next flow first.
     More,
+    /// There is something to be said then.
+    At(Instant),
     /// Both sides said their last word.
     Closed,
     /// The program reset the connection.
@@ -179,6 +185,9 @@ impl Shard {
         match turn {
             Turn::Rest => {}
             Turn::More => self.mark(slot),
+            Turn::At(at) => {
+                self.later.insert((at, slot));
+            }
             Turn::Closed => self.end_tcp(slot, now, Input::Ended { flow: id, outcome: "closed" }),
             Turn::ProgramReset => {
                 if let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot)
@@ -265,7 +274,9 @@ fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> (Turn
             Err(_) => break,
         }
     }
-    lane.answered |= !matches!(socket.state(), State::Listen | State::SynReceived);
+    if !matches!(socket.state(), State::Listen | State::SynReceived) {
+        lane.answered.get_or_insert(now);
+    }
     if lane.troubled && lane.finished_down {
         // A reset behind the peer's last word: no read tells of it, and a write only if the program has something to say.
         lane.troubled = false;
@@ -280,6 +291,13 @@ fn turn_of(lane: &TcpLane, socket: &Socket<'_>, moved: u64, now: Instant) -> Tur
     let state = socket.state();
     if let Some((failure, since)) = lane.broken {
         let nothing_waits = lane.finished_down && socket.send_queue() == 0;
+        if let Some(awake) = lane.answered.map(|at| at + WAKING_UP)
+            && nothing_waits
+            && now < awake
+            && state != State::Closed
+        {
+            return Turn::At(awake);
+        }
         return if nothing_waits || state == State::Closed || now >= since + LAST_WORDS { Turn::Broken(failure) } else { more };
     }
     let both_finished = lane.program_finished && lane.finished_down;

@@ -156,9 +156,9 @@ fn one_flow_parks_no_more_than_its_share() {
     let way = Way::new(Kindred::Udp, false, 40_000, 443);
     let mut bench = Bench::new(ACCEPT);
     let id = bench.begin(&way);
-    (0..100).for_each(|_| assert!(bench.send(&way.opener()).is_empty()));
-    assert_eq!(bench.router.flow(id).expect("a flow").parked().bytes(), 16 * way.opener().len());
-    assert_eq!(bench.value(Counter::ParkedOut), 85);
+    (0..200).for_each(|_| assert!(bench.send(&way.opener()).is_empty()));
+    assert_eq!(bench.router.flow(id).expect("a flow").parked().bytes(), 128 * way.opener().len());
+    assert_eq!(bench.value(Counter::ParkedOut), 73);
 }
 
 #[test]
