@@ -57,6 +57,19 @@ def _(net):
     return [made.getsockname()[1] == FIXED[net.family], net.report(token)[0][2] == FIXED[net.family]]
 
 
+@behaviour("tcp.port.bound_alone")
+def _(net):
+    """Ports that let no other socket in: one out of the kernel's range, and one of its choice. The peer closes first, so that no TIME-WAIT stays."""
+    kept = []
+    for port in (FIXED[net.family] + 50, 0):
+        made = net.tcp()
+        made.bind(("", port))
+        made, token = net.script("who", made=made)
+        recv_all(made)
+        kept.append(net.report(token)[0][2] == made.getsockname()[1])
+    return kept
+
+
 def bound(net, port):
     made = net.tcp()
     made.setsockopt(*REUSE)
