@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,7 +20,7 @@ use super::dns::{self, PolicyJudge};
 use super::engine::{Facts, Running};
 use super::older::Older;
 use super::policies::{Loaded, Loader};
-use super::shard::{self, Attributor, Handle, Parts, Shard};
+use super::shard::{self, Attributor, Handles, Parts, Shard};
 use super::shared::Shared;
 use crate::config::Config;
 use crate::control::{Event, Listener, render};
@@ -50,7 +50,8 @@ const RESERVED_DESCRIPTORS: u64 = 512;
 
 /// What a router is made from.
 pub(super) struct Plan {
-    pub(super) tun: Queue,
+    /// The TUN's queues; each gets a packet loop of its own.
+    pub(super) tun: Vec<Queue>,
     pub(super) sockets: SocketTable,
     /// The TUN's index, so that sockets bound to it are found.
     pub(super) device_index: u32,
@@ -80,10 +81,12 @@ pub(super) struct Core {
     pub(super) ending: watch::Receiver<bool>,
     threads: Vec<JoinHandle<()>>,
     recorder: Option<JoinHandle<()>>,
-    ended_well: Arc<AtomicBool>,
+    /// How many packet loops ended because they should.
+    ended_well: Arc<AtomicUsize>,
+    loops: usize,
 }
 
-/// Says that the packet loop has ended when it is dropped.
+/// Says that a packet loop has ended when it is dropped.
 struct Telling(watch::Sender<bool>);
 
 impl Drop for Telling {
@@ -114,7 +117,6 @@ impl Core {
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
         let parts = Parts {
-            tun: plan.tun,
             takes_over: plan.mark.is_some(),
             config: config_of(plan.host_loopback, descriptors),
             dialer: Dialer::new(plan.mark),
@@ -125,9 +127,9 @@ impl Core {
             own_addresses: plan.own_addresses,
             older: older.clone(),
         };
-        let (shard, handle) = Shard::new(parts, shared.clone())?;
+        let (shards, handles) = Shard::several(plan.tun, &parts, &shared)?;
         let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;
-        runtime.spawn(dns::serve_datagrams(datagrams, resolver.clone(), handle.clone()));
+        runtime.spawn(dns::serve_datagrams(datagrams, resolver.clone(), handles.clone()));
         runtime.spawn(dns::serve_streams(streams, resolver.clone()));
         let stubs: Arc<[SocketAddr]> = plan.stubs.into();
         for socket in plan.loopback_dns.0 {
@@ -138,27 +140,19 @@ impl Core {
             let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone() };
             runtime.spawn(dns::serve_loopback_tcp(listener, resolver.clone(), askers));
         }
-        let searching = (attributor, handle.clone());
+        let searching = (attributor, handles.clone());
         let (ending_sender, ending) = watch::channel(false);
         let (undone, ended) = watch::channel(false);
-        let stopped = ending_sender.clone();
-        let ended_well = Arc::new(AtomicBool::new(false));
-        let loop_ended = ended_well.clone();
-        let threads = vec![
-            spawn("attribution", move || searching.0.serve(&job_queue, &searching.1))?,
-            spawn("packets", move || {
-                // Also after a panic: nobody would wait for packets that nobody carries.
-                let _told = Telling(stopped);
-                match shard.run() {
-                    Ok(()) => loop_ended.store(true, Ordering::Release),
-                    Err(error) => tracing::error!(%error, "the packet loop ended; traffic is refused"),
-                }
-            })?,
-        ];
+        let (ended_well, loops) = (Arc::new(AtomicUsize::new(0)), shards.len());
+        let mut threads = vec![spawn("attribution", move || searching.0.serve(&job_queue, &searching.1))?];
+        for shard in shards {
+            let (stopped, ended_well) = (Telling(ending_sender.clone()), ended_well.clone());
+            threads.push(spawn("packets", move || run_shard(shard, stopped, &ended_well))?);
+        }
         let running = Arc::new(Running {
             facts: plan.facts,
             shared,
-            shard: handle,
+            shards: handles,
             resolver,
             loader: plan.loader,
             sources: Mutex::new(plan.loaded.sources),
@@ -167,7 +161,7 @@ impl Core {
             older,
         });
         running.tune_resolver(plan.level);
-        Ok(Self { runtime, running, undone, ending, threads, recorder, ended_well })
+        Ok(Self { runtime, running, undone, ending, threads, recorder, ended_well, loops })
     }
 
     /// Serves the control socket until the end.
@@ -203,15 +197,15 @@ impl Core {
     /// ended leave bytes behind, which the kernel would send without us; `grace` is for these. `undo` is told whether the packet loop
     /// ended because it should.
     pub(super) fn stop(self, grace: Duration, undo: impl FnOnce(bool)) {
-        let Self { runtime, running, undone, ending: _, threads, recorder, ended_well } = self;
-        running.shard.stop(grace);
+        let Self { runtime, running, undone, ending: _, threads, recorder, ended_well, loops } = self;
+        running.shards.stop(grace);
         let wait = |thread: JoinHandle<()>| {
             if thread.join().is_err() {
                 tracing::error!("a thread of the router panicked");
             }
         };
         threads.into_iter().for_each(wait);
-        undo(ended_well.load(Ordering::Acquire));
+        undo(ended_well.load(Ordering::Acquire) == loops);
         undone.send_replace(true);
         // Whoever asked for the end reads the answer before the socket goes.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
@@ -220,10 +214,21 @@ impl Core {
         recorder.into_iter().for_each(wait);
     }
 
-    /// The way to the packet loop.
-    pub(super) fn handle(&self) -> Handle {
-        self.running.shard.clone()
+    /// The way to the packet loops.
+    pub(super) fn handles(&self) -> Handles {
+        self.running.shards.clone()
     }
+}
+
+/// Runs one packet loop. `told` goes with it, also after a panic: nobody would wait for packets that nobody carries.
+fn run_shard(shard: Shard, told: Telling, ended_well: &AtomicUsize) {
+    match shard.run() {
+        Ok(()) => {
+            ended_well.fetch_add(1, Ordering::Release);
+        }
+        Err(error) => tracing::error!(%error, "a packet loop ended; traffic is refused"),
+    }
+    drop(told);
 }
 
 /// Verdicts are printed, ends are told by records.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use tokio::sync::{Semaphore, mpsc};
 
-use super::shard::{Attributor, Handle, Message};
+use super::shard::{Attributor, Handles, Message};
 use super::shared::{Shared, locked};
 use crate::control::Event;
 use crate::flow::{Direction, Flow, FlowId, Record};
@@ -160,14 +160,14 @@ impl Judge for PolicyJudge {
 pub(super) async fn serve_datagrams(
     mut datagrams: mpsc::Receiver<Datagram>,
     resolver: Arc<Resolver<PolicyJudge>>,
-    shard: Handle,
+    shards: Handles,
 ) {
     while let Some(Datagram { flow, from, asked, payload, asker }) = datagrams.recv().await {
-        let (resolver, shard) = (resolver.clone(), shard.clone());
+        let (resolver, shards) = (resolver.clone(), shards.clone());
         tokio::spawn(async move {
             if let Some(payload) = resolver.answer(&payload, from, asked, asker).await {
                 // An answer that the packet loop cannot take is lost like any datagram; the program asks again.
-                let _ = shard.send(Message::Answered { flow, payload });
+                let _ = shards.send(flow, Message::Answered { flow, payload });
             }
         });
     }

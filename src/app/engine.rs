@@ -10,7 +10,7 @@ use tokio::sync::{broadcast, watch};
 use super::dns::PolicyJudge;
 use super::older;
 use super::policies::Loader;
-use super::shard::{Handle, Message};
+use super::shard::{Handles, Message};
 use super::shared::{Shared, locked};
 use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
 use crate::flow::Record;
@@ -35,7 +35,7 @@ pub(super) struct Facts {
 pub(super) struct Running {
     pub(super) facts: Facts,
     pub(super) shared: Arc<Shared>,
-    pub(super) shard: Handle,
+    pub(super) shards: Handles,
     pub(super) resolver: Arc<Resolver<PolicyJudge>>,
     pub(super) loader: Loader,
     pub(super) sources: Mutex<Vec<ProfileSource>>,
@@ -57,12 +57,12 @@ impl Running {
     pub(super) fn reload_now(&self) -> Result<Reloaded, Vec<Fault>> {
         let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
         let open = |snapshot: Option<super::shard::Snapshot>| snapshot.map_or(0, |s| s.open + s.pending);
-        let before = open(self.shard.snapshot());
+        let before = open(self.shards.snapshot());
         let (policy, sources) = (loaded.policy, loaded.sources);
         let epoch = self.shared.change_rules(|rules| (policy.clone(), rules.level));
-        self.shard.send(Message::Rules);
+        self.shards.send_all(|| Message::Rules);
         // The snapshot comes after the rules were taken up, so that the flows that they refuse are gone from it.
-        let after = open(self.shard.snapshot());
+        let after = open(self.shards.snapshot());
         let cut = before.saturating_sub(after);
         let cut = u64::try_from(cut).unwrap_or(0) + self.older.as_ref().map_or(0, older::Handle::judged_again);
         let profiles = sources.iter().map(|source| source.profiles).sum();
@@ -77,7 +77,7 @@ impl Running {
 impl crate::control::Engine for Running {
     fn status(&self) -> Status {
         let rules = self.shared.rules();
-        let snapshot = self.shard.snapshot();
+        let snapshot = self.shards.snapshot();
         let mut notes = self.facts.notes.clone();
         notes.extend(self.older.iter().flat_map(older::Handle::notes));
         if snapshot.is_none() {
@@ -104,7 +104,7 @@ impl crate::control::Engine for Running {
             dns_upstreams,
             flows_open: u64::try_from(snapshot.open).unwrap_or(0),
             flows_pending: u64::try_from(snapshot.pending).unwrap_or(0),
-            prompts: u64::try_from(locked(&self.shared.prompts).len()).unwrap_or(0),
+            prompts: u64::try_from(locked(&self.shared.prompts).put().count()).unwrap_or(0),
             inbound_judged: false,
             older: self.older.as_ref().map(older::Handle::list).unwrap_or_default(),
             notes,
@@ -114,7 +114,7 @@ impl crate::control::Engine for Running {
 
     fn flows(&self) -> Vec<Record> {
         let mut records = self.shared.ended();
-        records.extend(self.shard.snapshot().unwrap_or_default().records);
+        records.extend(self.shards.snapshot().unwrap_or_default().records);
         records.extend(self.older.iter().flat_map(older::Handle::records));
         records.sort_by_key(|record| (record.start, record.id));
         records
@@ -127,7 +127,7 @@ impl crate::control::Engine for Running {
     async fn set_level(&self, level: Level) -> Result<(), Fault> {
         self.shared.change_rules(|rules| (rules.policy.clone(), level));
         self.tune_resolver(level);
-        self.shard.send(Message::Rules);
+        self.shards.send_all(|| Message::Rules);
         self.older.iter().for_each(older::Handle::judge_again);
         self.shared.tell(|| Some(Event::Level(level)));
         Ok(())
@@ -138,18 +138,14 @@ impl crate::control::Engine for Running {
     }
 
     fn prompts(&self) -> Vec<Prompt> {
-        locked(&self.shared.prompts).values().cloned().collect()
+        locked(&self.shared.prompts).put().cloned().collect()
     }
 
     async fn answer(&self, id: u64, answer: Answer) -> Result<(), Fault> {
-        if !locked(&self.shared.prompts).contains_key(&id) {
+        if !locked(&self.shared.prompts).put().any(|prompt| prompt.id == id) {
             return Err(Fault::no_such_prompt(id));
         }
-        if self.shard.send(Message::Prompt { id, answer }) {
-            Ok(())
-        } else {
-            Err(Fault::failed("the packet loop does not keep up; try again"))
-        }
+        if self.shards.answer(id, answer) { Ok(()) } else { Err(Fault::failed("the packet loop does not keep up; try again")) }
     }
 
     async fn down(&self) -> Result<(), Fault> {

@@ -20,7 +20,7 @@ use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
 use crate::netlink::{Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
-use crate::tun::{DEVICE_NAME, Queue};
+use crate::tun::{DEVICE_NAME, Queue, queues};
 
 /// What `exec` itself could not do, as env(1) has it.
 const FAILED: u8 = 125;
@@ -81,6 +81,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         addresses: addresses.clone(),
         mtu,
         device: DEVICE_NAME.to_owned(),
+        queues: queues(),
         record_env: Vec::new(),
     };
     let enclosed = enclose(request)?;
@@ -116,7 +117,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
     let device_index = setup::index_of(&mut route, DEVICE_NAME).map_err(io::Error::other)?;
     let core = Core::start(Plan {
         device_index,
-        tun: Queue::adopt(enclosed.tun.as_fd().try_clone_to_owned()?)?,
+        tun: enclosed.tun.iter().map(|fd| Queue::adopt(fd.try_clone()?)).collect::<io::Result<_>>()?,
         sockets: SocketTable::adopt(enclosed.sock_diag.as_fd().try_clone_to_owned()?)?,
         processes: Arc::new(Processes::new(Options { enclosure: Some(enclosed.init_pid), ..Options::default() })),
         netns_of: Some(enclosed.init_pid),

@@ -11,6 +11,7 @@ mod exec;
 mod levels;
 mod older;
 mod policies;
+mod prompts;
 mod shard;
 mod shared;
 mod signals;

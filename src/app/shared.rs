@@ -2,7 +2,7 @@
 //!
 //! Keeps one rule: nobody holds one of these locks across a system call that can wait.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,8 +11,9 @@ use std::time::Instant;
 use arc_swap::ArcSwap;
 use tokio::sync::broadcast;
 
+use super::prompts::Prompts;
 use super::shard::Ports;
-use crate::control::{Event, Prompt};
+use crate::control::Event;
 use crate::flow::{Owner, Record};
 use crate::names::{Asker, Sightings};
 use crate::process::Identity;
@@ -34,7 +35,7 @@ pub(super) struct Shared {
     pub(super) sightings: Mutex<Sightings>,
     pub(super) processes: Arc<Processes>,
     pub(super) events: broadcast::Sender<Event>,
-    pub(super) prompts: Mutex<BTreeMap<u64, Prompt>>,
+    pub(super) prompts: Mutex<Prompts>,
     ended: Mutex<VecDeque<Record>>,
     subjects: Mutex<Subjects>,
     /// Upstream ports that stand for programs' sockets.

@@ -17,7 +17,7 @@ use super::daemon;
 use super::engine::Facts;
 use super::older::Older;
 use super::policies::{Loaded, Loader};
-use super::shard::{Handle, Message};
+use super::shard::{Handles, Message};
 use super::shared::locked;
 use super::signals::Signals;
 use crate::cli::{Exit, UpArgs, complain, report_faults};
@@ -28,7 +28,7 @@ use crate::netlink::{Host, Install, InstallError, Installed, Plan, RouteSocket, 
 use crate::procfs::{Options, Processes};
 use crate::resolver::Upstreams;
 use crate::router::Rules;
-use crate::tun::OpenError;
+use crate::tun::{OpenError, queues};
 use crate::verdict::Epoch;
 
 /// Why the machine is not behind the router. Nothing was left changed, but for [`UpError::Loop`].
@@ -123,7 +123,7 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     if args.foreground {
         core.print_verdicts();
     }
-    watch_network(core.handle(), installed.clone(), system_resolvers(&core, asks_system))?;
+    watch_network(core.handles(), installed.clone(), system_resolvers(&core, asks_system))?;
     tracing::info!("Portreeve is up");
     daemon::ready();
     core.runtime.block_on(watch(&core))?;
@@ -146,7 +146,7 @@ fn install(prepared: &Prepared, run_dir: &Path) -> Result<(Installed, Older), Up
     let rules = Rules { policy: prepared.loaded.policy.clone(), level: prepared.level, epoch: Epoch(0) };
     let processes = Arc::new(Processes::new(Options::default()));
     let mut older = Older::new(SocketTable::open()?, processes, &prepared.plan, rules);
-    let mut installed = Install::up_beside(&prepared.plan, run_dir, &mut |host| older.look(host))?;
+    let mut installed = Install::up_beside(&prepared.plan, run_dir, queues(), &mut |host| older.look(host))?;
     older.settle(&mut installed);
     Ok((installed, older))
 }
@@ -167,7 +167,7 @@ fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::Pat
     let mut guard = locked(shelf);
     let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
     let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _ } = prepared;
-    let tun = installed.take_queue().ok_or_else(|| io::Error::other("the TUN has been taken already"))?;
+    let tun = installed.take_queues();
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
     let answers = !loopback_dns.0.is_empty();
@@ -255,7 +255,7 @@ fn system_resolvers(core: &Core, asks_system: bool) -> impl FnMut() + Send + 'st
 }
 
 /// Follows this host's network until the packet loop is gone: tells it the addresses, and has repaired what others remove.
-fn watch_network(shard: Handle, shelf: Shelf, mut network_changed: impl FnMut() + Send + 'static) -> io::Result<()> {
+fn watch_network(shards: Handles, shelf: Shelf, mut network_changed: impl FnMut() + Send + 'static) -> io::Result<()> {
     let [addresses, routes, tables] = [Watcher::addresses()?, Watcher::routes()?, Watcher::tables()?];
     let watch = move || {
         loop {
@@ -270,9 +270,8 @@ fn watch_network(shard: Handle, shelf: Shelf, mut network_changed: impl FnMut() 
                 return;
             }
             let host = moved.then(|| RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok())).flatten();
-            if let Some(host) = host
-                && !shard.send(Message::Addresses(host.own_addresses()))
-            {
+            let Some(own) = host.map(|host| host.own_addresses()) else { continue };
+            if !shards.send_all(|| Message::Addresses(own.clone())) {
                 return;
             }
         }

@@ -60,7 +60,7 @@ fn furnish(outer: &Line, parameters: &Parameters, around: &error::Surroundings) 
     let sockets = net::make(parameters, &conf.servers, around)?;
     privileges::drop_forbidden()
         .map_err(|source| error::explain("drop NET_ADMIN and SYS_ADMIN for the command", &source, around))?;
-    let ready = Report::Ready { udp: sockets.dns_udp.len(), tcp: sockets.dns_tcp.len() };
+    let ready = Report::Ready { queues: sockets.tun.len(), udp: sockets.dns_udp.len(), tcp: sockets.dns_tcp.len() };
     outer.send_with(&ready, &sockets.fds()).map_err(|source| EncloseError::step("pass the enclosure's sockets out", source))
 }
 

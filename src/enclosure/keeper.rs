@@ -31,6 +31,7 @@ pub(super) struct Parameters {
     pub(super) addresses: Vec<(IpAddr, u8)>,
     pub(super) mtu: u32,
     pub(super) device: String,
+    pub(super) queues: usize,
     /// The outer process.
     pub(super) outer: u32,
 }

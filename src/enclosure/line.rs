@@ -30,8 +30,9 @@ pub(super) enum Report {
         init_pid: u32,
     },
     Refused(EncloseError),
-    /// Carries the TUN queue, the sock_diag socket, the rtnetlink socket, then the listeners: `udp` datagram, `tcp` stream ones.
+    /// Carries the sock_diag socket, the rtnetlink socket, the TUN's queues, then the listeners: `udp` datagram, `tcp` stream ones.
     Ready {
+        queues: usize,
         udp: usize,
         tcp: usize,
     },
@@ -156,9 +157,9 @@ mod tests {
     fn a_message_arrives_whole_with_its_descriptors() {
         let (here, there) = Line::pair().expect("a pair");
         let file = tempfile::tempfile().expect("a file");
-        here.send_with(&Report::Ready { udp: 3, tcp: 2 }, &[file.as_fd(), file.as_fd()]).expect("sent");
+        here.send_with(&Report::Ready { queues: 1, udp: 3, tcp: 2 }, &[file.as_fd(), file.as_fd()]).expect("sent");
         let (report, fds) = there.receive::<Report>().expect("received").expect("a message");
-        assert!(matches!(report, Report::Ready { udp: 3, tcp: 2 }));
+        assert!(matches!(report, Report::Ready { queues: 1, udp: 3, tcp: 2 }));
         assert_eq!(fds.len(), 2);
     }
 

@@ -48,6 +48,8 @@ pub struct Request {
     pub mtu: u32,
     /// The TUN's name, [`crate::tun::DEVICE_NAME`] normally.
     pub device: String,
+    /// The TUN's queues, one for each thread that reads it.
+    pub queues: usize,
     /// Variables that the command gets beside those of this process.
     pub record_env: Vec<(OsString, OsString)>,
 }
@@ -55,8 +57,8 @@ pub struct Request {
 /// An enclosure with everything that was made inside and passed out. Its end is the end of every process inside.
 #[derive(Debug)]
 pub struct Enclosed {
-    /// The TUN's queue, for [`crate::tun::Queue::adopt`].
-    pub tun: OwnedFd,
+    /// The TUN's queues, for [`crate::tun::Queue::adopt`].
+    pub tun: Vec<OwnedFd>,
     /// A `NETLINK_SOCK_DIAG` socket of the enclosure.
     pub sock_diag: OwnedFd,
     /// A `NETLINK_ROUTE` socket of the enclosure.
@@ -169,8 +171,13 @@ impl Drop for Keeper {
 
 /// Starts the keeper with one end of the line.
 fn start_keeper(binary: &Path, request: Request, far: &Line) -> io::Result<Keeper> {
-    let parameters =
-        keeper::Parameters { addresses: request.addresses, mtu: request.mtu, device: request.device, outer: std::process::id() };
+    let parameters = keeper::Parameters {
+        addresses: request.addresses,
+        mtu: request.mtu,
+        device: request.device,
+        queues: request.queues,
+        outer: std::process::id(),
+    };
     let number = far.as_fd().as_raw_fd();
     let mut keeper = Command::new(binary);
     keeper.arg0("portreeve").arg(INNER_VERB).arg(number.to_string()).arg(serde_json::to_string(&parameters)?).arg("--");
@@ -202,7 +209,7 @@ fn receive_enclosed(line: Line, keeper: Keeper) -> Result<Enclosed, EncloseError
 
 /// What comes with `Report::Ready`.
 struct Passed {
-    tun: OwnedFd,
+    tun: Vec<OwnedFd>,
     sock_diag: OwnedFd,
     route: OwnedFd,
     dns_udp: Vec<UdpSocket>,
@@ -215,17 +222,20 @@ fn receive_ready(line: &Line) -> Result<(u32, Passed), EncloseError> {
         match line.receive().map_err(|source| EncloseError::step("hear from the enclosure", source))? {
             Some((Report::Born { init_pid }, _)) => born = init_pid,
             Some((Report::Refused(refusal), _)) => return Err(refusal),
-            Some((Report::Ready { udp, tcp }, fds)) => return Ok((born, sort_out(fds, udp, tcp).ok_or(EncloseError::Lost)?)),
+            Some((Report::Ready { queues, udp, tcp }, fds)) => {
+                return Ok((born, sort_out(fds, queues, udp, tcp).ok_or(EncloseError::Lost)?));
+            }
             Some((Report::Ended(_), _)) | None => return Err(EncloseError::Lost),
         }
     }
 }
 
 /// `None` where the message did not carry what it promised.
-fn sort_out(fds: Vec<OwnedFd>, udp: usize, tcp: usize) -> Option<Passed> {
-    let complete = fds.len() == udp.checked_add(tcp)?.checked_add(3)?;
+fn sort_out(fds: Vec<OwnedFd>, queues: usize, udp: usize, tcp: usize) -> Option<Passed> {
+    let complete = fds.len() == queues.checked_add(udp)?.checked_add(tcp)?.checked_add(2)?;
     let mut fds = fds.into_iter();
-    let (tun, sock_diag, route) = (fds.next()?, fds.next()?, fds.next()?);
+    let (sock_diag, route) = (fds.next()?, fds.next()?);
+    let tun = fds.by_ref().take(queues).collect();
     let dns_udp = fds.by_ref().take(udp).map(UdpSocket::from).collect();
     let dns_tcp = fds.map(TcpListener::from).collect();
     complete.then_some(Passed { tun, sock_diag, route, dns_udp, dns_tcp })

@@ -26,7 +26,7 @@ const LISTEN_LIMIT: usize = 12;
 
 /// What is passed out.
 pub(super) struct Sockets {
-    tun: OwnedFd,
+    pub(super) tun: Vec<OwnedFd>,
     sock_diag: OwnedFd,
     route: RouteSocket,
     pub(super) dns_udp: Vec<UdpSocket>,
@@ -36,9 +36,10 @@ pub(super) struct Sockets {
 impl Sockets {
     /// In the order that `Report::Ready` promises.
     pub(super) fn fds(&self) -> Vec<BorrowedFd<'_>> {
-        let first = [self.tun.as_fd(), self.sock_diag.as_fd(), self.route.as_fd()];
+        let first = [self.sock_diag.as_fd(), self.route.as_fd()];
+        let tun = self.tun.iter().map(AsFd::as_fd);
         let udp = self.dns_udp.iter().map(AsFd::as_fd);
-        first.into_iter().chain(udp).chain(self.dns_tcp.iter().map(AsFd::as_fd)).collect()
+        first.into_iter().chain(tun).chain(udp).chain(self.dns_tcp.iter().map(AsFd::as_fd)).collect()
     }
 }
 
@@ -46,7 +47,8 @@ impl Sockets {
 pub(super) fn make(parameters: &Parameters, servers: &[IpAddr], around: &error::Surroundings) -> Result<Sockets, EncloseError> {
     let attempt = |what: &str, source: &io::Error| error::explain(what, source, around);
     sysctls(parameters).map_err(|(path, source)| attempt(&format!("write {path}"), &source))?;
-    let tun = tun::Queue::open(&parameters.device).map_err(|source| explain_device(&source, around))?;
+    let tun =
+        tun::Queue::open_several(&parameters.device, parameters.queues).map_err(|source| explain_device(&source, around))?;
     let mut route = RouteSocket::open().map_err(|source| attempt("open an rtnetlink socket", &source))?;
     links(&mut route, parameters).map_err(|source| match source.errno() {
         Some(errno) => attempt("configure the enclosure's links", &io::Error::from_raw_os_error(errno)),
@@ -55,7 +57,7 @@ pub(super) fn make(parameters: &Parameters, servers: &[IpAddr], around: &error::
     let sock_diag = socket_with(AddressFamily::NETLINK, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(netlink::SOCK_DIAG))
         .map_err(|source| attempt("open a sock_diag socket", &source.into()))?;
     let (dns_udp, dns_tcp) = listeners(servers)?;
-    Ok(Sockets { tun: tun.into_fd(), sock_diag, route, dns_udp, dns_tcp })
+    Ok(Sockets { tun: tun.into_iter().map(tun::Queue::into_fd).collect(), sock_diag, route, dns_udp, dns_tcp })
 }
 
 /// A TUN that is refused to the root of a fresh user namespace is a ban on such namespaces, not a want of root.

@@ -4,12 +4,14 @@
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
 mod accounts;
+mod numbers;
 mod parked;
 mod record;
 mod table;
 
 pub use crate::packet::Direction;
 pub use accounts::{Amounts, Bound, Program};
+pub use numbers::Numbers;
 pub use parked::Parked;
 pub use record::Record;
 pub use table::{Crowding, Flow, FlowId, Owner, Service, State, Table};

@@ -9,6 +9,7 @@ use foldhash::fast::FixedState;
 use slab::Slab;
 
 use super::accounts::{AccountId, Accounts, Amounts, Bound, NOBODY_YET, Program};
+use super::numbers::Numbers;
 use super::parked::Parked;
 use crate::names::{Asker, Sighting};
 use crate::packet::{Arrival, FiveTuple, Kept};
@@ -148,7 +149,7 @@ pub struct Table {
     flows: Slab<Flow>,
     by_tuple: HashMap<FiveTuple, FlowId, FixedState>,
     accounts: Accounts,
-    next_serial: u64,
+    numbers: Numbers,
     capacity: usize,
 }
 
@@ -158,7 +159,19 @@ impl Table {
     #[must_use]
     pub fn new(limits: Amounts, seed: u64) -> Self {
         let by_tuple = HashMap::with_hasher(FixedState::with_seed(seed));
-        Self { flows: Slab::new(), by_tuple, accounts: Accounts::new(limits, seed), next_serial: 1, capacity: limits.flows }
+        Self {
+            flows: Slab::new(),
+            by_tuple,
+            accounts: Accounts::new(limits, seed),
+            numbers: Numbers::default(),
+            capacity: limits.flows,
+        }
+    }
+
+    /// Gives its flows these numbers.
+    #[must_use]
+    pub fn numbered(self, numbers: Numbers) -> Self {
+        Self { numbers, ..self }
     }
 
     /// Opens a flow of nobody; None when the table is full.
@@ -167,8 +180,7 @@ impl Table {
             return None;
         }
         let entry = self.flows.vacant_entry();
-        let id = FlowId { index: entry.key(), serial: self.next_serial };
-        self.next_serial += 1;
+        let id = FlowId { index: entry.key(), serial: self.numbers.give() };
         entry.insert(Flow {
             id,
             tuple,

@@ -90,7 +90,7 @@ pub struct Installed {
     pub(super) mark: Mark,
     pub(super) mtu: u32,
     addresses: Vec<IpAddr>,
-    queue: Option<Queue>,
+    queues: Vec<Queue>,
     /// `None` once everything was taken back.
     pub(super) state: Option<State>,
 }
@@ -118,7 +118,7 @@ impl Install {
     ///
     /// A router is active already, something is missing, or the kernel or nft refuses a step.
     pub fn up(plan: &Plan, run_dir: &Path) -> Result<Installed, InstallError> {
-        Self::up_beside(plan, run_dir, &mut |_| Vec::new())
+        Self::up_beside(plan, run_dir, 1, &mut |_| Vec::new())
     }
 
     /// The same, with older flows that go on beside the TUN. `look` is called before the rules are live and again afterwards.
@@ -126,7 +126,7 @@ impl Install {
     /// # Errors
     ///
     /// As [`Self::up`].
-    pub fn up_beside(plan: &Plan, run_dir: &Path, look: &mut Look<'_>) -> Result<Installed, InstallError> {
+    pub fn up_beside(plan: &Plan, run_dir: &Path, queues: usize, look: &mut Look<'_>) -> Result<Installed, InstallError> {
         let run_dir = RunDir::lock(run_dir)?;
         // The live tables belong to a process that ends with its router: if they stay, one is alive with another run directory.
         nft::live_is_gone()
@@ -138,12 +138,12 @@ impl Install {
         let found = run_dir.read()?;
         let live = Live::start(&run_dir.file("nft.errors"))?;
         // Vanishes by itself, so it needs no undo; whoever has the device has the namespace.
-        let queue = Queue::open(&plan.device)?;
+        let queues = Queue::open_several(&plan.device, queues)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
         let mut state = State { run_dir, socket, undo, live, turn: 0, listed: String::new() };
         match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
-            Ok(()) => Ok(Installed::new(plan, mark, &host, queue, state)),
+            Ok(()) => Ok(Installed::new(plan, mark, &host, queues, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.
             Err(error) if found.is_some() => Err(error),
             Err(error) => {
@@ -274,22 +274,22 @@ impl Undo {
 }
 
 impl Installed {
-    fn new(plan: &Plan, mark: Mark, host: &Host, queue: Queue, mut state: State) -> Self {
+    fn new(plan: &Plan, mark: Mark, host: &Host, queues: Vec<Queue>, mut state: State) -> Self {
         let now = Host::read(&mut state.socket).unwrap_or_else(|_| host.clone());
         Self {
             plan: plan.clone(),
             mark,
             mtu: host.uplink_mtu(&plan.device),
             addresses: now.own_addresses(),
-            queue: Some(queue),
+            queues,
             state: Some(state),
         }
     }
 
-    /// The device's queue, once.
+    /// The device's queues, once; none afterwards.
     #[must_use]
-    pub fn take_queue(&mut self) -> Option<Queue> {
-        self.queue.take()
+    pub fn take_queues(&mut self) -> Vec<Queue> {
+        std::mem::take(&mut self.queues)
     }
 
     /// The mark for every upstream socket.
@@ -350,7 +350,7 @@ impl Installed {
 
     fn take_back(&mut self) -> Result<(), CleanupError> {
         let result = self.state.take().map_or(Ok(()), |mut state| state.remove());
-        drop(self.queue.take());
+        self.queues.clear();
         result
     }
 }

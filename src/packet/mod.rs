@@ -5,6 +5,7 @@
 
 mod build;
 mod extension;
+mod extent;
 mod offload;
 mod reassembly;
 mod reject;
@@ -12,6 +13,7 @@ mod tuple;
 mod view;
 
 pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datagram};
+pub use extent::{acknowledged, stream_end};
 pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
 pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};

@@ -4,12 +4,11 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
-    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpControl,
-    TcpPacket, TcpRepr, TcpSeqNumber,
+    Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, IpAddress, IpProtocol, TcpControl, TcpPacket, TcpRepr, TcpSeqNumber,
 };
 
 use super::build::start;
-use super::{IpPacket, Transport, extension};
+use super::{IpPacket, Transport, extent};
 
 /// Why a destination cannot be reached, in the words that both families share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,7 +59,7 @@ pub fn reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) {
     if segment.control == TcpControl::Rst || is_to_many(packet) {
         return;
     }
-    let Some(tcp) = tcp_of(packet.bytes()) else { return };
+    let Some(tcp) = extent::tcp_of(packet.bytes()) else { return };
     let tuple = packet.tuple();
     let (seq_number, ack_number) =
         if segment.has_ack { (tcp.ack_number(), None) } else { (TcpSeqNumber(0), Some(tcp.seq_number() + tcp.segment_len())) };
@@ -165,18 +164,6 @@ fn is_to_many(packet: &IpPacket<'_>) -> bool {
 /// 0.0.0.0/8, "this network" (RFC 791 §3.2).
 fn is_zero_network(address: IpAddr) -> bool {
     matches!(address, IpAddr::V4(v4) if v4.octets().first() == Some(&0))
-}
-
-fn tcp_of(bytes: &[u8]) -> Option<TcpPacket<&[u8]>> {
-    let payload = match bytes.first()? >> 4 {
-        4 => Ipv4Packet::new_checked(bytes).ok()?.payload(),
-        _ => {
-            let ip = Ipv6Packet::new_checked(bytes).ok()?;
-            let (_, offset) = extension::walk(ip.next_header(), ip.payload()).ok()?;
-            ip.payload().get(offset..)?
-        }
-    };
-    TcpPacket::new_checked(payload).ok()
 }
 
 #[cfg(test)]

@@ -137,8 +137,7 @@ impl Router {
             Some(open) => open.flows.push(id),
             None if too_many => return self.refuse_for(id, Check::Limit, now),
             None => {
-                let (prompt, deadline) = (self.next_prompt, now + self.config.prompt_deadline);
-                self.next_prompt += 1;
+                let (prompt, deadline) = (self.prompt_numbers.give(), now + self.config.prompt_deadline);
                 self.prompts.insert(prompt, Open { key, flows: vec![id], deadline });
                 self.say(Output::Ask(Question { id: prompt, flow: id, deadline }));
             }
@@ -162,11 +161,29 @@ impl Router {
 
     pub(super) fn on_answer(&mut self, prompt: u64, answer: Answer, now: Instant) {
         let Some(open) = self.prompts.remove(&prompt) else { return };
+        self.say(Output::Learned { key: open.key.clone(), answer });
+        self.settle(prompt, open, answer, now);
+    }
+
+    /// The same program may wait here for what was answered elsewhere.
+    pub(super) fn on_learned(&mut self, key: PromptKey, answer: Answer, now: Instant) {
+        let waiting = self.prompts.iter().find(|(_, open)| open.key == key).map(|(prompt, _)| *prompt);
+        match waiting.and_then(|prompt| Some((prompt, self.prompts.remove(&prompt)?))) {
+            Some((prompt, open)) => self.settle(prompt, open, answer, now),
+            None => self.remember(key, answer),
+        }
+    }
+
+    fn remember(&mut self, key: PromptKey, answer: Answer) {
         if self.answers.len() >= MAX_ANSWERS {
             self.answers.pop_first();
         }
-        self.forget_refused(&open.key);
-        self.answers.insert(open.key, answer);
+        self.forget_refused(&key);
+        self.answers.insert(key, answer);
+    }
+
+    fn settle(&mut self, prompt: u64, open: Open, answer: Answer, now: Instant) {
+        self.remember(open.key, answer);
         self.say(Output::Asked { prompt, how: PromptEnd::Answered(answer) });
         for id in open.flows {
             if self.table.flow(id).is_some_and(|flow| flow.state() == State::Asking) {

@@ -38,7 +38,7 @@ pub use crowding::Crowded;
 pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
-use crate::flow::{Amounts, Flow, FlowId, Owner, Record, Table};
+use crate::flow::{Amounts, Flow, FlowId, Numbers, Owner, Record, Table};
 use crate::packet::{FiveTuple, IpPacket, Kept};
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
@@ -60,6 +60,8 @@ pub struct Config {
     pub prompt_deadline: Duration,
     /// Keeps programs from choosing five-tuples that collide.
     pub seed: u64,
+    /// What flows and prompts are numbered by.
+    pub numbers: Numbers,
 }
 
 impl Config {
@@ -74,6 +76,7 @@ impl Config {
             max_pending: 4096,
             prompt_deadline: Duration::from_secs(60),
             seed,
+            numbers: Numbers::default(),
         }
     }
 }
@@ -100,6 +103,8 @@ pub enum Input<'a> {
     Ended { flow: FlowId, outcome: &'static str },
     /// A person answered a prompt.
     Answered { prompt: u64, answer: Answer },
+    /// A person's answer that another router was given.
+    Learned { key: PromptKey, answer: Answer },
     /// Other rules hold from now on. `subject` makes a program's subject under them.
     Rules { rules: Rules, subject: &'a dyn Fn(&Arc<Identity>) -> Subject },
     /// This host's own addresses.
@@ -127,6 +132,8 @@ pub enum Output {
     Cut(FlowId),
     /// Ask a person.
     Ask(Question),
+    /// What a person answered, for the routers beside this one.
+    Learned { key: PromptKey, answer: Answer },
     /// The prompt is over.
     Asked { prompt: u64, how: PromptEnd },
     /// An accepted flow is open, or a flow waits for an answer.
@@ -150,7 +157,7 @@ pub struct Router {
     timers: BTreeSet<(Instant, FlowId)>,
     prompts: BTreeMap<u64, prompts::Open>,
     answers: BTreeMap<PromptKey, Answer>,
-    next_prompt: u64,
+    prompt_numbers: Numbers,
     told: crowding::Told,
     outputs: VecDeque<Output>,
     counters: Counters,
@@ -159,8 +166,9 @@ pub struct Router {
 impl Router {
     #[must_use]
     pub fn new(config: Config, rules: Rules) -> Self {
-        let table =
-            Table::new(Amounts { flows: config.max_flows, pending: config.max_pending, parked: config.max_parked }, config.seed);
+        let limits = Amounts { flows: config.max_flows, pending: config.max_pending, parked: config.max_parked };
+        let numbers = config.numbers;
+        let table = Table::new(limits, config.seed).numbered(numbers);
         Self {
             config,
             rules,
@@ -169,7 +177,7 @@ impl Router {
             timers: BTreeSet::new(),
             prompts: BTreeMap::new(),
             answers: BTreeMap::new(),
-            next_prompt: 1,
+            prompt_numbers: numbers,
             told: crowding::Told::default(),
             outputs: VecDeque::new(),
             counters: Counters::default(),
@@ -185,6 +193,7 @@ impl Router {
             Input::Failed { flow, failure } => self.on_failed(flow, failure, now),
             Input::Ended { flow, outcome } => self.finish(flow, outcome, now),
             Input::Answered { prompt, answer } => self.on_answer(prompt, answer, now),
+            Input::Learned { key, answer } => self.on_learned(key, answer, now),
             Input::Rules { rules, subject } => self.on_rules(rules, subject, now),
             Input::Addresses(own) => self.own = own,
             Input::Timeout => self.on_timeout(now),

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, SegmentationCapabilities, TxToken};
 
-use crate::packet::{VNET_HEADER_LEN, unfinished_tcp};
+use crate::packet::{VNET_HEADER_LEN, acknowledged, unfinished_tcp};
 
 /// Largest IP packet.
 const MAX_PACKET: usize = 65_535;
@@ -18,6 +18,7 @@ pub trait PacketSink {
 pub struct Scratch(Box<[u8]>);
 
 impl Scratch {
+    /// `limits`: the largest payload of one segment, and where the last acknowledged number goes.
     pub(super) fn new() -> Self {
         Self(vec![0; VNET_HEADER_LEN + MAX_PACKET].into_boxed_slice())
     }
@@ -28,11 +29,18 @@ pub(super) struct Device<'a> {
     scratch: &'a mut Scratch,
     sink: &'a mut dyn PacketSink,
     max_payload: u16,
+    acked: &'a mut u32,
 }
 
 impl<'a> Device<'a> {
-    pub(super) fn new(rx: Option<&'a [u8]>, scratch: &'a mut Scratch, sink: &'a mut dyn PacketSink, max_payload: u16) -> Self {
-        Self { rx, scratch, sink, max_payload }
+    /// `limits`: the largest payload of one segment, and where the last acknowledged number goes.
+    pub(super) fn new(
+        rx: Option<&'a [u8]>,
+        scratch: &'a mut Scratch,
+        sink: &'a mut dyn PacketSink,
+        limits: (u16, &'a mut u32),
+    ) -> Self {
+        Self { rx, scratch, sink, max_payload: limits.0, acked: limits.1 }
     }
 }
 
@@ -48,11 +56,11 @@ impl smoltcp::phy::Device for Device<'_> {
 
     fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Rx<'_>, Tx<'_>)> {
         let packet = self.rx.take()?;
-        Some((Rx(packet), Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload }))
+        Some((Rx(packet), Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload, acked: self.acked }))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Tx<'_>> {
-        Some(Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload })
+        Some(Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload, acked: self.acked })
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -85,6 +93,7 @@ pub(super) struct Tx<'a> {
     scratch: &'a mut Scratch,
     sink: &'a mut dyn PacketSink,
     max_payload: u16,
+    acked: &'a mut u32,
 }
 
 impl TxToken for Tx<'_> {
@@ -95,6 +104,9 @@ impl TxToken for Tx<'_> {
         };
         let (header, packet) = whole.split_at_mut(VNET_HEADER_LEN);
         let result = f(packet);
+        if let Some(acked) = acknowledged(packet) {
+            *self.acked = acked;
+        }
         if let Some(vnet) = unfinished_tcp(packet, self.max_payload) {
             header.copy_from_slice(&vnet);
             self.sink.write(whole);

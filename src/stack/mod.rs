@@ -11,6 +11,7 @@
 //!
 //! One rule: nothing here decides, and nothing here knows upstream sockets.
 
+mod cooling;
 mod device;
 mod ring;
 
@@ -22,7 +23,8 @@ use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address};
 
-use crate::packet::FiveTuple;
+use crate::packet::{FiveTuple, stream_end};
+use cooling::Cooling;
 use device::Device;
 pub use device::{PacketSink, Scratch};
 use ring::{Ring, RingPool};
@@ -62,6 +64,13 @@ struct Connection {
     timer: Option<smoltcp::time::Instant>,
     last_ack_sent: bool,
     delays_ack: bool,
+    /// Behind the last byte that the program sent, in order or not.
+    heard: u32,
+    /// What we acknowledged last.
+    acked: u32,
+    used: smoltcp::time::Instant,
+    /// The rings may hold pages.
+    is_warm: bool,
 }
 
 impl Connection {
@@ -71,6 +80,21 @@ impl Connection {
         let is_small = packet_len <= SMALL_PACKET;
         let delays = std::mem::replace(&mut self.delays_ack, is_small) || is_small;
         self.sockets.get_mut::<Socket<'static>>(self.handle).set_ack_delay(delays.then_some(ACK_DELAY));
+    }
+
+    /// Notes how far the program's stream is known.
+    fn hear(&mut self, packet: &[u8]) {
+        if let Some(end) = stream_end(packet)
+            && end.wrapping_sub(self.heard) < 1 << 31
+        {
+            self.heard = end;
+        }
+    }
+
+    /// Whether the rings hold nothing: no byte that waits, and none that came before its time, as all that was heard is acknowledged.
+    fn is_at_rest(&self) -> bool {
+        let socket = self.sockets.get::<Socket<'static>>(self.handle);
+        socket.state() == State::Established && socket.send_queue() == 0 && socket.recv_queue() == 0 && self.heard == self.acked
     }
 
     /// Both sides have finished, the last ACK is out, and the program's last bytes wait to be taken. Nothing is left to send then, but
@@ -88,6 +112,7 @@ pub struct Stack {
     connections: Vec<Option<Box<Connection>>>,
     timers: BTreeSet<(smoltcp::time::Instant, usize)>,
     pool: RingPool,
+    cooling: Cooling,
     scratch: Scratch,
     origin: Instant,
 }
@@ -99,8 +124,8 @@ impl Stack {
         let mut scratch = Scratch::new();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let mut sink = NoSink;
-        let mut device = Device::new(None, &mut scratch, &mut sink, 0);
+        let (mut sink, mut acked) = (NoSink, 0);
+        let mut device = Device::new(None, &mut scratch, &mut sink, (0, &mut acked));
         let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::ZERO);
         // Any address is ours (AnyIP); smoltcp wants a route through an address of its own for that.
         let (v4, v6) = (Ipv4Address::new(192, 0, 0, 8), Ipv6Address::new(0x100, 0, 0, 0, 0, 0, 0, 1));
@@ -110,7 +135,15 @@ impl Stack {
         });
         interface.routes_mut().add_default_ipv4_route(v4).expect("room for two routes (Cargo.toml)");
         interface.routes_mut().add_default_ipv6_route(v6).expect("room for two routes (Cargo.toml)");
-        Self { interface, connections: Vec::new(), timers: BTreeSet::new(), pool: RingPool::new(RING_LEN), scratch, origin: now }
+        Self {
+            interface,
+            connections: Vec::new(),
+            timers: BTreeSet::new(),
+            pool: RingPool::new(RING_LEN),
+            cooling: Cooling::default(),
+            scratch,
+            origin: now,
+        }
     }
 
     /// Ends `tuple` locally: takes the SYN and answers it.
@@ -153,8 +186,19 @@ impl Stack {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
-        let connection =
-            Box::new(Connection { sockets, handle, rings, max_payload, timer: None, last_ack_sent: false, delays_ack: false });
+        let connection = Box::new(Connection {
+            sockets,
+            handle,
+            rings,
+            max_payload,
+            timer: None,
+            last_ack_sent: false,
+            delays_ack: false,
+            heard: stream_end(opening.syn).unwrap_or(0),
+            acked: 0,
+            used: self.at(now),
+            is_warm: false,
+        });
         if let Some(place) = self.connections.get_mut(slot) {
             *place = Some(connection);
         }
@@ -168,7 +212,9 @@ impl Stack {
         let at = self.at(now);
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
         connection.choose_ack_delay(packet.len());
-        let mut device = Device::new(Some(packet), &mut self.scratch, sink, connection.max_payload);
+        connection.hear(packet);
+        self.cooling.warm(connection, at);
+        let mut device = Device::new(Some(packet), &mut self.scratch, sink, (connection.max_payload, &mut connection.acked));
         let _ = self.interface.poll_ingress_single(at, &mut device, &mut connection.sockets);
         // A reset in SYN-RECEIVED makes smoltcp listen again; here it means that the program has given up (RFC 9293 §3.10.7.4).
         let socket = connection.sockets.get_mut::<Socket<'static>>(connection.handle);
@@ -189,10 +235,11 @@ impl Stack {
     pub fn flush(&mut self, slot: usize, sink: &mut dyn PacketSink, now: Instant) {
         let at = self.at(now);
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
+        self.cooling.warm(connection, at);
         if connection.only_holds_bytes() {
             return;
         }
-        let mut device = Device::new(None, &mut self.scratch, sink, connection.max_payload);
+        let mut device = Device::new(None, &mut self.scratch, sink, (connection.max_payload, &mut connection.acked));
         for _ in 0..MOST_AT_ONCE {
             if self.interface.poll_egress(at, &mut device, &mut connection.sockets) != PollResult::SocketStateChanged {
                 break;
@@ -212,9 +259,7 @@ impl Stack {
     /// When [`Stack::expired`] has something to give.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        let (at, _) = self.timers.first()?;
-        let micros = u64::try_from(at.total_micros()).unwrap_or(0);
-        Some(self.origin + std::time::Duration::from_micros(micros))
+        self.timers.first().map(|(at, _)| self.instant(*at))
     }
 
     /// A flow whose timer has run out; flush it.
@@ -230,6 +275,18 @@ impl Stack {
         Some(slot)
     }
 
+    /// When [`Stack::cool`] has something to do.
+    #[must_use]
+    pub fn cool_timeout(&self) -> Option<Instant> {
+        self.cooling.next.map(|at| self.instant(at))
+    }
+
+    /// Gives back the memory of flows that rest.
+    pub fn cool(&mut self, now: Instant) {
+        let at = self.at(now);
+        self.cooling.run(&mut self.connections, at);
+    }
+
     /// Forgets the flow without a word; [`Socket::abort`] and [`Stack::flush`] before tell the program.
     pub fn remove(&mut self, slot: usize, carried: u64) {
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::take) else { return };
@@ -241,6 +298,10 @@ impl Stack {
         for ring in rings {
             self.pool.give_back(ring, carried);
         }
+    }
+
+    fn instant(&self, at: smoltcp::time::Instant) -> Instant {
+        self.origin + std::time::Duration::from_micros(u64::try_from(at.total_micros()).unwrap_or(0))
     }
 
     fn at(&self, now: Instant) -> smoltcp::time::Instant {

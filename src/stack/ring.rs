@@ -41,6 +41,12 @@ impl Ring {
         // SAFETY: the mapping is `len` bytes, readable, writable and zeroed; the caller keeps it alive and unshared.
         unsafe { std::slice::from_raw_parts_mut(self.at.as_ptr().cast(), self.len) }
     }
+
+    /// Gives the pages back to the kernel; they read as zeroes afterwards, so nothing in them may be needed.
+    pub(super) fn empty(&mut self) -> io::Result<()> {
+        // SAFETY: the mapping is ours; the caller does not need its content any more.
+        Ok(unsafe { madvise(self.at.as_ptr(), self.len, Advice::LinuxDontNeed) }?)
+    }
 }
 
 impl Drop for Ring {
@@ -72,16 +78,12 @@ impl RingPool {
     }
 
     /// Takes a ring back whose flow carried `carried` bytes; no slice of it may be left.
-    pub(super) fn give_back(&mut self, ring: Ring, carried: u64) {
+    pub(super) fn give_back(&mut self, mut ring: Ring, carried: u64) {
         if self.free.len() >= MAX_FREE {
             return;
         }
-        if carried > SMALL {
-            // SAFETY: the mapping is ours; its content is not needed any more and reads as zeroes afterwards.
-            let given = unsafe { madvise(ring.at.as_ptr(), ring.len, Advice::LinuxDontNeed) };
-            if given.is_err() {
-                return;
-            }
+        if carried > SMALL && ring.empty().is_err() {
+            return;
         }
         self.free.push(ring);
     }

@@ -4,6 +4,7 @@
 //! `netlink`'s work. The crate `tun` creates the device; it has no ioctl for offloads, so a module of our own adds that one.
 
 mod offload;
+mod several;
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
@@ -12,6 +13,16 @@ pub use offload::Offloads;
 
 /// The name of our device, under `up` and inside `exec` alike.
 pub const DEVICE_NAME: &str = "portreeve0";
+
+/// Queues at most: more threads than these only take turns.
+const MAX_QUEUES: usize = 4;
+
+/// How many queues, each with a thread of its own, serve this machine well: one for two cores, as programs want theirs. Measured on two
+/// cores, two queues carry eight streams a fifth faster, but short connections a fifth slower.
+#[must_use]
+pub fn queues() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).clamp(1, MAX_QUEUES))
+}
 
 /// Bytes of the virtio header in front of each packet (`TUNSETVNETHDRSZ` default, `struct virtio_net_hdr`).
 pub const VNET_HEADER_LEN: usize = 10;
@@ -56,6 +67,23 @@ impl Queue {
         let fd = unsafe { OwnedFd::from_raw_fd(device.into_raw_fd()) };
         offload::enable(fd.as_fd()).map_err(|source| OpenError::Kernel { name: name.to_owned(), source })?;
         Self::adopt(fd).map_err(|source| OpenError::Kernel { name: name.to_owned(), source })
+    }
+
+    /// As [`Queue::open`], with as many queues as threads shall read the device.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::open`].
+    pub fn open_several(name: &str, count: usize) -> Result<Vec<Self>, OpenError> {
+        if count <= 1 {
+            return Ok(vec![Self::open(name)?]);
+        }
+        let open = |number: usize| {
+            let fd = several::open(name, number == 0).map_err(|error| explain(name, error))?;
+            let opened = offload::enable(fd.as_fd()).and_then(|_| Self::adopt(fd));
+            opened.map_err(|source| OpenError::Kernel { name: name.to_owned(), source })
+        };
+        (0..count).map(open).collect()
     }
 
     /// Takes over a queue that was opened elsewhere (inside an enclosure) by [`Queue::open`].

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::jobs::{Job, JobQueue};
-use super::{Handle, Message, Shard};
+use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
 use crate::flow::FlowId;
 use crate::netlink::SocketTable;
@@ -58,11 +58,11 @@ impl Attributor {
     }
 
     /// The attribution thread: searches until the loop is gone.
-    pub(in crate::app) fn serve(&self, jobs: &JobQueue, shard: &Handle) {
+    pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         while let Some(Job { flow, socket }) = jobs.next() {
             // Another search may have found the program meanwhile.
             let identities = self.holders(&socket);
-            if !shard.send(Message::Identified { flow, identities }) {
+            if !shards.send(flow, Message::Identified { flow, identities }) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("an attribution was lost: the packet loop does not keep up");
             }

@@ -1,4 +1,4 @@
-//! What other threads say to the packet loop, and what it tells them.
+//! What other threads say to the packet loops, and what these tell them.
 //!
 //! Keeps one rule: nobody waits for the loop without a bound, but to end it.
 
@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use mio::Waker;
 
-use crate::flow::{FlowId, Record};
+use crate::flow::{FlowId, Numbers, Record};
 use crate::process::Identity;
+use crate::router::PromptKey;
 use crate::verdict::Answer;
 
 /// What other threads send to the loop; wake it afterwards.
@@ -28,6 +29,13 @@ pub(in crate::app) enum Message {
         id: u64,
         answer: Answer,
     },
+    /// A person's answer that another shard was given.
+    Learned {
+        key: PromptKey,
+        answer: Answer,
+    },
+    /// A packet whose fragments came together elsewhere: this shard's, if it has the flow, else that of the next one.
+    Whole(Stray),
     Snapshot(SyncSender<Snapshot>),
     Addresses(Vec<IpAddr>),
     /// The rules changed.
@@ -45,31 +53,106 @@ pub(in crate::app) struct Snapshot {
     pub(in crate::app) counters: std::collections::BTreeMap<String, u64>,
 }
 
-/// How others reach the loop.
+/// A whole packet that looks for its flow.
+pub(in crate::app) struct Stray {
+    pub(super) packet: Vec<u8>,
+    /// The shard that put it together, and that opens a flow for it where nobody has one.
+    pub(super) from: usize,
+    pub(super) has_travelled: bool,
+}
+
+/// How others reach one loop.
 #[derive(Clone)]
-pub(in crate::app) struct Handle {
+pub(super) struct Handle {
     pub(super) inbox: SyncSender<Message>,
     pub(super) waker: Arc<Waker>,
 }
 
 impl Handle {
-    /// False when the loop is gone or cannot keep up; what was sent is then lost.
-    pub(in crate::app) fn send(&self, message: Message) -> bool {
+    fn send(&self, message: Message) -> bool {
         let sent = self.inbox.try_send(message).is_ok();
         sent && self.waker.wake().is_ok()
     }
 
-    /// Ends the loop; waits for a place in the inbox, as this message must not be lost.
-    pub(in crate::app) fn stop(&self, grace: Duration) {
+    fn stop(&self, grace: Duration) {
         if self.inbox.send(Message::Stop(grace)).is_ok() {
             // A loop that cannot be woken has ended.
             let _ = self.waker.wake();
         }
     }
 
-    /// The loop's state, unless it is stuck.
-    pub(in crate::app) fn snapshot(&self) -> Option<Snapshot> {
+    fn snapshot(&self) -> Option<Snapshot> {
         let (sender, receiver) = std::sync::mpsc::sync_channel(1);
         self.send(Message::Snapshot(sender)).then(|| receiver.recv_timeout(Duration::from_secs(2)).ok()).flatten()
+    }
+}
+
+/// How others reach the loops of all shards.
+#[derive(Clone)]
+pub(in crate::app) struct Handles(Arc<[Handle]>);
+
+impl Handles {
+    pub(super) fn new(handles: Vec<Handle>) -> Self {
+        Self(handles.into())
+    }
+
+    /// Sends to the shard of a flow. False when its loop is gone or cannot keep up; what was sent is then lost.
+    pub(in crate::app) fn send(&self, flow: FlowId, message: Message) -> bool {
+        self.send_to_giver(flow.serial(), message)
+    }
+
+    /// Answers a prompt; as [`Handles::send`].
+    pub(in crate::app) fn answer(&self, id: u64, answer: Answer) -> bool {
+        self.send_to_giver(id, Message::Prompt { id, answer })
+    }
+
+    fn send_to_giver(&self, number: u64, message: Message) -> bool {
+        self.0.get(Numbers::giver(number, self.0.len())).is_some_and(|handle| handle.send(message))
+    }
+
+    /// Sends to every shard; false unless all of them took it.
+    pub(in crate::app) fn send_all(&self, message: impl Fn() -> Message) -> bool {
+        self.0.iter().filter(|handle| !handle.send(message())).count() == 0
+    }
+
+    /// Sends to every shard but one.
+    pub(super) fn send_others(&self, index: usize, message: impl Fn() -> Message) {
+        for (_, handle) in self.0.iter().enumerate().filter(|(other, _)| *other != index) {
+            // A loop that cannot keep up asks again itself.
+            handle.send(message());
+        }
+    }
+
+    /// Whether there is one shard only.
+    pub(super) fn are_alone(&self) -> bool {
+        self.0.len() <= 1
+    }
+
+    /// Sends to the shard behind `index` in the ring of all; false where it cannot keep up.
+    pub(super) fn send_next(&self, index: usize, message: Message) -> bool {
+        let next = (index + 1) % self.0.len().max(1);
+        self.0.get(next).is_some_and(|handle| handle.send(message))
+    }
+
+    /// Ends all loops; waits for a place in each inbox, as this message must not be lost.
+    pub(in crate::app) fn stop(&self, grace: Duration) {
+        self.0.iter().for_each(|handle| handle.stop(grace));
+    }
+
+    /// The state of all loops together, unless one is stuck.
+    pub(in crate::app) fn snapshot(&self) -> Option<Snapshot> {
+        self.0.iter().map(Handle::snapshot).try_fold(Snapshot::default(), |all, one| Some(all.with(one?)))
+    }
+}
+
+impl Snapshot {
+    fn with(mut self, other: Self) -> Self {
+        self.records.extend(other.records);
+        self.open += other.open;
+        self.pending += other.pending;
+        for (name, count) in other.counters {
+            *self.counters.entry(name).or_default() += count;
+        }
+        self
     }
 }

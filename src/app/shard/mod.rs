@@ -1,4 +1,5 @@
-//! The packet loop: one thread, one TUN queue, one router, one stack.
+//! A packet loop: one thread, one TUN queue, one router, one stack. There are as many as the TUN has queues, and the kernel gives all
+//! packets of one conversation to one of them.
 //!
 //! # Theory of operation
 //!
@@ -10,7 +11,7 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
+//! `start` makes the loops, `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
 //! other threads say, `telling` speaks to people.
 
 mod closed;
@@ -25,6 +26,7 @@ mod lanes;
 mod patience;
 mod ports;
 mod runs;
+mod start;
 mod strangers;
 mod tcp;
 mod telling;
@@ -32,13 +34,13 @@ mod telling;
 use std::collections::BTreeSet;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant};
 
 use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Token, Waker};
+use mio::{Events, Interest, Poll, Token};
 
 use super::dns::Datagram;
 use super::shared::Shared;
@@ -47,16 +49,17 @@ use crate::flow::FlowId;
 use crate::packet::{
     Arrival, Checksums, IpPacket, Kept, Malformed, Transport, VNET_HEADER_LEN, datagrams_together, is_unfinished,
 };
-use crate::router::{Config, Counter, Input, Output, Router, Rules};
+use crate::router::{Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
 use datagrams::Datagrams;
 pub(super) use identify::Attributor;
-pub(super) use inbox::{Handle, Message, Snapshot};
+pub(super) use inbox::{Handles, Message, Snapshot};
 pub(super) use jobs::{Jobs, job_queue};
 use lanes::{Lane, Lanes};
 use patience::Patience;
 pub(super) use ports::Ports;
+pub(super) use start::Parts;
 
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
@@ -64,28 +67,12 @@ const INBOX: Token = Token(usize::MAX - 1);
 const BATCH: usize = 32;
 /// Largest packet with its header.
 const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
-/// So long after the start a segment of an unknown flow is taken for one of an older flow.
-const OLDER: Duration = Duration::from_secs(60);
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
 const TURN_BYTES: u64 = 2 << 20;
 
-/// What the loop is made from.
-pub(super) struct Parts {
-    pub(super) tun: Queue,
-    /// Programs had flows before us, whose segments come now.
-    pub(super) takes_over: bool,
-    pub(super) config: Config,
-    pub(super) dialer: Dialer,
-    pub(super) attributor: Arc<Attributor>,
-    pub(super) jobs: Jobs,
-    pub(super) dns: tokio::sync::mpsc::Sender<Datagram>,
-    pub(super) streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
-    pub(super) own_addresses: Vec<IpAddr>,
-    /// Who knows the flows that are older; None: there can be none.
-    pub(super) older: Option<super::older::Handle>,
-}
-
 pub(super) struct Shard {
+    index: usize,
+    others: Handles,
     shared: Arc<Shared>,
     poll: Poll,
     inbox: Receiver<Message>,
@@ -115,48 +102,6 @@ pub(super) struct Shard {
 }
 
 impl Shard {
-    /// Makes the loop and the handle to it.
-    pub(super) fn new(parts: Parts, shared: Arc<Shared>) -> io::Result<(Self, Handle)> {
-        let Parts { tun, takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses, older } = parts;
-        let poll = Poll::new()?;
-        let (sender, inbox) = std::sync::mpsc::sync_channel(4096);
-        let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?) };
-        poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
-        let now = Instant::now();
-        let seed = config.seed;
-        let rules = Rules::clone(&shared.rules());
-        let mut router = Router::new(config, rules);
-        router.handle(Input::Addresses(own_addresses.clone()), now);
-        let shard = Self {
-            shared,
-            poll,
-            inbox,
-            tun,
-            tun_ready: true,
-            router,
-            stack: Stack::new(seed.rotate_left(32), now),
-            lanes: Lanes::default(),
-            dialer,
-            attributor,
-            jobs,
-            dns,
-            streams,
-            own_addresses,
-            older,
-            dirty: Vec::new(),
-            later: BTreeSet::new(),
-            unidentified: Vec::new(),
-            patience: Patience::default(),
-            buffer: vec![0; PACKET_MAX].into_boxed_slice(),
-            out: Vec::with_capacity(PACKET_MAX),
-            datagrams: Datagrams::default(),
-            told_older: false,
-            older_until: if takes_over { now + OLDER } else { now },
-            stop_at: None,
-        };
-        Ok((shard, handle))
-    }
-
     /// Runs until it is told to stop.
     ///
     /// # Errors
@@ -224,8 +169,8 @@ impl Shard {
         }
         let fresh = self.datagrams.fresh.next();
         let later = self.later.first().map(|(at, _)| *at);
-        let next =
-            [self.router.poll_timeout(), self.stack.poll_timeout(), self.stop_at, fresh, later].into_iter().flatten().min()?;
+        let stack = [self.stack.poll_timeout(), self.stack.cool_timeout()];
+        let next = [self.router.poll_timeout(), self.stop_at, fresh, later].into_iter().chain(stack).flatten().min()?;
         // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
         Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
@@ -290,6 +235,9 @@ impl Shard {
                 Output::Reply(reply) => self.reply(&reply),
                 Output::Cut(id) => self.cut(id, now),
                 Output::Ask(question) => self.tell_prompt(&question, now),
+                Output::Learned { key, answer } => {
+                    self.others.send_others(self.index, || Message::Learned { key: key.clone(), answer });
+                }
                 Output::Asked { prompt, how } => self.tell_prompt_end(prompt, how),
                 Output::Told(id) => self.tell_flow(id, now),
                 Output::Ended(record) => self.tell_end(*record),
@@ -395,6 +343,8 @@ impl Shard {
                 Message::Identified { flow, identities } => self.on_identities(flow, &identities, now),
                 Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
                 Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
+                Message::Learned { key, answer } => self.input(Input::Learned { key, answer }, now),
+                Message::Whole(stray) => self.on_stray(stray, now),
                 Message::Snapshot(to) => {
                     // Whoever asked may have given up.
                     let _ = to.try_send(self.snapshot(now));
@@ -429,6 +379,7 @@ impl Shard {
                 self.mark(slot);
             }
         }
+        self.stack.cool(now);
         if self.router.poll_timeout().is_some_and(|at| at <= now) {
             self.input(Input::Timeout, now);
         }

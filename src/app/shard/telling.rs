@@ -46,12 +46,17 @@ impl Shard {
             since_ms: self.router.wall(now),
             deadline_ms: self.router.wall(question.deadline),
         };
-        locked(&self.shared.prompts).insert(prompt.id, prompt.clone());
+        if !locked(&self.shared.prompts).add(prompt.clone()) {
+            return;
+        }
         self.shared.tell(|| Some(Event::Prompt(prompt)));
     }
 
     pub(super) fn tell_prompt_end(&self, id: u64, how: PromptEnd) {
-        locked(&self.shared.prompts).remove(&id);
+        let (was_put, heir) = locked(&self.shared.prompts).end(id, how == PromptEnd::Gone);
+        if !was_put {
+            return;
+        }
         let how = match how {
             PromptEnd::Answered(Answer::Allow) => Closed::Allowed,
             PromptEnd::Answered(Answer::Deny) => Closed::Denied,
@@ -59,6 +64,7 @@ impl Shard {
             PromptEnd::Gone => Closed::Gone,
         };
         self.shared.tell(|| Some(Event::PromptClosed { id, how }));
+        self.shared.tell(|| heir.map(Event::Prompt));
     }
 
     /// A segment without a first one: an older flow goes on without us, anything else is reset.

@@ -49,6 +49,29 @@ fn an_answer_holds_for_the_program_and_the_name_and_for_nobody_else() {
 }
 
 #[test]
+fn an_answer_that_another_router_was_given_holds_here_too() {
+    for (answer, goes_on) in deny_or_allow() {
+        let mut there = Bench::new(ASK);
+        let mut here = Bench::new(ASK);
+        let ask = |bench: &mut Bench, port| {
+            let id = bench.begin(&Way::new(Kindred::Tcp, false, port, 443));
+            let owners = vec![bench.owner_with_name("/usr/bin/curl", "example.com")];
+            bench.input(Input::Identified { flow: id, owners })
+        };
+        let prompt = questions(&ask(&mut there, 1))[0].id;
+        assert_eq!(questions(&ask(&mut here, 2)).len(), 1);
+        let mut outputs = there.input(Input::Answered { prompt, answer });
+        let at = outputs.iter().position(|output| matches!(output, Output::Learned { .. })).expect("the others are told");
+        let Output::Learned { key, answer } = outputs.swap_remove(at) else { panic!("{outputs:?}") };
+        let outputs = here.input(Input::Learned { key: key.clone(), answer });
+        assert_eq!((opened(&outputs).len(), prompt_ends(&outputs).len()), (usize::from(goes_on), 1));
+        assert!(!outputs.iter().any(|output| matches!(output, Output::Learned { .. })), "it is told once");
+        let next = ask(&mut here, 3);
+        assert_eq!((opened(&next).len(), questions(&next).len()), (usize::from(goes_on), 0));
+    }
+}
+
+#[test]
 fn several_flows_of_one_program_to_one_name_are_one_question() {
     let mut bench = Bench::new(ASK);
     let mut asked = Vec::new();

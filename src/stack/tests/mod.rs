@@ -1,6 +1,7 @@
 //! The stack against a peer in memory: both families, both directions, good and bad weather.
 
 mod dead;
+mod rest;
 mod wire;
 
 use std::time::Instant;

@@ -19,6 +19,7 @@ fn request(command: &[&str]) -> Request {
         ],
         mtu: 1400,
         device: DEVICE_NAME.to_owned(),
+        queues: 1,
         record_env: vec![("PORTREEVE_LAB".into(), "told".into())],
     }
 }
@@ -65,7 +66,7 @@ fn packets_of_the_command_come_out_of_the_tun_in_both_families() {
         let script = "import socket, sys; i = socket.getaddrinfo(sys.argv[1], 9, type=socket.SOCK_DGRAM)[0]; \
                       socket.socket(i[0], i[1]).sendto(b'x', i[4])";
         let mut enclosed = enclosed(&["/usr/bin/python3", "-c", script, target]);
-        let queue = Queue::adopt(enclosed.tun.try_clone().expect("a copy")).expect("a queue");
+        let queue = Queue::adopt(enclosed.tun[0].try_clone().expect("a copy")).expect("a queue");
         enclosed.start().expect("started");
         let mut packet = vec![0; 2048];
         let came = until(Duration::from_secs(5), || {

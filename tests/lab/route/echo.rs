@@ -69,7 +69,7 @@ fn answers_come_back_through_the_tun_whatever_the_reverse_path_filter() {
         let laptop = Laptop::new();
         laptop.inner.run(&format!("sysctl -qw net.ipv4.conf.all.rp_filter={filter} net.ipv4.conf.default.rp_filter={filter}"));
         let mut installed = laptop.up(&plan()).expect("up");
-        let queue = installed.take_queue().expect("the queue");
+        let queue = installed.take_queues().pop().expect("the queue");
         while_answering(&queue, || {
             for to in ["203.0.113.99", "2001:db8::99", "10.9.0.77", "fd09::77"] {
                 assert!(laptop.pings("", to), "rp_filter {filter}: {to}");
@@ -85,7 +85,7 @@ fn a_host_without_an_ipv6_address_of_its_own_still_sends_ipv6_into_the_tun_alone
     laptop.inner.run("ip -6 addr del fd09::2/64 dev v0");
     let mut installed = laptop.up(&plan()).expect("up");
     assert!(!laptop.inner.run("ip -6 addr show dev portreeve0").contains("2001:2::1"));
-    let queue = installed.take_queue().expect("the queue");
+    let queue = installed.take_queues().pop().expect("the queue");
     while_answering(&queue, || assert!(laptop.pings("", "2001:db8::99")));
     laptop.inner.inside(|| drop(installed));
 }

@@ -245,7 +245,7 @@ fn forwarded_packets_go_into_the_tun_and_not_past_it() {
     let reaches = || guest.attempt("ping -n -c1 -W1 -p 43414e415259 203.0.113.10").status.success();
     assert!(reaches(), "control: forwarding works");
     let mut installed = laptop.up(&plan()).expect("up");
-    let queue = installed.take_queue().expect("the queue");
+    let queue = installed.take_queues().pop().expect("the queue");
     assert_eq!(canaries(&laptop, || assert!(!reaches())), 0);
     let mut buffer = [0; 4096];
     let mut arrived = false;

@@ -27,8 +27,8 @@ fn dropping_restores_too_even_while_somebody_holds_the_device() {
     let laptop = Laptop::new();
     let before = laptop.snapshot();
     let mut installed = laptop.up(&plan()).expect("up");
-    let _reader = installed.take_queue().expect("the queue");
-    assert!(installed.take_queue().is_none());
+    let _reader = installed.take_queues().pop().expect("the queue");
+    assert!(installed.take_queues().is_empty());
     laptop.inner.inside(|| drop(installed));
     assert_same(&laptop.snapshot(), &before);
 }
