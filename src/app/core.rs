@@ -41,8 +41,8 @@ pub(super) const HOST_LOOPBACK: (Ipv4Addr, Ipv6Addr) =
 const HOST_NAME: &str = "host.portreeve.internal";
 /// Questions and streams on their way to the resolver.
 const QUESTIONS: usize = 1024;
-/// Sockets on their way to the attribution thread.
-const JOBS: usize = 1024;
+/// Sockets on their way to the attribution thread: as many as flows may wait.
+const JOBS: usize = 4096;
 /// Records on their way to the record file.
 const RECORDS: usize = 16_384;
 /// Descriptors kept for DNS, control and files beside the flows' own.

@@ -17,6 +17,8 @@ use super::process::Process;
 const GUESSED_FDS: u32 = 64;
 /// Numbers without a descriptor that a climb passes before it takes the last one for the highest.
 const GAP: usize = 4;
+/// Links read behind the socket in a whole walk: somebody waits, and a program may open sockets as fast as they are listed.
+const BEHIND: usize = 1024;
 /// Sockets noted in one walk.
 pub(super) const MOST_PASSED: usize = 16_384;
 
@@ -48,7 +50,7 @@ impl SocketLink {
 pub(super) struct Walk {
     /// Links that may still be read, over all processes.
     pub(super) budget: usize,
-    /// Goes on behind the socket, so that whoever asks for the next one need not come again.
+    /// Goes on for a while behind the socket, so that whoever asks for the next one need not come again.
     is_whole: bool,
     /// Other sockets of the process looked at last, by inode and descriptor.
     passed: Vec<(u64, u32)>,
@@ -60,7 +62,7 @@ impl Walk {
         Self { budget, is_whole: false, passed: Vec::new() }
     }
 
-    /// To the last descriptor of whoever holds the socket.
+    /// Some way further, which a climb goes on with later.
     pub(super) fn whole(budget: usize) -> Self {
         Self { is_whole: true, ..Self::short(budget) }
     }
@@ -148,7 +150,8 @@ impl Process {
         while let Some(Ok(entry)) = entries.next() {
             // `.` and `..` have no number.
             let Some(number) = entry.file_name().to_str().ok().and_then(|name| name.parse().ok()) else { continue };
-            if behind >= MOST_PASSED || walk.step().is_none() {
+            if behind >= BEHIND || walk.step().is_none() {
+                self.top.fetch_max(top, Relaxed);
                 return found;
             }
             behind += usize::from(found.is_some());

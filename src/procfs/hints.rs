@@ -3,13 +3,16 @@
 //! Keeps one rule: everything here is bounded, and a hint is checked against /proc by whoever takes it.
 
 use std::sync::{Arc, Weak};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::cache::{HotList, Recent};
 use super::descriptors::MOST_PASSED;
 use super::identity::Snapshot;
 use super::process::{FileId, Process};
 use crate::process::{Confidence, Identity};
+
+/// A socket that nobody held is not searched again for this long.
+const MISS_PAUSE: Duration = Duration::from_millis(100);
 
 /// A process that has the socket open, and at which descriptor.
 pub(super) type Holder = (Arc<Process>, u32);
@@ -25,7 +28,9 @@ pub(super) struct Hints {
     /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
     pub(super) ambiguous: Recent<u64, ()>,
     pub(super) identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
-    pub(super) missed: Recent<u64, Instant>,
+    missed: Recent<u64, Instant>,
+    /// Processes that held a socket and were no program any more, by PID and start.
+    ending: Recent<(u32, u64), Instant>,
     pub(super) walked: Recent<u32, Instant>,
 }
 
@@ -39,6 +44,7 @@ impl Default for Hints {
             ambiguous: Recent::new(4096),
             identities: Recent::new(1024),
             missed: Recent::new(1024),
+            ending: Recent::new(64),
             walked: Recent::new(256),
         }
     }
@@ -56,5 +62,69 @@ impl Hints {
         let holder = self.passed.find(&inode).and_then(|(process, fd)| Some((process.upgrade()?, *fd)));
         self.passed.remove(&inode);
         holder
+    }
+
+    /// Remembers a search that gave no program.
+    pub(super) fn note_missed(&mut self, inode: u64, holders: &[Holder], now: Instant) {
+        self.missed.insert(inode, now);
+        for (process, _) in holders {
+            self.ending.insert((process.pid, process.start_ticks), now);
+        }
+    }
+
+    /// Whether this socket was searched in vain just now.
+    pub(super) fn was_missed(&mut self, inode: u64, now: Instant) -> bool {
+        self.missed.find(&inode).is_some_and(|at| is_recent(*at, now))
+    }
+
+    /// Whether this process is ending: that takes a while where it has thousands of sockets, and a search for each of them is in vain.
+    pub(super) fn is_ending(&mut self, process: &Process, now: Instant) -> bool {
+        self.ending.find(&(process.pid, process.start_ticks)).is_some_and(|at| is_recent(*at, now))
+    }
+}
+
+fn is_recent(at: Instant, now: Instant) -> bool {
+    now.saturating_duration_since(at) < MISS_PAUSE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn us() -> Arc<Process> {
+        Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"))
+    }
+
+    #[test]
+    fn passed_socket_is_told_once_and_only_while_its_process_is_known() {
+        let mut hints = Hints::default();
+        let process = us();
+        hints.note_passed(&process, vec![(7, 3), (8, 4)]);
+        assert_eq!(hints.take_passed(7).map(|(_, fd)| fd), Some(3));
+        assert!(hints.take_passed(7).is_none());
+        drop(process);
+        assert!(hints.take_passed(8).is_none());
+    }
+
+    #[test]
+    fn one_walk_of_the_greatest_length_is_remembered_whole() {
+        let mut hints = Hints::default();
+        let process = us();
+        let most = u64::try_from(MOST_PASSED).expect("small");
+        hints.note_passed(&process, (0..most).map(|inode| (inode, 1)).collect());
+        assert!((0..most).all(|inode| hints.take_passed(inode).is_some()));
+    }
+
+    #[test]
+    fn miss_holds_for_a_moment_and_for_the_process_that_had_the_socket() {
+        let mut hints = Hints::default();
+        let (process, now) = (us(), Instant::now());
+        assert!(!hints.was_missed(7, now) && !hints.is_ending(&process, now));
+        hints.note_missed(7, &[(Arc::clone(&process), 3)], now);
+        assert!(hints.was_missed(7, now) && hints.is_ending(&process, now));
+        let later = now + MISS_PAUSE;
+        assert!(!hints.was_missed(7, later) && !hints.is_ending(&process, later));
+        assert!(!hints.was_missed(8, now));
     }
 }

@@ -31,8 +31,6 @@ const QUICK_PROCESSES: usize = 32;
 const THOROUGH_LINKS: usize = 1_000_000;
 /// An identity is read anew after this time even if nothing seems changed: sessions, groups, cgroups.
 const IDENTITY_AGE: Duration = Duration::from_secs(5);
-/// A socket that nobody held is not searched again for this long.
-const MISS_PAUSE: Duration = Duration::from_millis(100);
 /// After a walk over all processes in vain, the next one for the same user waits this long.
 const WALK_PAUSE: Duration = Duration::from_millis(250);
 /// Times that a program is read which executes another meanwhile.
@@ -112,9 +110,10 @@ impl Processes {
     #[must_use]
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         let now = Instant::now();
-        let is_recent = |at: Option<&Instant>| at.is_some_and(|at| now.duration_since(*at) < MISS_PAUSE);
-        let missed = is_recent(self.hints().missed.find(&socket.inode));
-        let holders = if missed || socket.inode == 0 { Vec::new() } else { self.holders(socket, now) };
+        let hopeless = socket.inode == 0 || self.hints().was_missed(socket.inode, now);
+        let first = if hopeless { None } else { self.quick_holder(socket) };
+        let hopeless = hopeless || first.as_ref().is_some_and(|(process, _)| self.hints().is_ending(process, now));
+        let holders = if hopeless { Vec::new() } else { self.holders(socket, first, now) };
         let mut found: Vec<Arc<Identity>> = Vec::new();
         for (process, fd) in &holders {
             let Some(identity) = self.identify(process, socket) else { continue };
@@ -124,8 +123,8 @@ impl Processes {
             }
         }
         if found.is_empty() {
-            if !missed {
-                self.hints().missed.insert(socket.inode, now);
+            if !hopeless {
+                self.hints().note_missed(socket.inode, &holders, now);
             }
             return vec![Arc::new(identity::nobody(socket.uid, &self.users))];
         }
@@ -232,14 +231,14 @@ impl Processes {
         holder
     }
 
-    fn holders(&self, socket: &Socket, now: Instant) -> Vec<Holder> {
+    fn holders(&self, socket: &Socket, first: Option<Holder>, now: Instant) -> Vec<Holder> {
         let mut search = Search {
             link: SocketLink::new(socket.inode),
             walk: Walk::whole(THOROUGH_LINKS),
             seen: HashSet::new(),
             found: vec![],
         };
-        search.found.extend(self.quick_holder(socket));
+        search.found.extend(first);
         search.seen.extend(search.found.iter().map(|(process, _)| process.pid));
         let members = socket.cgroup_id.map(|id| self.cgroups.members(id)).unwrap_or_default();
         let is_narrowed = !members.is_empty();

@@ -10,8 +10,18 @@ in_all_ways! {
     a_killed_program_leaves_no_connection_behind,
 }
 
+through_a_router! {
+    a_flood_to_silent_hosts_leaves_others_alone,
+}
+
+/// Connections that the flood begins, and that another program makes beside it.
+const FLOOD: u64 = 10_000;
+const BESIDE: u64 = 1000;
 /// A question of another program.
 const ASK: &str = "dig +short -t A example.com | head -1";
+
+/// The same where the TUN's queue may be full at times: a datagram that finds no place in it is asked again, as on any busy link.
+const ASK_AGAIN: &str = "dig +short +time=1 +tries=5 -t A example.com | grep -v '^;' | head -1";
 
 /// The command line of `tests/data/lab/flood.py` under a Python.
 fn flood(python: &Path, words: &str) -> String {
@@ -29,6 +39,32 @@ fn number(value: &Value, path: &str) -> u64 {
 fn status(laptop: &Host) -> Value {
     let binary = binary().display().to_string();
     object(&laptop.run([binary.as_str(), "status", "--json"]).expect_success())
+}
+
+fn a_flood_to_silent_hosts_leaves_others_alone(way: Way) {
+    let profiles = Profiles::accepting();
+    for (silent, server) in [(Lab::SILENT[0], Lab::SERVER_4), (Lab::SILENT[1], Lab::SERVER_6)] {
+        let lab = Lab::new();
+        let router = Router::start(&lab, way, &profiles);
+        let [scanner, other] = ["scanner", "other"].map(|name| lab.copy_of("/usr/bin/python3", name));
+        let steady = flood(&other, &format!("steady {server} {BESIDE}"));
+        let begin = flood(&scanner, &format!("begin {silent} {FLOOD}"));
+        let script =
+            format!("{steady}; exec 3< <({begin}) 4< <({ASK_AGAIN}); {steady}; head -1 <&3; head -1 <&4; {ASK_AGAIN}; sleep 30");
+        let mut running = router.spawn(["bash", "-c", &script]);
+        let [quiet, beside, flooded] = [(); 3].map(|()| object(&running.line()));
+        let answers = [(); 2].map(|()| running.line());
+        let counters = status(&lab.laptop()).get("counters").cloned().unwrap_or_default();
+        eprintln!("{way:?} {server}: quiet {quiet}, beside {beside}, the flood {flooded}, {counters}");
+        let (ok, waiting, refused) =
+            (number(&beside, "/ok"), number(&flooded, "/waiting"), number(&flooded, "/said/ECONNREFUSED"));
+        assert!(ok * 1000 >= BESIDE * 999, "{beside}");
+        // The rest waits in the scanner's kernel: what the TUN's queue could not take is sent again later.
+        assert!(waiting > 0 && refused > 0 && number(&counters, "/program_pending_out") > 0, "{flooded}: {counters}");
+        let lost_places = number(&counters, "/hand_over_full") + number(&counters, "/pending_out");
+        assert!(lost_places * 100 < FLOOD, "nobody is refused for want of an attribution: {counters}");
+        assert_eq!(answers, [Lab::SERVER_4; 2], "names resolve beside a flood");
+    }
 }
 
 #[test]
