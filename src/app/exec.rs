@@ -81,7 +81,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         addresses: addresses.clone(),
         mtu,
         device: DEVICE_NAME.to_owned(),
-        queues: queues(),
+        queues: config.queues.unwrap_or_else(queues),
         record_env: Vec::new(),
     };
     let enclosed = enclose(request)?;

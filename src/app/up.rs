@@ -85,6 +85,7 @@ struct Prepared {
     upstreams: Upstreams,
     /// No upstream is configured: the system's resolvers are asked, and may change with the network.
     asks_system: bool,
+    queues: usize,
 }
 
 fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
@@ -102,7 +103,16 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         return Err(UpError::Privilege);
     }
     let asks_system = config.dns.upstream.is_empty();
-    Ok(Prepared { plan, plan_name, loader, loaded, level: args.level.unwrap_or(config.level), upstreams, asks_system })
+    Ok(Prepared {
+        plan,
+        plan_name,
+        loader,
+        loaded,
+        level: args.level.unwrap_or(config.level),
+        upstreams,
+        asks_system,
+        queues: config.queues.unwrap_or_else(queues),
+    })
 }
 
 fn may_change_the_network() -> bool {
@@ -146,7 +156,7 @@ fn install(prepared: &Prepared, run_dir: &Path) -> Result<(Installed, Older), Up
     let rules = Rules { policy: prepared.loaded.policy.clone(), level: prepared.level, epoch: Epoch(0) };
     let processes = Arc::new(Processes::new(Options::default()));
     let mut older = Older::new(SocketTable::open()?, processes, &prepared.plan, rules);
-    let mut installed = Install::up_beside(&prepared.plan, run_dir, queues(), &mut |host| older.look(host))?;
+    let mut installed = Install::up_beside(&prepared.plan, run_dir, prepared.queues, &mut |host| older.look(host))?;
     older.settle(&mut installed);
     Ok((installed, older))
 }
@@ -166,7 +176,7 @@ type Shelf = Arc<Mutex<Option<Installed>>>;
 fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
     let mut guard = locked(shelf);
     let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
-    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _ } = prepared;
+    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, queues: _ } = prepared;
     let tun = installed.take_queues();
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };

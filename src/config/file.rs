@@ -5,6 +5,7 @@
 //!
 //! ```toml
 //! level = "dynamic"                           # at start
+//! queues = 2                                  # of the TUN, each with a thread; else half as many as there are cores
 //!
 //! [dns]
 //! upstream = ["tls://192.0.2.53#dns.example.com", "192.0.2.1"]   # in this order; else the system's resolvers
@@ -35,6 +36,9 @@ use crate::profile::Level;
 /// A longer file is no configuration that a person wrote.
 const MAX_BYTES: u64 = 1024 * 1024;
 
+/// More threads than these only take turns.
+const MAX_QUEUES: usize = 4;
+
 const SCHEMES: [&str; 5] = ["udp", "tcp", "tls", "https", "quic"];
 
 /// The configuration of this machine, legal by type.
@@ -42,6 +46,8 @@ const SCHEMES: [&str; 5] = ["udp", "tcp", "tls", "https", "quic"];
 pub struct Config {
     /// The level at start.
     pub level: Level,
+    /// The TUN's queues; None: as many as serve this machine well.
+    pub queues: Option<usize>,
     pub dns: Dns,
     /// `@name` of endpoint rules → entities, as typed.
     pub groups: BTreeMap<String, Vec<String>>,
@@ -144,10 +150,11 @@ impl Reader<'_> {
         for (key, value) in table {
             match key.get_ref().as_ref() {
                 "level" => config.level = self.level(value).unwrap_or_default(),
+                "queues" => config.queues = self.queues(value),
                 "dns" => self.table(value, "dns", |reader, table| reader.dns(table, &mut config.dns)),
                 "groups" => self.table(value, "groups", |reader, table| reader.groups(table, &mut config.groups)),
                 "geo" => self.table(value, "geo", |reader, table| reader.geo(table, &mut config.geo)),
-                _ => self.unknown(key, &["level", "dns", "groups", "geo"]),
+                _ => self.unknown(key, &["level", "queues", "dns", "groups", "geo"]),
             }
         }
     }
@@ -230,6 +237,22 @@ impl Reader<'_> {
         level.ok()
     }
 
+    fn queues(&mut self, value: &Value<'_>) -> Option<usize> {
+        let number = match value.get_ref() {
+            DeValue::Integer(number) => usize::from_str_radix(number.as_str(), number.radix()).ok(),
+            _ => None,
+        };
+        let queues = number.filter(|number| (1..=MAX_QUEUES).contains(number));
+        if queues.is_none() {
+            self.fault(
+                value.span(),
+                "this is no number of queues".to_owned(),
+                format!("a number from 1 to {MAX_QUEUES} belongs here"),
+            );
+        }
+        queues
+    }
+
     fn file(&mut self, value: &Value<'_>) -> Option<PathBuf> {
         let path = PathBuf::from(self.string(value)?);
         if !path.is_absolute() {
@@ -299,6 +322,7 @@ mod tests {
     fn a_whole_file_is_understood() {
         let text = r#"
             level = "secure"
+            queues = 2
             [dns]
             upstream = ["192.0.2.53", "tls://[2001:db8::53]:853#dns.example.com", "https://192.0.2.1/dns-query#dns.example.com"]
             [groups]
@@ -307,10 +331,24 @@ mod tests {
             country = "/usr/share/GeoIP/country.mmdb"
         "#;
         let config = Config::parse(Path::new("p.toml"), text).expect("every key is legal");
-        assert_eq!(config.level, Level::Secure);
+        assert_eq!((config.level, config.queues), (Level::Secure, Some(2)));
         assert_eq!(config.dns.upstream.len(), 3);
         assert_eq!(config.groups["work"], ["example.com", "192.0.2.0/24"]);
         assert_eq!(config.geo, Geo { country: Some("/usr/share/GeoIP/country.mmdb".into()), asn: None });
+    }
+
+    #[test]
+    fn a_number_of_queues_that_makes_no_sense_is_a_fault() {
+        for (text, column) in [
+            ("queues = 0", 10),
+            ("queues = 5", 10),
+            ("queues = -1", 10),
+            ("queues = \"2\"", 10),
+            ("queues = 99999999999999999999", 10),
+        ] {
+            let place = format!("p.toml:1:{column}: this is no number of queues; a number from 1 to 4 belongs here");
+            assert_eq!(faults(text), [place], "{text}");
+        }
     }
 
     #[test]

@@ -79,6 +79,9 @@ fn sysctls(parameters: &Parameters) -> Result<(), (String, io::Error)> {
     write_sysctl("ipv4/ip_unprivileged_port_start", "0")?;
     // Ping without file capabilities stays dumpable, hence attributable. A wider range has ids that are not mapped: EINVAL.
     write_sysctl("ipv4/ping_group_range", &format!("{gid} {gid}"))?;
+    // The way from the program to us loses nothing and needs no pacing; that of the network is upstream's. Where reno may not be chosen
+    // the program is slower, no more.
+    let _ = write_sysctl("ipv4/tcp_congestion_control", "reno");
     if !ipv6_is_there() {
         return Ok(());
     }

@@ -118,6 +118,8 @@ class Way:
             self.is_up = True
         words = self.lab.words("laptop", [*prefix, "bash", "--norc", "--noprofile"])
         self.shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+        # A namespace that the way makes takes over the host's choice, and a pacing one would decide every row.
+        self.tell("sysctl -qw net.ipv4.tcp_congestion_control=reno >/dev/null 2>&1; echo $?", 10)
         for server in (SERVER4, SERVER6):
             self.wait_for(server)
 
