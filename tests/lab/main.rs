@@ -16,6 +16,7 @@ mod live;
 mod names;
 mod older;
 mod programs;
+mod queues;
 mod refusal;
 mod route;
 mod transparency;

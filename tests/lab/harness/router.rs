@@ -68,6 +68,7 @@ pub(crate) struct Router<'a> {
     way: Way,
     profiles: &'a Profiles,
     dir: PathBuf,
+    config: Option<PathBuf>,
     runs: Cell<u32>,
     daemon: Option<Running>,
 }
@@ -75,8 +76,18 @@ pub(crate) struct Router<'a> {
 impl<'a> Router<'a> {
     /// Starts the router; traffic flows when this returns.
     pub(crate) fn start(lab: &Lab, way: Way, profiles: &'a Profiles) -> Self {
+        Self::start_with(lab, way, profiles, None)
+    }
+
+    /// The same, with the text of a configuration file.
+    pub(crate) fn start_with(lab: &Lab, way: Way, profiles: &'a Profiles, config: Option<&str>) -> Self {
         let dir = tempfile::tempdir_in(lab.dir()).expect("the lab's folder is ours").keep();
-        let mut router = Self { laptop: lab.laptop(), way, profiles, dir, runs: Cell::new(0), daemon: None };
+        let config = config.map(|text| {
+            let path = dir.join("portreeve.toml");
+            std::fs::write(&path, text).expect("the folder is ours");
+            path
+        });
+        let mut router = Self { laptop: lab.laptop(), way, profiles, dir, config, runs: Cell::new(0), daemon: None };
         if way == Way::Up {
             router.up(&[]);
         }
@@ -85,7 +96,7 @@ impl<'a> Router<'a> {
 
     /// Starts the daemon of [`Way::Up`] in the foreground, as a service would.
     pub(crate) fn up(&mut self, flags: &[&str]) {
-        let mut words = binary_words(&["up", "--foreground", "--profiles"]);
+        let mut words = self.binary_words(&["up", "--foreground", "--profiles"]);
         words.push(self.profiles.path().into());
         words.extend(flags.iter().map(OsString::from));
         let mut daemon = self.laptop.spawn(words);
@@ -137,11 +148,18 @@ impl<'a> Router<'a> {
         let mut all = Vec::new();
         if self.way == Way::Exec {
             let run = self.runs.replace(self.runs.get() + 1);
-            all = binary_words(&["exec", "--profiles"]);
+            all = self.binary_words(&["exec", "--profiles"]);
             all.extend([self.profiles.path().into(), "--record".into(), self.record_file(run).into(), "--".into()]);
         }
         all.extend(words.into_iter().map(|word| word.as_ref().to_owned()));
         all
+    }
+
+    /// The binary with its configuration, where it has one.
+    fn binary_words(&self, words: &[&str]) -> Vec<OsString> {
+        let Some(config) = &self.config else { return binary_words(words) };
+        let variable = format!("PORTREEVE_CONFIG={}", config.display());
+        ["env".into(), variable.into()].into_iter().chain(binary_words(words)).collect()
     }
 
     fn record_file(&self, run: u32) -> PathBuf {
