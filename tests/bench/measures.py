@@ -120,7 +120,8 @@ def idle(way):
         figures["open"] = told["open"]
         if told["open"] < IDLE_FLOWS:
             figures["reasons"] = [f"{told['open']} of {IDLE_FLOWS} opened: {told['cause']}"]
-        time.sleep(1)
+        # Memory is given back to the kernel once flows have rested; a look comes every five seconds.
+        time.sleep(12)
         if way.has_router:
             figures["base_mib"] = base / 1024
             if told["open"]:
