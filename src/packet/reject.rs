@@ -104,7 +104,7 @@ pub fn unreachable(packet: &IpPacket<'_>, why: Unreachable, out: &mut Vec<u8>) {
     error(packet, packet.tuple().remote.ip(), (Icmpv4Message::DstUnreachable, v4, 0), v6, out);
 }
 
-/// Appends an ICMP error about `packet` as it came from `from`. Nothing is appended where [`unreachable`] appends nothing, and for what
+/// Appends an ICMP error about `packet` as it came from `from`. Nothing is appended where [`unreachable()`] appends nothing, and for what
 /// is no error.
 pub fn error_message(packet: &IpPacket<'_>, from: IpAddr, message: ErrorMessage, out: &mut Vec<u8>) {
     let ErrorMessage { kind, code, detail } = message;
