@@ -329,6 +329,18 @@ pub enum AcceptError {
     Port,
 }
 
+impl AcceptError {
+    /// As records tell it.
+    #[must_use]
+    pub fn outcome(&self) -> &'static str {
+        match self {
+            Self::Memory(_) => "out of memory",
+            Self::Segments(_) => "segments too small",
+            Self::Port => "port not usable",
+        }
+    }
+}
+
 impl From<ListenError> for AcceptError {
     fn from(_: ListenError) -> Self {
         Self::Port

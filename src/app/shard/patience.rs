@@ -4,7 +4,12 @@
 //! events follow each other closely the loop therefore goes on asking for a moment; when they do not, it stops asking. Keeps one
 //! rule: what is spent on asking is bounded by what sleeping would have cost, so an idle machine stays idle.
 
-use std::time::Duration;
+use std::io;
+use std::time::{Duration, Instant};
+
+use mio::Events;
+
+use super::Shard;
 
 /// The longest look, about two wake-ups.
 const LONGEST: Duration = Duration::from_micros(100);
@@ -31,6 +36,47 @@ impl Patience {
         } else {
             (self.window * 2).clamp(FIRST, LONGEST)
         };
+    }
+}
+
+impl Shard {
+    /// Waits for events: first by asking again and again for a moment, then asleep.
+    pub(super) fn wait(&mut self, events: &mut Events) -> io::Result<()> {
+        let timeout = self.timeout();
+        let began = Instant::now();
+        let window = self.patience.window().min(timeout.unwrap_or(Duration::MAX));
+        while !window.is_zero() && began.elapsed() < window {
+            self.poll_for(events, Some(Duration::ZERO))?;
+            if !events.is_empty() {
+                return Ok(());
+            }
+            // Whoever is to say the next word may want this core.
+            std::thread::yield_now();
+        }
+        self.poll_for(events, timeout)?;
+        if timeout != Some(Duration::ZERO) {
+            self.patience.slept(began.elapsed().saturating_sub(window));
+        }
+        Ok(())
+    }
+
+    fn poll_for(&mut self, events: &mut Events, timeout: Option<Duration>) -> io::Result<()> {
+        match self.poll.poll(events, timeout) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            other => other,
+        }
+    }
+
+    fn timeout(&self) -> Option<Duration> {
+        if self.tun_ready || !self.dirty.is_empty() || !self.unidentified.is_empty() {
+            return Some(Duration::ZERO);
+        }
+        let fresh = self.datagrams.fresh.next();
+        let later = self.later.first().map(|(at, _)| *at);
+        let stack = [self.stack.poll_timeout(), self.stack.cool_timeout()];
+        let next = [self.router.poll_timeout(), self.stop_at, fresh, later].into_iter().chain(stack).flatten().min()?;
+        // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
+        Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
     }
 }
 

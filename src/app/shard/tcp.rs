@@ -157,9 +157,9 @@ impl Shard {
         let Transport::Tcp(segment) = packet.transport() else { return };
         let opening = Opening { syn: packet.bytes(), max_segment: segment.max_segment, has_timestamps: segment.has_timestamps };
         let accepted = self.stack.accept(id.index(), &packet.tuple(), opening, &mut Sink(&self.tun), now);
-        if accepted.is_err() {
+        if let Err(why) = accepted {
             self.cut(id, now);
-            self.router.handle(Input::Ended { flow: id, outcome: "out of memory" }, now);
+            self.router.handle(Input::Ended { flow: id, outcome: why.outcome() }, now);
         }
     }
 
