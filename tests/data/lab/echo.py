@@ -74,6 +74,7 @@ async def main():
             await asyncio.start_server(service(body), address, port, backlog=4096)
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         await loop.create_datagram_endpoint(UdpEcho, local_addr=(address, 7), family=family)
+    print("serving", flush=True)
     await asyncio.Event().wait()
 
 

@@ -110,3 +110,27 @@ fn a_lab_reaches_its_servers_in_both_families_and_leaves_nothing_behind() {
         assert!(!Path::new(&format!("/run/netns/{host}-{name}")).exists(), "namespace {host} is still there");
     }
 }
+
+/// The regular files that a process may write to.
+fn written_by(pid: &str) -> Vec<PathBuf> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    let is_written = |fd: &std::fs::DirEntry| {
+        let info =
+            std::fs::read_to_string(format!("/proc/{pid}/fdinfo/{}", fd.file_name().to_string_lossy())).unwrap_or_default();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap_or_default();
+        // The last digit, in octal, holds O_WRONLY or O_RDWR.
+        !flags.trim().ends_with(['0', '4'])
+    };
+    let files = fds.filter(is_written).filter_map(|fd| std::fs::read_link(fd.path()).ok());
+    files.filter(|file| file.is_file()).collect()
+}
+
+#[test]
+fn a_labs_servers_write_to_no_file_that_another_labs_servers_have() {
+    let lab = Lab::new();
+    let pids = Command::new("ip").args(["netns", "pids", lab.internet().namespace()]).output().expect("ip runs").stdout;
+    let files: Vec<PathBuf> = String::from_utf8_lossy(&pids).split_whitespace().flat_map(written_by).collect();
+    assert!(files.iter().any(|file| file.starts_with(lab.dir())), "the logs: {files:?}");
+    let shared: Vec<_> = files.iter().filter(|file| !file.starts_with(lab.dir())).collect();
+    assert!(shared.is_empty(), "{shared:?}");
+}
