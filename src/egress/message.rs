@@ -20,7 +20,7 @@ pub struct Received {
     pub from: Option<SocketAddr>,
     /// TTL or hop limit, where the kernel told it.
     pub hop_limit: Option<u8>,
-    /// TOS or traffic class, where the kernel was asked.
+    /// TOS or traffic class.
     pub traffic_class: u8,
 }
 

@@ -28,7 +28,6 @@ pub(super) struct Options {
     multicast: bool,
     hop_limit: u8,
     traffic_class: u8,
-    hears_traffic_class: bool,
     discovery: Option<i32>,
 }
 
@@ -36,7 +35,7 @@ impl Options {
     pub(super) fn new(to: IpAddr) -> Self {
         let multicast = to.is_multicast();
         let hop_limit = if multicast { DEFAULT_MULTICAST_HOP_LIMIT } else { DEFAULT_HOP_LIMIT };
-        Self { v4: to.is_ipv4(), multicast, hop_limit, traffic_class: 0, hears_traffic_class: false, discovery: None }
+        Self { v4: to.is_ipv4(), multicast, hop_limit, traffic_class: 0, discovery: None }
     }
 
     /// Sets what differs from what the next datagrams, at most `len` bytes each, ask for.
@@ -67,18 +66,9 @@ impl Options {
     }
 
     fn set_traffic_class(&mut self, socket: &SockRef<'_>, traffic_class: u8) -> io::Result<()> {
-        let (level, set, hear) = if self.v4 {
-            (libc::IPPROTO_IP, libc::IP_TOS, libc::IP_RECVTOS)
-        } else {
-            (libc::IPPROTO_IPV6, libc::IPV6_TCLASS, libc::IPV6_RECVTCLASS)
-        };
-        set_int(socket, level, set, traffic_class.into())?;
+        let (level, name) = if self.v4 { (libc::IPPROTO_IP, libc::IP_TOS) } else { (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) };
+        set_int(socket, level, name, traffic_class.into())?;
         self.traffic_class = traffic_class;
-        // Who marks what it sends may look at the marks that come back: ECN does (RFC 9000 §13.4).
-        if !self.hears_traffic_class {
-            set_int(socket, level, hear, 1)?;
-            self.hears_traffic_class = true;
-        }
         Ok(())
     }
 
@@ -98,14 +88,15 @@ impl Options {
     }
 }
 
-/// Asks for the hop limit of what comes in and for errors with their origin.
+/// Asks for the hop limit and the type of service of what comes in, whose congestion marks a program may count (RFC 9000 §13.4), and
+/// for errors with their origin.
 pub(super) fn ask_for_details(socket: &SockRef<'_>, v4: bool) -> io::Result<()> {
-    let options: [(i32, i32); 2] = if v4 {
-        [(libc::IPPROTO_IP, libc::IP_RECVTTL), (libc::IPPROTO_IP, libc::IP_RECVERR)]
+    let (level, names) = if v4 {
+        (libc::IPPROTO_IP, [libc::IP_RECVTTL, libc::IP_RECVTOS, libc::IP_RECVERR])
     } else {
-        [(libc::IPPROTO_IPV6, libc::IPV6_RECVHOPLIMIT), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)]
+        (libc::IPPROTO_IPV6, [libc::IPV6_RECVHOPLIMIT, libc::IPV6_RECVTCLASS, libc::IPV6_RECVERR])
     };
-    options.into_iter().try_for_each(|(level, name)| set_int(socket, level, name, 1))
+    names.into_iter().try_for_each(|name| set_int(socket, level, name, 1))
 }
 
 /// Prepares a socket to connect as the program's first segment would: with its hop limit, and so that an ICMP error that ends the

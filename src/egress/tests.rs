@@ -270,20 +270,20 @@ fn datagrams_that_leave_together_arrive_one_by_one_and_may_come_back_together() 
 }
 
 #[test]
-fn the_mark_of_congestion_passes_both_ways() {
-    for at in loopbacks() {
+fn the_mark_of_congestion_passes_both_ways_and_an_answer_may_have_one_that_the_question_had_not() {
+    for (at, asked) in loopbacks().into_iter().flat_map(|at| [(at, 0xb9), (at, 0)]) {
         let peer = UdpSocket::bind(at).expect("a free port");
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
         let mut socket =
             Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
-        socket.send(b"ping", None, Marks { traffic_class: 0xb9, ..marks(64) }).expect("room");
+        socket.send(b"ping", None, Marks { traffic_class: asked, ..marks(64) }).expect("room");
         let mut buffer = [0; 64];
         let (_, from) = peer.recv_from(&mut buffer).expect("a datagram");
         // SAFETY: the descriptor is the socket's, which lives until the end of this turn.
         let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&socket)) };
         let option = SockRef::from(&fd);
         let set = if at.is_ipv4() { option.tos_v4() } else { option.tclass_v6() };
-        assert_eq!(set.expect("an option"), 0xb9);
+        assert_eq!(set.expect("an option"), u32::from(asked));
         let answer = SockRef::from(&peer);
         if at.is_ipv4() { answer.set_tos_v4(3) } else { answer.set_tclass_v6(3) }.expect("an option");
         peer.send_to(b"pong", from).expect("room");
@@ -312,7 +312,7 @@ fn a_datagram_to_a_closed_port_comes_back_as_trouble_once() {
 }
 
 #[test]
-fn an_echo_comes_back_with_its_sequence_and_data() {
+fn an_echo_comes_back_with_its_sequence_data_and_service() {
     for at in loopbacks() {
         let mut socket = match Dialer::default().ping(permit(Lane::Direct), at) {
             Ok(socket) => socket,
@@ -324,17 +324,19 @@ fn an_echo_comes_back_with_its_sequence_and_data() {
             Err(DialError::NoGate) => panic!("a direct permit needs no gate"),
         };
         for sequence in [1, 2, 65_535] {
-            socket.send(7, sequence, b"data", marks(64)).expect("room");
+            socket.send(7, sequence, b"data", Marks { traffic_class: 0x28, ..marks(64) }).expect("room");
             let mut buffer = [0; 256];
             let reply = wait("the echo", || match socket.receive(7, &mut buffer) {
-                Ok(Some(Reply { sequence, data, hop_limit, .. })) => Some((sequence, data.to_vec(), hop_limit)),
+                Ok(Some(Reply { sequence, data, hop_limit, traffic_class })) => {
+                    Some((sequence, data.to_vec(), hop_limit, traffic_class))
+                }
                 Ok(None) => None,
                 Err(error) => {
                     assert_eq!(error.kind(), ErrorKind::WouldBlock);
                     None
                 }
             });
-            assert_eq!(reply, (sequence, b"data".to_vec(), 64));
+            assert_eq!(reply, (sequence, b"data".to_vec(), 64, 0x28));
         }
     }
 }

@@ -49,14 +49,7 @@ pub fn frame_datagrams(frame: &mut [u8], from: SocketAddr, to: SocketAddr, marks
     let (ip, udp) = packet.split_at_mut_checked(ip_len)?;
     IpRepr::new(from.ip().into(), to.ip().into(), IpProtocol::Udp, length, marks.hop_limit)
         .emit(&mut *ip, &ChecksumCapabilities::ignored());
-    if from.is_ipv4() {
-        let mut ip = Ipv4Packet::new_unchecked(&mut *ip);
-        ip.set_dscp(marks.traffic_class >> 2);
-        ip.set_ecn(marks.traffic_class & 3);
-        ip.fill_checksum();
-    } else {
-        Ipv6Packet::new_unchecked(&mut *ip).set_traffic_class(marks.traffic_class);
-    }
+    set_service(ip, from.is_ipv4(), marks.traffic_class);
     let mut udp = UdpPacket::new_unchecked(udp.get_mut(..length)?);
     udp.set_src_port(from.port());
     udp.set_dst_port(to.port());
@@ -65,9 +58,22 @@ pub fn frame_datagrams(frame: &mut [u8], from: SocketAddr, to: SocketAddr, marks
     Some(())
 }
 
+/// Writes TOS or traffic class into an IP header, and an IPv4 header's checksum.
+fn set_service(ip: &mut [u8], v4: bool, traffic_class: u8) {
+    if v4 {
+        let mut ip = Ipv4Packet::new_unchecked(ip);
+        ip.set_dscp(traffic_class >> 2);
+        ip.set_ecn(traffic_class & 3);
+        ip.fill_checksum();
+    } else {
+        Ipv6Packet::new_unchecked(ip).set_traffic_class(traffic_class);
+    }
+}
+
 /// Appends an ICMP or ICMPv6 echo reply. Nothing is appended when the families differ or the data is too long.
-pub fn echo_reply(from: IpAddr, to: IpAddr, hop_limit: u8, ident: u16, sequence: u16, data: &[u8], out: &mut Vec<u8>) {
+pub fn echo_reply(from: IpAddr, to: IpAddr, marks: Marks, ident: u16, sequence: u16, data: &[u8], out: &mut Vec<u8>) {
     let checksums = ChecksumCapabilities::default();
+    let (begin, hop_limit) = (out.len(), marks.hop_limit);
     match (from, to) {
         (IpAddr::V4(_), IpAddr::V4(_)) => {
             let reply = Icmpv4Repr::EchoReply { ident, seq_no: sequence, data };
@@ -79,8 +85,9 @@ pub fn echo_reply(from: IpAddr, to: IpAddr, hop_limit: u8, ident: u16, sequence:
             let Some(body) = start(from, to, IpProtocol::Icmpv6, reply.buffer_len(), hop_limit, out) else { return };
             reply.emit(&src, &dst, &mut Icmpv6Packet::new_unchecked(body), &checksums);
         }
-        _ => {}
+        _ => return,
     }
+    set_service(out.get_mut(begin..).unwrap_or(&mut []), from.is_ipv4(), marks.traffic_class);
 }
 
 /// Appends an echo request, as a quote for an error about it.

@@ -267,7 +267,8 @@ impl Shard {
         self.out.resize(VNET_HEADER_LEN, 0);
         let (id, len) = match lane.socket.receive(ident, buffer) {
             Ok(Some(reply)) => {
-                echo_reply(from, to, reply.hop_limit, ident, reply.sequence, reply.data, &mut self.out);
+                let marks = Marks { hop_limit: reply.hop_limit, traffic_class: reply.traffic_class, dont_fragment: true };
+                echo_reply(from, to, marks, ident, reply.sequence, reply.data, &mut self.out);
                 (lane.id, reply.data.len())
             }
             Ok(None) => return true,

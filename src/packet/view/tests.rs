@@ -54,13 +54,15 @@ fn a_changed_byte_is_a_bad_checksum_unless_the_device_finishes_it() {
 }
 
 #[test]
-fn an_echo_reply_is_icmp_but_no_request() {
+fn an_echo_reply_is_icmp_but_no_request_and_keeps_its_marks() {
     for v6 in [false, true] {
         let (from, to) = ends(v6);
-        let mut bytes = Vec::new();
-        echo_reply(from.ip(), to.ip(), 60, 7, 1, b"x", &mut bytes);
-        let packet = IpPacket::parse(&bytes, Checksums::Finished).expect("well-formed");
+        let mut bytes = b"before".to_vec();
+        let marks = Marks { hop_limit: 60, traffic_class: 0xb9, dont_fragment: true };
+        echo_reply(from.ip(), to.ip(), marks, 7, 1, b"x", &mut bytes);
+        let packet = IpPacket::parse(&bytes[6..], Checksums::Finished).expect("well-formed");
         assert!(matches!(packet.transport(), Transport::Icmp { .. }));
+        assert_eq!(packet.marks(), marks);
     }
 }
 
@@ -187,7 +189,10 @@ fn sound(kind: u8, v6: bool) -> Vec<u8> {
     match kind {
         0 => udp_datagram(from, to, 64, &[7; 60], &mut bytes),
         1 => return echo(&from.ip().to_string(), &to.ip().to_string()),
-        2 => echo_reply(from.ip(), to.ip(), 64, 7, 1, &[7; 60], &mut bytes),
+        2 => {
+            let marks = Marks { hop_limit: 64, traffic_class: 0, dont_fragment: true };
+            echo_reply(from.ip(), to.ip(), marks, 7, 1, &[7; 60], &mut bytes);
+        }
         _ => {
             let options = [
                 etherparse::TcpOptionElement::MaximumSegmentSize(1460),
