@@ -9,6 +9,7 @@ mod extent;
 mod offload;
 mod reassembly;
 mod reject;
+mod signature;
 mod tuple;
 mod view;
 
@@ -17,5 +18,6 @@ pub use extent::{acknowledged, stream_end};
 pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
 pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
+pub use signature::Signature;
 pub use tuple::{Direction, FiveTuple, Protocol};
 pub use view::{Arrival, Checksums, Echo, IpPacket, Kept, Malformed, Marks, Segment, Transport};

@@ -7,4 +7,5 @@ mod forgery;
 mod harness;
 mod icmp;
 mod sharing;
+mod signatures;
 mod tables;

@@ -9,7 +9,7 @@ use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
 use crate::flow::FlowId;
 use crate::netlink::SocketTable;
-use crate::packet::FiveTuple;
+use crate::packet::{FiveTuple, Signature};
 use crate::process::{Identity, Socket, Tag};
 use crate::procfs::Processes;
 use crate::router::{Counter, Input};
@@ -92,11 +92,11 @@ impl Shard {
     }
 
     /// Whether datagrams of a flow still come from the socket that it was attributed to. What another socket sends is another flow.
-    pub(super) fn is_still_held(&mut self, id: FlowId, now: Instant) -> bool {
+    pub(super) fn is_still_held(&mut self, id: FlowId, signature: Option<Signature>, now: Instant) -> bool {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return false };
         let forwarded = !self.is_own(tuple.local.ip());
         let attributor = &self.attributor;
-        self.lanes.still_held(id, now, || if forwarded { None } else { attributor.socket(&tuple) })
+        self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple) })
     }
 
     /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.

@@ -6,6 +6,7 @@ use mio::event::Event;
 
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
+use crate::packet::Signature;
 use crate::process::{Confidence, Socket};
 use crate::router::Failure;
 
@@ -122,6 +123,16 @@ struct Holder {
     /// The program's socket has one peer alone.
     connected: bool,
     seen: Instant,
+    /// Of the last datagram.
+    signature: Option<Signature>,
+}
+
+impl Holder {
+    /// What a datagram's signature says about its sender, where this socket signs what it sends.
+    fn recognises(&self, signature: Option<Signature>) -> Option<bool> {
+        let last = self.signature.filter(|_| self.connected && self.socket.is_some())?;
+        Some(signature.is_some_and(|this| this.follows(last)))
+    }
 }
 
 #[derive(Default)]
@@ -156,7 +167,7 @@ impl Lanes {
     /// Remembers whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
         let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
-        let holder = Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), connected, seen: now };
+        let holder = Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), connected, seen: now, signature: None };
         self.place(id.index()).holder = Some(holder);
     }
 
@@ -171,21 +182,31 @@ impl Lanes {
         holder.is_none_or(|holder| holder.id != id || holder.connected)
     }
 
-    /// Whether a flow still is the socket's that it was attributed to; `ask` looks the socket up.
-    pub(super) fn still_held(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Option<Socket>) -> bool {
+    /// Whether a datagram with this signature is still the socket's that its flow was attributed to; `ask` looks the socket up.
+    ///
+    /// A socket that is gone has sent it where its signature goes on. Without one only a socket that was seen a moment ago is believed
+    /// to: another program may have had the port since.
+    pub(super) fn still_held(
+        &mut self,
+        id: FlowId,
+        signature: Option<Signature>,
+        now: Instant,
+        ask: impl FnOnce() -> Option<Socket>,
+    ) -> bool {
         let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
         let age = now.saturating_duration_since(holder.seen);
-        if age < HELD {
-            return true;
-        }
-        match (holder.socket, ask().map(|s| (s.cookie, s.inode))) {
-            (before, after) if before == after => {
+        let recognised = holder.recognises(signature);
+        let held = age < HELD && recognised != Some(false) || {
+            let after = ask().map(|s| (s.cookie, s.inode));
+            if holder.socket == after {
                 holder.seen = now;
-                true
             }
-            (Some(_), None) => age < CLOSED,
-            _ => false,
+            holder.socket == after || holder.socket.is_some() && after.is_none() && recognised.unwrap_or(age < CLOSED)
+        };
+        if held {
+            holder.signature = signature;
         }
+        held
     }
 
     fn place(&mut self, slot: usize) -> &mut Place {
@@ -214,6 +235,64 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const SOCKET: Socket = Socket { inode: 5, uid: 0, cookie: 6, cgroup_id: None, confidence: Confidence::Exact };
+
+    fn held_by(socket: Option<Socket>, said: &[Option<Signature>], now: Instant) -> (Lanes, FlowId) {
+        let (mut lanes, id) = (Lanes::default(), FlowId::for_test(0, 1));
+        lanes.note_holder(id, socket.as_ref(), now);
+        for signature in said {
+            assert!(lanes.still_held(id, *signature, now, || socket));
+        }
+        (lanes, id)
+    }
+
+    #[test]
+    fn last_words_of_a_closed_socket_are_its_own_where_its_signature_goes_on() {
+        let now = Instant::now();
+        let late = now + 20 * CLOSED;
+        for [first, next] in [[Signature::Count(7), Signature::Count(8)], [Signature::Label(9), Signature::Label(9)]] {
+            let (mut lanes, id) = held_by(Some(SOCKET), &[Some(first)], now);
+            assert!(lanes.still_held(id, Some(next), late, || None), "{first:?}");
+        }
+    }
+
+    #[test]
+    fn datagram_of_another_socket_is_not_taken_for_a_closed_ones_last() {
+        let now = Instant::now();
+        let (known, other) = (Some(Signature::Count(7)), Some(Signature::Count(999)));
+        for at in [now, now + HELD, now + 20 * CLOSED] {
+            for stranger in [other, None, Some(Signature::Label(8))] {
+                let (mut lanes, id) = held_by(Some(SOCKET), &[known], now);
+                assert!(!lanes.still_held(id, stranger, at, || None), "{stranger:?}");
+            }
+        }
+        let shared = Socket { confidence: Confidence::Likely, ..SOCKET };
+        let (mut lanes, id) = held_by(Some(shared), &[known], now);
+        assert!(!lanes.still_held(id, Some(Signature::Count(8)), now + CLOSED, || None), "its counts are everybody's");
+        let (mut lanes, id) = held_by(None, &[known], now);
+        assert!(!lanes.still_held(id, Some(Signature::Count(8)), now + HELD, || Some(SOCKET)), "nobody signs");
+    }
+
+    #[test]
+    fn datagrams_without_a_signature_are_a_closed_sockets_for_a_moment() {
+        let now = Instant::now();
+        let (mut lanes, id) = held_by(Some(SOCKET), &[None], now);
+        assert!(lanes.still_held(id, None, now + HELD, || None));
+        assert!(!lanes.still_held(id, None, now + CLOSED, || None));
+    }
+
+    #[test]
+    fn open_socket_keeps_its_flow_whatever_its_signature_and_another_one_never_gets_it() {
+        let now = Instant::now();
+        let (mut lanes, id) = held_by(Some(SOCKET), &[Some(Signature::Count(7))], now);
+        let late = now + 20 * CLOSED;
+        assert!(lanes.still_held(id, Some(Signature::Count(999)), late, || Some(SOCKET)), "many of it were lost");
+        assert!(lanes.still_held(id, Some(Signature::Count(1000)), late, || panic!("it was seen just now")));
+        let successor = Socket { cookie: 7, ..SOCKET };
+        assert!(!lanes.still_held(id, Some(Signature::Count(1)), late, || Some(successor)));
+        assert!(!lanes.still_held(id, Some(Signature::Count(1001)), late + HELD, || Some(successor)));
+    }
 
     #[test]
     fn only_an_open_connection_that_its_program_answered_and_has_not_finished_may_hold_words() {

@@ -222,7 +222,7 @@ impl Shard {
                 self.mark(id.index());
             }
             Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => {
-                if self.is_still_held(id, now) {
+                if self.is_still_held(id, packet.signature(), now) {
                     return self.send_datagram(id, packet, now);
                 }
                 self.abandon(id, now);
@@ -241,7 +241,8 @@ impl Shard {
     /// Parked packets of a flow that is open now.
     fn release(&mut self, id: FlowId, packets: &[Kept], now: Instant) {
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
-        if !is_tcp && !self.is_still_held(id, now) {
+        let last = packets.last().and_then(|packet| packet.parse().ok()?.signature());
+        if !is_tcp && !self.is_still_held(id, last, now) {
             return self.abandon(id, now);
         }
         for packet in packets {

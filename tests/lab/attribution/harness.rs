@@ -28,14 +28,19 @@ pub(super) fn in_namespace(test: impl FnOnce() + Send + 'static) {
             "route add default dev silent0",
             "-6 route add default dev silent0",
         ] {
-            let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2 is installed");
-            assert!(status.success(), "ip {line}");
+            ip(line);
         }
         test();
     });
     if let Err(panic) = thread.join() {
         std::panic::resume_unwind(panic);
     }
+}
+
+/// Changes the namespace of this thread.
+pub(super) fn ip(line: &str) {
+    let status = Command::new("ip").args(line.split(' ')).status().expect("iproute2 is installed");
+    assert!(status.success(), "ip {line}");
 }
 
 /// A program that says a line when it is ready; ended when dropped.
