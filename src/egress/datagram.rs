@@ -31,7 +31,10 @@ impl Datagrams {
     pub(super) fn new(socket: Socket, to: SocketAddr, from: Source) -> io::Result<Self> {
         options::ask_for_details(&SockRef::from(&socket), to.is_ipv4())?;
         let name = match from {
-            Source::Anywhere => None,
+            Source::Alone { port } => {
+                bind_alone(&socket, to.is_ipv4(), port)?;
+                None
+            }
             Source::Shared { port, must, hears } => {
                 bind(&socket, to.is_ipv4(), port, must)?;
                 hears.then(|| SockAddr::from(to))
@@ -138,22 +141,37 @@ fn connect(socket: &Socket, to: SocketAddr) -> io::Result<()> {
     }
 }
 
+fn any(v4: bool, port: u16) -> SockAddr {
+    let ip: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    SockAddr::from(SocketAddr::new(ip, port))
+}
+
+/// Binds to a port if it can be had; connect(2) finds another otherwise.
+fn bind_alone(socket: &Socket, v4: bool, port: u16) -> io::Result<()> {
+    if port == 0 {
+        return Ok(());
+    }
+    match socket.bind(&any(v4, port)) {
+        Err(error) if is_taken(&error) => Ok(()),
+        other => other,
+    }
+}
+
 /// Binds to a port that sockets of ours may share: SO_REUSEPORT lets nobody in but the same user (socket(7)).
 fn bind(socket: &Socket, v4: bool, port: u16, must: bool) -> io::Result<()> {
-    let any = |port| {
-        let ip: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        SockAddr::from(SocketAddr::new(ip, port))
-    };
     if !v4 {
         socket.set_only_v6(true)?;
     }
     socket.set_reuse_port(true)?;
-    match socket.bind(&any(port)) {
-        Err(error) if !must && matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied) => {
-            socket.bind(&any(0))
-        }
+    match socket.bind(&any(v4, port)) {
+        Err(error) if !must && is_taken(&error) => socket.bind(&any(v4, 0)),
         other => other,
     }
+}
+
+/// Whether an error of bind(2) is about the port: another socket has it, or it is privileged.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::AddrInUse | io::ErrorKind::PermissionDenied)
 }
 
 /// Of these, no ICMP message is the cause.

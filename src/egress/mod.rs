@@ -41,8 +41,8 @@ pub struct Opener {
 /// Where the datagrams of a flow come from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// Any free port.
-    Anywhere,
+    /// This port where it is free, else any.
+    Alone { port: u16 },
     /// A port that other flows share: this one, or if it need not be, any free one where it is taken.
     Shared { port: u16, must: bool, hears: bool },
 }
@@ -127,6 +127,7 @@ impl Dialer {
         // Beside the programs, in their own namespace, their ports are taken by themselves.
         let from = match from {
             Source::Shared { must: false, hears, .. } if self.mark.is_some() => Source::Shared { port: 0, must: false, hears },
+            Source::Alone { .. } if self.mark.is_some() => Source::Alone { port: 0 },
             other => other,
         };
         Datagrams::new(socket, to, from).map_err(|source| kernel("connect", to, source))

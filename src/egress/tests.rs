@@ -1,5 +1,7 @@
 //! Upstream sockets against real ones on this host's loopback, in both families.
 
+mod ports;
+
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd};
@@ -136,58 +138,6 @@ fn a_closed_port_is_refused() {
 }
 
 #[test]
-fn a_connection_leaves_from_the_programs_port_to_many_peers_at_once() {
-    for at in loopbacks() {
-        let listeners = [TcpListener::bind(at).expect("a free port"), TcpListener::bind(at).expect("another")];
-        // Out of the kernel's range, and in it.
-        for port in [21_174, free_port(at)] {
-            let _streams = listeners.each_ref().map(|listener| {
-                let Progress::Open(stream) = connect_from(listener.local_addr().expect("bound"), port) else {
-                    panic!("somebody listens")
-                };
-                let (peer, from) = listener.accept().expect("a connection");
-                assert_eq!(from.port(), port);
-                // A reset leaves no TIME-WAIT behind.
-                SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
-                (stream, peer)
-            });
-        }
-    }
-}
-
-#[test]
-fn a_port_that_is_taken_is_not_kept() {
-    for at in loopbacks() {
-        let listener = TcpListener::bind(at).expect("a free port");
-        let to = listener.local_addr().expect("bound");
-        let other = TcpListener::bind(at).expect("another");
-        let taken_by_listener = other.local_addr().expect("bound").port();
-        let taken_by_connection = free_port(at);
-        let Progress::Open(_first) = connect_from(to, taken_by_connection) else { panic!("somebody listens") };
-        assert_eq!(listener.accept().expect("a connection").1.port(), taken_by_connection);
-        for port in [taken_by_listener, taken_by_connection] {
-            let Progress::Open(_second) = connect_from(to, port) else { panic!("any other port does") };
-            assert_ne!(listener.accept().expect("a connection").1.port(), port);
-        }
-    }
-}
-
-#[test]
-fn a_kept_port_stays_open_to_others_that_let_the_kernel_choose() {
-    for at in loopbacks() {
-        let listener = TcpListener::bind(at).expect("a free port");
-        let other = TcpListener::bind(at).expect("another");
-        let port = free_port(at);
-        let Progress::Open(_kept) = connect_from(listener.local_addr().expect("bound"), port) else { panic!("somebody listens") };
-        // The kernel's own choice may fall on the port, to another peer: bind(2) would have forbidden that.
-        let socket = Socket::new(Domain::for_address(at), Type::STREAM, None).expect("a socket");
-        source::choose(&socket, port).expect("a range");
-        socket.connect(&SockAddr::from(other.local_addr().expect("bound"))).expect("the port is free to that peer");
-        assert_eq!(socket.local_addr().expect("connected").as_socket().expect("an address").port(), port);
-    }
-}
-
-#[test]
 fn a_connection_that_stood_and_was_reset_at_once_is_not_refused() {
     for at in loopbacks() {
         let listener = TcpListener::bind(at).expect("a free port");
@@ -221,8 +171,9 @@ fn a_reset_behind_the_peers_end_is_told_by_asking() {
 fn datagrams_pass_with_the_hop_limit_of_the_program() {
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
-        let mut socket =
-            Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
+        let mut socket = Dialer::default()
+            .udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Alone { port: 0 })
+            .expect("a socket");
         for hop_limit in [64, 1, 7] {
             socket.send(b"ping", None, marks(hop_limit)).expect("room");
             let mut buffer = [0; 64];
@@ -247,8 +198,9 @@ fn datagrams_that_leave_together_arrive_one_by_one_and_may_come_back_together() 
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        let mut socket =
-            Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
+        let mut socket = Dialer::default()
+            .udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Alone { port: 0 })
+            .expect("a socket");
         socket.expect_many(true);
         socket.send(&[7; 2500], Some(1000), marks(64)).expect("room");
         let mut buffer = [0; 4000];
@@ -274,8 +226,9 @@ fn the_mark_of_congestion_passes_both_ways_and_an_answer_may_have_one_that_the_q
     for (at, asked) in loopbacks().into_iter().flat_map(|at| [(at, 0xb9), (at, 0)]) {
         let peer = UdpSocket::bind(at).expect("a free port");
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
-        let mut socket =
-            Dialer::default().udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere).expect("a socket");
+        let mut socket = Dialer::default()
+            .udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Alone { port: 0 })
+            .expect("a socket");
         socket.send(b"ping", None, Marks { traffic_class: asked, ..marks(64) }).expect("room");
         let mut buffer = [0; 64];
         let (_, from) = peer.recv_from(&mut buffer).expect("a datagram");
@@ -298,7 +251,7 @@ fn a_datagram_to_a_closed_port_comes_back_as_trouble_once() {
         let peer = UdpSocket::bind(at).expect("a free port");
         let to = peer.local_addr().expect("bound");
         drop(peer);
-        let mut socket = Dialer::default().udp(permit(Lane::Direct), to, Source::Anywhere).expect("a socket");
+        let mut socket = Dialer::default().udp(permit(Lane::Direct), to, Source::Alone { port: 0 }).expect("a socket");
         socket.send(b"ping", None, marks(64)).expect("room");
         let mut quoted = [0; 64];
         let (trouble, len) =
@@ -349,7 +302,7 @@ fn without_a_gate_no_socket_is_made_for_a_permit_that_requires_one() {
         listener.set_nonblocking(true).expect("a socket");
         let dialer = Dialer::default();
         assert!(matches!(dialer.tcp(permit(Lane::Gate), to, opener(0)), Err(DialError::NoGate)));
-        assert!(matches!(dialer.udp(permit(Lane::Gate), to, Source::Anywhere), Err(DialError::NoGate)));
+        assert!(matches!(dialer.udp(permit(Lane::Gate), to, Source::Alone { port: 0 }), Err(DialError::NoGate)));
         assert!(matches!(dialer.ping(permit(Lane::Gate), to), Err(DialError::NoGate)));
         assert_eq!(listener.accept().map(|_| ()).map_err(|error| error.kind()), Err(ErrorKind::WouldBlock));
     }
@@ -359,7 +312,11 @@ fn without_a_gate_no_socket_is_made_for_a_permit_that_requires_one() {
 fn a_socket_carries_the_mark_or_does_not_exist() {
     for at in loopbacks() {
         let peer = UdpSocket::bind(at).expect("a free port");
-        match Dialer::new(Some(0x1700_0000)).udp(permit(Lane::Direct), peer.local_addr().expect("bound"), Source::Anywhere) {
+        match Dialer::new(Some(0x1700_0000)).udp(
+            permit(Lane::Direct),
+            peer.local_addr().expect("bound"),
+            Source::Alone { port: 0 },
+        ) {
             Ok(socket) => {
                 // SAFETY: the descriptor is the socket's, which lives until the end of this arm.
                 let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(&socket)) };

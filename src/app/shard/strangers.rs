@@ -15,9 +15,10 @@ use crate::verdict::Permit;
 
 impl Shard {
     pub(super) fn open_udp(&self, id: FlowId, permit: Permit, to: SocketAddr) -> Result<(Lane, RawFd), DialError> {
-        let connected = self.lanes.is_connected(id);
-        let Some(local) = self.router.flow(id).map(|flow| flow.tuple.local).filter(|_| !connected) else {
-            let socket = self.dialer.udp(permit, to, Source::Anywhere)?;
+        let local = self.router.flow(id).map(|flow| flow.tuple.local);
+        let Some(local) = local.filter(|_| !self.lanes.is_connected(id)) else {
+            let port = local.map_or(0, |local| local.port());
+            let socket = self.dialer.udp(permit, to, Source::Alone { port })?;
             let fd = socket.as_raw_fd();
             return Ok((Lane::Udp(UdpLane { id, socket, _lease: None }), fd));
         };
