@@ -191,8 +191,16 @@ fn each_message(control: &Control, used: usize, mut f: impl FnMut(i32, i32, &[u8
     }
 }
 
-/// `tcpi_rtt` of `struct tcp_info` (include/uapi/linux/tcp.h).
-pub(super) fn tcp_rtt(socket: &SockRef<'_>) -> Option<u32> {
+/// Bytes that the peer has not acknowledged (tcp(7), `SIOCOUTQ`).
+pub(super) fn unacknowledged(socket: &SockRef<'_>) -> i32 {
+    let mut count: i32 = 0;
+    // SAFETY: the descriptor is open for the whole call; the pointer is to the int that SIOCOUTQ writes.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ, &raw mut count) };
+    if result == 0 { count } else { 0 }
+}
+
+/// `struct tcp_info` (include/uapi/linux/tcp.h); None where the socket is no TCP connection.
+pub(super) fn tcp_info(socket: &SockRef<'_>) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut len = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
     // SAFETY: the pointers are to a buffer and to its length, which outlive the call.
@@ -201,7 +209,7 @@ pub(super) fn tcp_rtt(socket: &SockRef<'_>) -> Option<u32> {
     };
     // SAFETY: tcp_info is integers only, all bytes zero or written by the kernel.
     let info = unsafe { info.assume_init() };
-    (result == 0 && info.tcpi_rtt > 0).then_some(info.tcpi_rtt)
+    (result == 0).then_some(info)
 }
 
 #[cfg(test)]

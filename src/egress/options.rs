@@ -116,6 +116,17 @@ pub(super) fn hear_errors(socket: &SockRef<'_>, v4: bool, hear: bool) -> io::Res
     set_int(socket, level, name, hear.into())
 }
 
+/// Sends one keepalive probe where the peer has been silent for a second, and no other for hours: to set the idle time winds the timer
+/// up anew (`tcp_sock_set_keepidle_locked` in net/ipv4/tcp.c). The others are the greatest that it takes, so that it never gives up.
+pub(super) fn ask_peer(socket: &SockRef<'_>) -> io::Result<()> {
+    const LONGEST_INTERVAL_S: i32 = 32_767;
+    const MOST_PROBES: i32 = 127;
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPINTVL, LONGEST_INTERVAL_S)?;
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPCNT, MOST_PROBES)?;
+    set_int(socket, libc::SOL_SOCKET, libc::SO_KEEPALIVE, 1)?;
+    set_int(socket, libc::IPPROTO_TCP, libc::TCP_KEEPIDLE, 1)
+}
+
 /// Lets datagrams come in together (udp(7)).
 pub(super) fn receive_together(socket: &SockRef<'_>) -> io::Result<()> {
     set_int(socket, libc::IPPROTO_UDP, UDP_GRO, 1)

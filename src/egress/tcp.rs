@@ -3,6 +3,7 @@
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use socket2::{SockRef, Socket};
 
@@ -122,13 +123,31 @@ impl Stream {
     /// Closes with a reset instead of a FIN.
     pub fn reset(self) {
         // Zero linger is what makes close(2) send a reset (socket(7), SO_LINGER).
-        let _ = self.0.set_linger(Some(std::time::Duration::ZERO));
+        let _ = self.0.set_linger(Some(Duration::ZERO));
+    }
+
+    /// Asks the peer whether it is still there, at once and once.
+    ///
+    /// # Errors
+    ///
+    /// The stream is no TCP connection.
+    pub fn ask(&self) -> io::Result<()> {
+        options::ask_peer(&SockRef::from(&self.0))
+    }
+
+    /// Whether the peer was heard from so lately, or need not be asked: while bytes are on their way to it, the kernel finds out by
+    /// these alone whether it is there, and what is no TCP connection always is.
+    #[must_use]
+    pub fn was_heard(&self, lately: Duration) -> bool {
+        let socket = SockRef::from(&self.0);
+        let Some(info) = message::tcp_info(&socket) else { return true };
+        Duration::from_millis(info.tcpi_last_ack_recv.into()) <= lately || message::unacknowledged(&socket) > 0
     }
 
     /// The smoothed round-trip time in microseconds, where the kernel has one.
     #[must_use]
     pub fn rtt_us(&self) -> Option<u32> {
-        message::tcp_rtt(&SockRef::from(&self.0))
+        message::tcp_info(&SockRef::from(&self.0)).map(|info| info.tcpi_rtt).filter(|rtt| *rtt > 0)
     }
 }
 

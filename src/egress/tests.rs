@@ -1,5 +1,6 @@
 //! Upstream sockets against real ones on this host's loopback, in both families.
 
+mod alive;
 mod ports;
 
 use std::io::{ErrorKind, Read as _, Write as _};

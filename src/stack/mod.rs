@@ -21,9 +21,9 @@ use std::time::Instant;
 use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
-use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address};
+use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address, TcpControl};
 
-use crate::packet::{FiveTuple, stream_end};
+use crate::packet::{FiveTuple, IpPacket, Transport, stream_end};
 use cooling::Cooling;
 use device::Device;
 pub use device::{PacketSink, Scratch};
@@ -223,6 +223,17 @@ impl Stack {
             State::SynReceived => {}
             _ => socket.set_timeout(Some(DEAD)),
         }
+    }
+
+    /// Whether a segment does nothing but ask whether we are still there: it is empty, and stands one byte before what is
+    /// acknowledged (RFC 9293 §3.8.4). Where bytes wait, the same asks for room and is answered by [`Stack::input`].
+    #[must_use]
+    pub fn asks(&self, slot: usize, packet: &IpPacket<'_>) -> bool {
+        let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else { return false };
+        let before = connection.acked.wrapping_sub(1);
+        matches!(packet.transport(), Transport::Tcp(segment) if segment.sequence == before && segment.control == TcpControl::None)
+            && stream_end(packet.bytes()) == Some(before)
+            && connection.is_at_rest()
     }
 
     /// Lends the flow's socket.

@@ -73,6 +73,8 @@ pub(super) struct TcpLane {
     /// The upstream connection is broken; what it said before still goes to the program, then the program
     /// is told.
     pub(super) broken: Option<(Failure, Instant)>,
+    /// The program asks whether the peer is still there.
+    pub(super) question: Option<Box<super::alive::Question>>,
     pub(super) carried: u64,
 }
 
@@ -90,6 +92,7 @@ impl TcpLane {
             finished_up: false,
             finished_down: false,
             broken: None,
+            question: None,
             carried: 0,
         }
     }

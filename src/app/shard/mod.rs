@@ -11,9 +11,10 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `start` makes the loops, `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `identify` asks who owns a flow, `inbox` is what
+//! `start` makes the loops, `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` asks who owns a flow, `inbox` is what
 //! other threads say, `telling` speaks to people.
 
+mod alive;
 mod closed;
 mod datagrams;
 mod errors;
@@ -217,6 +218,9 @@ impl Shard {
                     if self.router.flow(id).is_none() {
                         return self.router.handle(Input::Packet(packet), now);
                     }
+                }
+                if self.passes_question_on(id, packet, now) {
+                    return;
                 }
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
                 self.mark(id.index());

@@ -165,6 +165,7 @@ impl Shard {
 
     /// Moves what can be moved for one flow, then sends what became due.
     pub(super) fn pump(&mut self, slot: usize, now: Instant) {
+        self.look_for_answer(slot, now);
         let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
         let (id, had_finished) = (lane.id, lane.program_finished);
         let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket, now)) else { return };
@@ -197,6 +198,7 @@ impl Shard {
                 }
                 self.end_tcp(slot, now, Input::Ended { flow: id, outcome: "reset by program" });
             }
+            // Also where the peer has only fallen silent: what it did not take is acknowledged, so no clock of the program's runs.
             Turn::Broken(failure) => self.end_tcp(slot, now, Input::Failed { flow: id, failure }),
         }
     }

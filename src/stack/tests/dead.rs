@@ -18,6 +18,57 @@ fn syn(v6: bool) -> Vec<u8> {
     bytes
 }
 
+/// A segment with an ACK and maybe another flag.
+fn segment(v6: bool, sequence: u32, flag: &str, data: &[u8]) -> Vec<u8> {
+    let (v4, six) = (PacketBuilder::ipv4([10, 9, 0, 2], [203, 0, 113, 10], 64), [0x20; 16]);
+    let builder = if v6 { PacketBuilder::ipv6([0xfd; 16], six, 64) } else { v4 };
+    let builder = builder.tcp(40_000, 443, sequence, 64_240).ack(1);
+    let builder = match flag {
+        "fin" => builder.fin(),
+        "rst" => builder.rst(),
+        _ => builder,
+    };
+    let mut bytes = Vec::new();
+    builder.write(&mut bytes, data).expect("writing to memory");
+    bytes
+}
+
+fn asks(stack: &Stack, bytes: &[u8]) -> bool {
+    stack.asks(SLOT, &IpPacket::parse(bytes, Checksums::Finished).expect("a whole packet"))
+}
+
+#[test]
+fn a_programs_keepalive_is_a_question_and_no_other_segment_is() {
+    for v6 in FAMILIES {
+        let mut line = connected(v6);
+        line.settle();
+        let acked = line.stack.connections.get(SLOT).and_then(Option::as_ref).expect("a connection").acked;
+        let [before, earlier] = [1, 2].map(|distance| acked.wrapping_sub(distance));
+        assert!(asks(&line.stack, &segment(v6, before, "", b"")));
+        for (sequence, flag, data) in
+            [(acked, "", ""), (acked, "", "x"), (before, "", "x"), (earlier, "", "x"), (before, "fin", ""), (before, "rst", "")]
+        {
+            assert!(!asks(&line.stack, &segment(v6, sequence, flag, data.as_bytes())), "{sequence} {flag} {data} {acked}");
+        }
+        assert!(
+            !Stack::new(7, line.now)
+                .asks(SLOT, &IpPacket::parse(&segment(v6, before, "", b""), Checksums::Finished).expect("whole"))
+        );
+    }
+}
+
+#[test]
+fn what_asks_for_room_is_no_question() {
+    for v6 in FAMILIES {
+        let (up, mut sent) = (super::data(5000), 0);
+        let mut line = connected(v6);
+        line.talk(|ours, peer| super::send(peer, &up, &mut sent) && ours.recv_queue() == up.len());
+        line.settle();
+        let acked = line.stack.connections.get(SLOT).and_then(Option::as_ref).expect("a connection").acked;
+        assert!(!asks(&line.stack, &segment(v6, acked.wrapping_sub(1), "", b"")));
+    }
+}
+
 /// Lets the stack's timers run out one by one, all it says being lost; gives how long it went on and how often it spoke.
 fn alone(stack: &mut Stack, from: Instant) -> (Duration, usize) {
     let (mut now, mut said) = (from, 0);
