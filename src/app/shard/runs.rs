@@ -3,11 +3,15 @@
 //! Keeps one rule: a run is what `UDP_SEGMENT` takes, datagrams of one size of which the last may be shorter, so that nobody on either
 //! side can tell. A run lasts no longer than the batch that it is made of.
 
+use super::BATCH;
 use crate::flow::FlowId;
 use crate::packet::Marks;
 
-/// Flows that may have a run at a time. Each costs the memory of one.
-const RUNS: usize = 8;
+/// Flows that may have a run at a time: as many as a batch may have flows, so that what they say first leaves in one go. Who takes it on
+/// the other side then wakes up once, not once a flow.
+const RUNS: usize = BATCH;
+/// Memory of runs that is kept for the next ones.
+const SPARE: usize = 8;
 /// The kernel cuts no more at a time (`UDP_MAX_SEGMENTS`, include/linux/udp.h, at its lowest).
 const MAX_DATAGRAMS: usize = 64;
 /// The most that fits into one packet of either family.
@@ -74,6 +78,8 @@ impl Run {
 #[derive(Default)]
 pub(super) struct Runs {
     places: [Option<Run>; RUNS],
+    /// How many places are taken.
+    taken: usize,
     /// Memory of runs that have gone.
     spare: Vec<Vec<u8>>,
 }
@@ -96,17 +102,23 @@ impl Runs {
         bytes.extend_from_slice(data);
         let mut shape = Shape::default();
         shape.add(data.len());
-        place.replace(Run { id, marks, shape, bytes })
+        let before = place.replace(Run { id, marks, shape, bytes });
+        self.taken += usize::from(before.is_none());
+        before
     }
 
     /// Takes any run out.
     pub(super) fn pop(&mut self) -> Option<Run> {
+        if self.taken == 0 {
+            return None;
+        }
+        self.taken -= 1;
         self.places.iter_mut().find_map(Option::take)
     }
 
     /// Gives the memory of a run back.
     pub(super) fn done(&mut self, run: Run) {
-        if self.spare.len() < RUNS {
+        if self.spare.len() < SPARE {
             self.spare.push(run.bytes);
         }
     }
@@ -147,6 +159,21 @@ mod tests {
         assert_eq!(shape(&[0, 0]), None);
         assert_eq!(shape(&[10, 0]), None);
         assert_eq!(shape(&[9000, 9000]), None);
+    }
+
+    #[test]
+    fn runs_of_a_whole_batch_of_flows_wait_and_every_one_is_taken_out_once() {
+        let mut runs = Runs::default();
+        let marks = Marks { hop_limit: 64, traffic_class: 0, dont_fragment: true };
+        let id = |index: usize| FlowId::for_test(index, u64::try_from(index).expect("small"));
+        assert!((0..BATCH).all(|index| runs.add(id(index), marks, b"first").is_none()));
+        assert!(runs.add(id(3), marks, b"again").is_none(), "it joins");
+        let pushed = runs.add(id(3 + BATCH), marks, b"first").expect("the place is another's");
+        assert_eq!((pushed.id, pushed.bytes()), (id(3), &b"firstagain"[..]));
+        let mut left: Vec<usize> = std::iter::from_fn(|| runs.pop()).map(|run| run.id.index()).collect();
+        left.sort_unstable();
+        assert_eq!(left, (0..3).chain(4..BATCH).chain([3 + BATCH]).collect::<Vec<usize>>());
+        assert!(runs.pop().is_none());
     }
 
     #[test]
