@@ -5,6 +5,7 @@
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::hash::Hash;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::process::Process;
 use crate::process::Socket;
@@ -14,6 +15,11 @@ pub(super) const HOT_PROCESSES: usize = 128;
 /// Closed descriptors remembered of one process, and tried for one socket.
 const MAX_CLOSED: usize = 256;
 const CLOSED_TRIED: usize = 8;
+/// Descriptors remembered that a process may be about to close, and tried for one socket.
+const MAX_ANSWERED: usize = 256;
+const ANSWERED_TRIED: usize = 32;
+/// A descriptor that is found open so many times is not about to be closed.
+const MOST_MISSES: u8 = 16;
 
 /// A map of bounded size that forgets what was not used lately.
 ///
@@ -58,7 +64,16 @@ impl<K: Eq + Hash, V> Recent<K, V> {
 pub(super) struct Candidate {
     pub(super) process: Arc<Process>,
     /// The descriptors where its newest socket may be, the likeliest first.
-    pub(super) likely: [Option<u32>; CLOSED_TRIED + 2],
+    pub(super) likely: Vec<u32>,
+}
+
+/// A descriptor that got an answer.
+#[derive(Debug)]
+struct Answered {
+    fd: u32,
+    /// When it was found open last, and how often.
+    looked: Option<Instant>,
+    misses: u8,
 }
 
 /// A process that owned a socket lately.
@@ -71,12 +86,22 @@ struct Hot {
     fd: u32,
     /// Descriptors that it closed lately: the next socket gets the lowest of them.
     closed: BTreeSet<u32>,
+    /// Descriptors that got an answer lately, the first one first: that is also the order in which they are closed.
+    answered: VecDeque<Answered>,
 }
 
 impl Hot {
-    fn candidate(&self) -> Candidate {
-        let mut likely = self.closed.iter().copied().take(CLOSED_TRIED).chain([self.fd, self.fd.saturating_add(1)]);
-        Candidate { process: Arc::clone(&self.process), likely: std::array::from_fn(|_| likely.next()) }
+    /// A look at an answered descriptor after `sent` need not be repeated for what was sent before.
+    fn candidate(&self, sent: Instant) -> Candidate {
+        let is_due = |answered: &&Answered| answered.looked.is_none_or(|looked| looked < sent);
+        let answered = self.answered.iter().filter(is_due).map(|answered| answered.fd).take(ANSWERED_TRIED);
+        let closed = self.closed.iter().copied().take(CLOSED_TRIED);
+        let likely = answered.chain(closed).chain([self.fd, self.fd.saturating_add(1)]).collect();
+        Candidate { process: Arc::clone(&self.process), likely }
+    }
+
+    fn is(&self, process: &Process) -> bool {
+        self.process.pid == process.pid && self.process.start_ticks == process.start_ticks
     }
 }
 
@@ -88,9 +113,9 @@ pub(super) struct HotList {
 
 impl HotList {
     /// Those that may own a socket of this user or cgroup, at most `limit`.
-    pub(super) fn candidates(&self, socket: &Socket, limit: usize) -> Vec<Candidate> {
+    pub(super) fn candidates(&self, socket: &Socket, limit: usize, sent: Instant) -> Vec<Candidate> {
         let is_candidate = |hot: &&Hot| hot.uid == socket.uid || (hot.cgroup_id.is_some() && hot.cgroup_id == socket.cgroup_id);
-        self.entries.iter().filter(is_candidate).take(limit).map(Hot::candidate).collect()
+        self.entries.iter().filter(is_candidate).take(limit).map(|hot| hot.candidate(sent)).collect()
     }
 
     /// The process of this number, if it is one of these.
@@ -109,18 +134,24 @@ impl HotList {
             // The lower ones were tried in vain, so they are taken by something else.
             first.closed = first.closed.split_off(&fd);
             first.closed.remove(&fd);
+            first.answered.retain(|answered| answered.fd != fd);
             return;
         }
         self.entries.retain(|hot| !same(hot));
         self.entries.truncate(HOT_PROCESSES - 1);
-        let hot = Hot { process: Arc::clone(process), uid: socket.uid, cgroup_id: socket.cgroup_id, fd, closed: BTreeSet::new() };
-        self.entries.push_front(hot);
+        self.entries.push_front(Hot {
+            process: Arc::clone(process),
+            uid: socket.uid,
+            cgroup_id: socket.cgroup_id,
+            fd,
+            closed: BTreeSet::new(),
+            answered: VecDeque::new(),
+        });
     }
 
     /// Notes that a process closes a descriptor.
     pub(super) fn closing(&mut self, process: &Process, fd: u32) {
-        let same = |hot: &&mut Hot| hot.process.pid == process.pid && hot.process.start_ticks == process.start_ticks;
-        for hot in self.entries.iter_mut().filter(same) {
+        for hot in self.entries.iter_mut().filter(|hot| hot.is(process)) {
             hot.closed.insert(fd);
             if hot.closed.len() > MAX_CLOSED {
                 hot.closed.pop_last();
@@ -128,9 +159,33 @@ impl HotList {
         }
     }
 
+    /// Notes that a descriptor of a process got an answer.
+    pub(super) fn answered(&mut self, process: &Process, fd: u32) {
+        for hot in self.entries.iter_mut().filter(|hot| hot.is(process)) {
+            hot.answered.retain(|answered| answered.fd != fd);
+            if hot.answered.len() >= MAX_ANSWERED {
+                hot.answered.pop_front();
+            }
+            hot.answered.push_back(Answered { fd, looked: None, misses: 0 });
+        }
+    }
+
+    /// Notes that these descriptors of a process were not what was looked for.
+    pub(super) fn missed(&mut self, process: &Process, fds: &[u32], now: Instant) {
+        for hot in self.entries.iter_mut().filter(|hot| hot.is(process)) {
+            hot.answered.retain_mut(|answered| {
+                if fds.contains(&answered.fd) {
+                    answered.looked = Some(now);
+                    answered.misses += 1;
+                }
+                answered.misses < MOST_MISSES
+            });
+        }
+    }
+
     /// Drops a process that is gone.
     pub(super) fn drop_process(&mut self, gone: &Process) {
-        self.entries.retain(|hot| hot.process.pid != gone.pid || hot.process.start_ticks != gone.start_ticks);
+        self.entries.retain(|hot| !hot.is(gone));
     }
 }
 
@@ -139,6 +194,7 @@ mod tests {
     use super::*;
     use crate::process::Confidence;
     use std::path::Path;
+    use std::time::Duration;
 
     fn socket(uid: u32, cgroup_id: Option<u64>) -> Socket {
         Socket { inode: 1, uid, cookie: 1, cgroup_id, confidence: Confidence::Exact }
@@ -175,10 +231,10 @@ mod tests {
     fn process_of_another_user_is_no_candidate_unless_the_cgroup_is_the_same() {
         let mut hot = HotList::default();
         hot.put(&us(), &socket(1000, Some(7)), 3);
-        assert_eq!(hot.candidates(&socket(1000, None), 8).len(), 1);
-        assert_eq!(hot.candidates(&socket(0, Some(7)), 8).len(), 1);
-        assert_eq!(hot.candidates(&socket(0, Some(8)), 8).len(), 0);
-        assert_eq!(hot.candidates(&socket(0, None), 8).len(), 0);
+        assert_eq!(hot.candidates(&socket(1000, None), 8, Instant::now()).len(), 1);
+        assert_eq!(hot.candidates(&socket(0, Some(7)), 8, Instant::now()).len(), 1);
+        assert_eq!(hot.candidates(&socket(0, Some(8)), 8, Instant::now()).len(), 0);
+        assert_eq!(hot.candidates(&socket(0, None), 8, Instant::now()).len(), 0);
     }
 
     #[test]
@@ -187,12 +243,32 @@ mod tests {
         let (us, socket) = (us(), socket(1000, None));
         hot.put(&us, &socket, 9);
         [7, 5, 12].into_iter().for_each(|fd| hot.closing(&us, fd));
-        let likely = |hot: &HotList| hot.candidates(&socket, 1).iter().flat_map(|c| c.likely).flatten().collect::<Vec<u32>>();
+        let likely = |hot: &HotList| hot.candidates(&socket, 1, Instant::now()).remove(0).likely;
         assert_eq!(likely(&hot), [5, 7, 12, 9, 10]);
         hot.put(&us, &socket, 7);
         assert_eq!(likely(&hot), [12, 7, 8]);
         (0..10_000).for_each(|fd| hot.closing(&us, fd));
         assert_eq!(hot.entries.front().map(|hot| hot.closed.len()), Some(MAX_CLOSED));
+    }
+
+    #[test]
+    fn answered_descriptors_are_looked_at_in_their_order_once_for_what_was_sent_before_and_not_forever() {
+        let mut hot = HotList::default();
+        let (us, socket, sent) = (us(), socket(1000, None), Instant::now());
+        hot.put(&us, &socket, 9);
+        [7, 5, 7].into_iter().for_each(|fd| hot.answered(&us, fd));
+        let likely = |hot: &HotList, sent| hot.candidates(&socket, 1, sent).remove(0).likely;
+        assert_eq!(likely(&hot, sent), [5, 7, 9, 10]);
+        let now = sent + Duration::from_micros(1);
+        hot.missed(&us, &[5], now);
+        assert_eq!(likely(&hot, sent), [7, 9, 10]);
+        assert_eq!(likely(&hot, now + Duration::from_micros(1)), [5, 7, 9, 10], "it may be closed by then");
+        hot.put(&us, &socket, 7);
+        assert_eq!(likely(&hot, sent), [7, 8]);
+        (1..MOST_MISSES).for_each(|_| hot.missed(&us, &[5], now));
+        assert_eq!(likely(&hot, now + Duration::from_secs(1)), [7, 8]);
+        (0..10_000).for_each(|fd| hot.answered(&us, fd));
+        assert_eq!(hot.entries.front().map(|hot| hot.answered.len()), Some(MAX_ANSWERED));
     }
 
     #[test]

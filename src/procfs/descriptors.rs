@@ -91,6 +91,18 @@ impl Process {
         is_link_to(self.dir(), format_args!("fd/{fd}"), socket)
     }
 
+    /// As [`Self::holds`]; another socket that is found there is passed.
+    pub(super) fn is_at(&self, fd: u32, socket: &SocketLink, walk: &mut Walk) -> bool {
+        let mut target = [MaybeUninit::<u8>::uninit(); 64];
+        let Some(name) = walk.step().and_then(|()| FdName::new(format_args!("fd/{fd}"))) else { return false };
+        let Ok((target, _)) = readlinkat_raw(self.dir(), name.as_bytes(), &mut target) else { return false };
+        let found = socket.is(target);
+        if !found {
+            walk.pass(target, fd);
+        }
+        found
+    }
+
     /// Looks at the descriptors above the highest one seen, one number after the other: a program that opens many at once gets these.
     pub(super) fn climb(&self, socket: &SocketLink, walk: &mut Walk) -> Option<u32> {
         let mut target = [MaybeUninit::<u8>::uninit(); 64];
@@ -263,6 +275,17 @@ mod tests {
         };
         assert!(behind(Walk::whole(100_000)));
         assert!(!behind(Walk::short(100_000)));
+    }
+
+    #[test]
+    fn look_at_one_descriptor_notes_which_other_socket_is_there() {
+        let (_one, first, at) = socket();
+        let (_other, second, other) = socket();
+        let mut walk = Walk::short(2);
+        assert!(ours().is_at(at, &first, &mut walk));
+        assert!(!ours().is_at(other, &first, &mut walk));
+        assert_eq!(walk.take_passed(), [(second.inode, other)]);
+        assert!(!ours().is_at(at, &first, &mut walk), "two looks were all");
     }
 
     #[test]

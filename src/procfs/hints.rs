@@ -17,6 +17,9 @@ const MISS_PAUSE: Duration = Duration::from_millis(100);
 /// A process that has the socket open, and at which descriptor.
 pub(super) type Holder = (Arc<Process>, u32);
 
+/// A process, the user of its socket, and how sure the socket table is.
+type HolderKey = (u32, u64, u32, Confidence);
+
 pub(super) type IdentityKey = (u32, u64, Option<FileId>, u32, Confidence);
 
 #[derive(Debug)]
@@ -28,6 +31,8 @@ pub(super) struct Hints {
     /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
     pub(super) ambiguous: Recent<u64, ()>,
     pub(super) identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
+    /// When a holder was looked at last, and what was found.
+    pub(super) looked: Recent<HolderKey, (Instant, Arc<Identity>)>,
     missed: Recent<u64, Instant>,
     /// Processes that held a socket and were no program any more, by PID and start.
     ending: Recent<(u32, u64), Instant>,
@@ -43,6 +48,7 @@ impl Default for Hints {
             passed: Recent::new(2 * MOST_PASSED),
             ambiguous: Recent::new(4096),
             identities: Recent::new(1024),
+            looked: Recent::new(256),
             missed: Recent::new(1024),
             ending: Recent::new(64),
             walked: Recent::new(256),
@@ -51,6 +57,16 @@ impl Default for Hints {
 }
 
 impl Hints {
+    /// The process that was seen with this very socket before.
+    pub(super) fn seen_with(&mut self, cookie: u64) -> Option<Holder> {
+        let (process, fd) = self.cookies.find(&cookie)?;
+        let holder = process.upgrade().map(|process| (process, *fd));
+        if holder.is_none() {
+            self.cookies.remove(&cookie);
+        }
+        holder
+    }
+
     pub(super) fn note_passed(&mut self, process: &Arc<Process>, passed: Vec<(u64, u32)>) {
         for (inode, fd) in passed {
             self.passed.insert(inode, (Arc::downgrade(process), fd));

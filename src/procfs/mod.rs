@@ -5,7 +5,8 @@
 //! socket most likely is: at the last owner of this cookie, then at the programs that lately owned sockets of this user or
 //! cgroup, their last descriptor number first. What it misses goes to [`Processes::find`] off the data path: members of the
 //! cgroup, the user's processes, all; newest first. A cached answer is only a hint of where to look: the descriptor, the
-//! executable's device and inode, the arguments and the working directory are read again for every flow.
+//! executable's device and inode, the arguments and the working directory are read again for every flow; once for those that were
+//! sent before they are read.
 //!
 //! Keeps one rule: no guess. A socket whose holder is not seen belongs to nobody, with its user kept.
 //!
@@ -18,6 +19,7 @@ mod descriptors;
 mod hints;
 mod identity;
 mod process;
+mod quick;
 mod search;
 mod sockets;
 mod tags;

@@ -1,7 +1,6 @@
-//! The search for a socket's holder, quick and thorough.
+//! The thorough search for a socket's holders, and what is read of a holder.
 //!
-//! Keeps one rule: [`Processes::find_quick`] reads a bounded number of links, whatever the number of processes, and the lock is
-//! never held while /proc is read. Does not ask the socket tables; `netlink` does.
+//! Keeps one rule: the lock is never held while /proc is read. Does not ask the socket tables; `netlink` does.
 
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
@@ -12,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat, openat2};
 
-use super::cache::Candidate;
 use super::cgroups::Cgroups;
 use super::descriptors::{self, SocketLink, Walk};
 use super::hints::{Hints, Holder};
@@ -23,10 +21,6 @@ use super::{sockets, tags};
 use crate::packet::FiveTuple;
 use crate::process::{Confidence, Identity, Socket};
 
-/// Links that the quick search may read: some 0.6 µs each.
-const QUICK_LINKS: usize = 256;
-/// Hot processes that the quick search looks at.
-const QUICK_PROCESSES: usize = 32;
 /// Links that the thorough search may read over all processes.
 const THOROUGH_LINKS: usize = 1_000_000;
 /// An identity is read anew after this time even if nothing seems changed: sessions, groups, cgroups.
@@ -88,20 +82,6 @@ impl Processes {
         }
     }
 
-    /// The holder of a socket where it most likely is; `None` means "ask [`Self::find`], off the data path".
-    ///
-    /// Stops at the first holder, except that a socket which `find` saw in several programs is left to `find` again.
-    #[must_use]
-    pub fn find_quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
-        if self.hints().ambiguous.find(&socket.inode).is_some() {
-            return None;
-        }
-        let (process, fd) = self.quick_holder(socket)?;
-        let identity = self.identify(&process, socket)?;
-        self.remember(&process, socket, fd);
-        Some(identity)
-    }
-
     /// All holders that can be seen with reasonable work: never empty, at least the unattributed identity with the user's number.
     ///
     /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one,
@@ -111,12 +91,12 @@ impl Processes {
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         let now = Instant::now();
         let hopeless = socket.inode == 0 || self.hints().was_missed(socket.inode, now);
-        let first = if hopeless { None } else { self.quick_holder(socket) };
+        let first = if hopeless { None } else { self.quick_holder(socket, now) };
         let hopeless = hopeless || first.as_ref().is_some_and(|(process, _)| self.hints().is_ending(process, now));
         let holders = if hopeless { Vec::new() } else { self.holders(socket, first, now) };
         let mut found: Vec<Arc<Identity>> = Vec::new();
         for (process, fd) in &holders {
-            let Some(identity) = self.identify(process, socket) else { continue };
+            let Some(identity) = self.identify(process, socket, now) else { continue };
             self.remember(process, socket, *fd);
             if !found.iter().any(|other| is_same_program(other, &identity)) {
                 found.push(identity);
@@ -161,74 +141,6 @@ impl Processes {
             // Absolute links inside a container must not lead out to our files.
             openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
         }
-    }
-
-    /// The program closes the socket with this cookie, so that descriptor is soon another's.
-    pub fn closing(&self, cookie: u64) {
-        let mut hints = self.hints();
-        if let Some((process, fd)) = hints.cookies.find(&cookie)
-            && let Some(process) = process.upgrade()
-        {
-            let fd = *fd;
-            hints.hot.closing(&process, fd);
-        }
-    }
-
-    fn quick_holder(&self, socket: &Socket) -> Option<Holder> {
-        if socket.inode == 0 {
-            // Closed by its program; whoever had it may have become another one since.
-            return None;
-        }
-        let link = SocketLink::new(socket.inode);
-        if let Some((process, fd)) = self.last_owner(socket)
-            && process.holds(fd, &link)
-        {
-            return Some((process, fd));
-        }
-        if let Some((process, fd)) = self.hints().take_passed(socket.inode)
-            && process.holds(fd, &link)
-        {
-            return Some((process, fd));
-        }
-        let hot = self.hints().hot.candidates(socket, QUICK_PROCESSES);
-        let mut walk = Walk::short(QUICK_LINKS);
-        for entry in &hot {
-            for fd in entry.likely.into_iter().flatten() {
-                walk.budget = walk.budget.saturating_sub(1);
-                if entry.process.holds(fd, &link) {
-                    return Some((Arc::clone(&entry.process), fd));
-                }
-            }
-        }
-        // Programs open many at once; who passes by the others need not come again for each.
-        let looks: [Look; 2] = [Process::climb, Process::search];
-        for (look, Candidate { process, .. }) in looks.iter().flat_map(|look| hot.iter().map(move |entry| (look, entry))) {
-            let found = look(process, &link, &mut walk);
-            self.hints().note_passed(process, walk.take_passed());
-            if let Some(fd) = found {
-                return Some((Arc::clone(process), fd));
-            }
-            if walk.budget == 0 {
-                return None;
-            }
-        }
-        for Candidate { process, .. } in hot {
-            if process.file("stat").is_err() {
-                self.hints().hot.drop_process(&process);
-            }
-        }
-        None
-    }
-
-    /// The process that was seen with this very socket before.
-    fn last_owner(&self, socket: &Socket) -> Option<Holder> {
-        let mut hints = self.hints();
-        let (process, fd) = hints.cookies.find(&socket.cookie)?;
-        let holder = process.upgrade().map(|process| (process, *fd));
-        if holder.is_none() {
-            hints.cookies.remove(&socket.cookie);
-        }
-        holder
     }
 
     fn holders(&self, socket: &Socket, first: Option<Holder>, now: Instant) -> Vec<Holder> {
@@ -338,8 +250,17 @@ impl Processes {
     }
 
     /// The identity of a holder; read again when it becomes another program while it is read.
-    fn identify(&self, process: &Process, socket: &Socket) -> Option<Arc<Identity>> {
-        (0..READS).find_map(|_| self.identify_once(process, socket))
+    pub(super) fn identify(&self, process: &Process, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        let holder = (process.pid, process.start_ticks, socket.uid, socket.confidence);
+        if let Some((looked, identity)) = self.hints().looked.find(&holder)
+            && *looked >= sent
+        {
+            return Some(Arc::clone(identity));
+        }
+        let now = Instant::now();
+        let identity = (0..READS).find_map(|_| self.identify_once(process, socket))?;
+        self.hints().looked.insert(holder, (now, Arc::clone(&identity)));
+        Some(identity)
     }
 
     /// From the cache when nothing that an exec changes has changed.
@@ -358,7 +279,7 @@ impl Processes {
         Some(identity)
     }
 
-    fn remember(&self, process: &Arc<Process>, socket: &Socket, fd: u32) {
+    pub(super) fn remember(&self, process: &Arc<Process>, socket: &Socket, fd: u32) {
         process.top.fetch_max(fd, Relaxed);
         let mut hints = self.hints();
         hints.hot.put(process, socket, fd);
@@ -367,13 +288,10 @@ impl Processes {
         }
     }
 
-    fn hints(&self) -> MutexGuard<'_, Hints> {
+    pub(super) fn hints(&self) -> MutexGuard<'_, Hints> {
         self.hints.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
-
-/// A way to look through a process.
-type Look = fn(&Process, &SocketLink, &mut Walk) -> Option<u32>;
 
 struct Search {
     link: SocketLink,

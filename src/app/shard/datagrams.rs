@@ -134,6 +134,7 @@ impl Shard {
         self.out.resize(VNET_HEADER_LEN, 0);
         udp_datagram(tuple.remote, tuple.local, HOP_LIMIT, payload, &mut self.out);
         self.write_out();
+        self.note_answer(id);
         self.router.account(id, 0, u64::try_from(payload.len()).unwrap_or(0), now);
     }
 
@@ -234,6 +235,7 @@ impl Shard {
         if !written {
             self.write_each(tuple, *marks, shape, frame);
         }
+        self.note_answer(*id);
         self.router.account(*id, 0, u64::try_from(shape.len).unwrap_or(0), now);
     }
 

@@ -40,10 +40,14 @@ impl Shard {
 
     /// Asks who owns the flows that this batch began.
     pub(super) fn identify_new(&mut self, now: Instant) {
+        if self.unidentified.is_empty() {
+            return;
+        }
         let mut unidentified = std::mem::take(&mut self.unidentified);
+        let sent = Instant::now();
         for id in unidentified.drain(..) {
             let step = |shard: &mut Self| {
-                shard.identify(id, now);
+                shard.identify(id, sent, now);
                 shard.obey(None, now);
             };
             if !self.survives(step) {

@@ -43,8 +43,8 @@ impl Attributor {
     }
 
     /// Who holds a socket, if that can be said in microseconds.
-    fn quick(&self, socket: &Socket) -> Option<Arc<Identity>> {
-        self.processes.find_quick(socket)
+    fn quick(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        self.processes.find_quick(socket, sent)
     }
 
     /// The program closes this socket: its descriptor is the next that the program gets.
@@ -52,9 +52,14 @@ impl Attributor {
         self.processes.closing(cookie);
     }
 
+    /// The program got an answer at this socket, and may close it now.
+    fn answered(&self, cookie: u64) {
+        self.processes.answered(cookie);
+    }
+
     /// Who holds a socket. May take milliseconds.
     pub(in crate::app) fn holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
-        self.quick(socket).map_or_else(|| self.processes.find(socket), |identity| vec![identity])
+        self.quick(socket, Instant::now()).map_or_else(|| self.processes.find(socket), |identity| vec![identity])
     }
 
     /// The attribution thread: searches until the loop is gone.
@@ -71,7 +76,8 @@ impl Attributor {
 }
 
 impl Shard {
-    pub(super) fn identify(&mut self, id: FlowId, now: Instant) {
+    /// Asks who owns a flow whose packet had been sent by the time of `sent`.
+    pub(super) fn identify(&mut self, id: FlowId, sent: Instant, now: Instant) {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
         if !self.is_own(tuple.local.ip()) {
             self.lanes.note_holder(id, None, now);
@@ -81,13 +87,22 @@ impl Shard {
         let socket = self.attributor.socket(&tuple);
         self.lanes.note_holder(id, socket.as_ref(), now);
         let Some(socket) = socket else { return self.identified(id, &[unattributed(None)], now) };
-        if let Some(identity) = self.attributor.quick(&socket) {
+        if let Some(identity) = self.attributor.quick(&socket, sent) {
             return self.identified(id, &[identity], now);
         }
         let uid = socket.uid;
         if !self.jobs.push(Job { flow: id, socket }) {
             self.router.count(Counter::HandOverFull);
             self.identified(id, &[unattributed(Some(uid))], now);
+        }
+    }
+
+    /// An answer goes to the program. With the first one most flows of datagrams are over, and the program closes its socket.
+    pub(super) fn note_answer(&self, id: FlowId) {
+        if self.router.flow(id).is_some_and(|flow| flow.bytes_down == 0)
+            && let Some(cookie) = self.lanes.cookie(id.index())
+        {
+            self.attributor.answered(cookie);
         }
     }
 
