@@ -10,8 +10,10 @@ use smoltcp::wire::{Ipv4Packet, Ipv6Packet};
 
 use super::{IpPacket, Transport};
 
-/// Datagrams that may be missing between two: others of the socket are still on their way, or were lost in a full queue.
-const MISSING: u16 = 16;
+/// Datagrams that may be missing between two of which the second is known by its signature alone.
+const FEW_MISSING: u16 = 16;
+/// Datagrams that a flood loses in a full queue, at most.
+const MANY_MISSING: u16 = 1024;
 
 /// The mark of a socket on one of its datagrams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,8 +26,18 @@ impl Signature {
     /// Whether the socket that sent `last` may have sent this soon after. Whoever guesses is right once in some thousand times.
     #[must_use]
     pub fn follows(self, last: Self) -> bool {
+        self.comes_after(last, FEW_MISSING)
+    }
+
+    /// Whether the socket that sent `last` can have sent this; no proof that it has.
+    #[must_use]
+    pub fn may_follow(self, last: Self) -> bool {
+        self.comes_after(last, MANY_MISSING)
+    }
+
+    fn comes_after(self, last: Self, missing: u16) -> bool {
         match (last, self) {
-            (Self::Count(last), Self::Count(this)) => (1..=MISSING).contains(&this.wrapping_sub(last)),
+            (Self::Count(last), Self::Count(this)) => (1..=missing).contains(&this.wrapping_sub(last)),
             (Self::Label(last), Self::Label(this)) => last == this,
             (Self::Count(_), Self::Label(_)) | (Self::Label(_), Self::Count(_)) => false,
         }
@@ -85,6 +97,7 @@ mod tests {
         for (last, this) in [(7, 7), (7, 6), (7, 24), (7, 40_000), (0, u16::MAX)] {
             assert!(!count(this).follows(count(last)), "{this} after {last}");
         }
+        assert!(count(1031).may_follow(count(7)) && !count(1032).may_follow(count(7)) && !count(7).may_follow(count(7)));
     }
 
     #[test]

@@ -131,10 +131,9 @@ struct Holder {
 }
 
 impl Holder {
-    /// What a datagram's signature says about its sender, where this socket signs what it sends.
-    fn recognises(&self, signature: Option<Signature>) -> Option<bool> {
-        let last = self.signature.filter(|_| self.connected && self.socket.is_some())?;
-        Some(signature.is_some_and(|this| this.follows(last)))
+    /// The last signature, where this socket signs what it sends.
+    fn signs(&self) -> Option<Signature> {
+        self.signature.filter(|_| self.connected && self.socket.is_some())
     }
 }
 
@@ -198,13 +197,15 @@ impl Lanes {
     ) -> bool {
         let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
         let age = now.saturating_duration_since(holder.seen);
-        let recognised = holder.recognises(signature);
-        let held = age < HELD && recognised != Some(false) || {
+        let last = holder.signs();
+        let compared = |by: fn(Signature, Signature) -> bool| last.map(|last| signature.is_some_and(|this| by(this, last)));
+        let held = age < HELD && compared(Signature::may_follow) != Some(false) || {
             let after = ask().map(|s| (s.cookie, s.inode));
             if holder.socket == after {
                 holder.seen = now;
             }
-            holder.socket == after || holder.socket.is_some() && after.is_none() && recognised.unwrap_or(age < CLOSED)
+            holder.socket == after
+                || holder.socket.is_some() && after.is_none() && compared(Signature::follows).unwrap_or(age < CLOSED)
         };
         if held {
             holder.signature = signature;
@@ -263,7 +264,7 @@ mod tests {
     #[test]
     fn datagram_of_another_socket_is_not_taken_for_a_closed_ones_last() {
         let now = Instant::now();
-        let (known, other) = (Some(Signature::Count(7)), Some(Signature::Count(999)));
+        let (known, other) = (Some(Signature::Count(7)), Some(Signature::Count(9999)));
         for at in [now, now + HELD, now + 20 * CLOSED] {
             for stranger in [other, None, Some(Signature::Label(8))] {
                 let (mut lanes, id) = held_by(Some(SOCKET), &[known], now);
