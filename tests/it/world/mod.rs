@@ -1,7 +1,7 @@
 //! The router in a simulated world: seeded programs, kernels, upstreams, people and policies, in virtual time.
 //!
 //! Keeps one rule: the world is the seed; the same seed tells the same story. `PORTREEVE_SEEDS=10000` tells more of them,
-//! `PORTREEVE_SEED=N` one again.
+//! `PORTREEVE_SEED=N` one again, and both together that many from N on.
 
 mod cast;
 mod dice;
@@ -21,10 +21,10 @@ const STEPS: u32 = 300;
 
 fn seeds() -> Range<u64> {
     let number = |name: &str| std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")));
-    match (number("PORTREEVE_SEED"), number("PORTREEVE_SEEDS")) {
-        (Some(one), _) => one..one + 1,
-        (None, count) => 0..count.unwrap_or(SEEDS),
-    }
+    let (first, count) = (number("PORTREEVE_SEED"), number("PORTREEVE_SEEDS"));
+    let usual = if first.is_some() { 1 } else { SEEDS };
+    let first = first.unwrap_or(0);
+    first..first + count.unwrap_or(usual)
 }
 
 /// Says which story went wrong.
