@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 
-from ways import PORT, SERVER4, SERVER6, Failure, machine_cpu
+from ways import PORT, SERVER4, SERVER6, SILENT, Failure, machine_cpu
 
 IDLE_FLOWS = 10_000
 PORTS = 10_000
@@ -61,7 +61,7 @@ def small(way, words, seconds):
         told = way.json(words, timeout=seconds + 15)
     if told["count"] == 0:
         raise Failure(f"{words[0]}: all {told['errors']} attempts failed")
-    figures = {key: told[key] for key in ("rate", "p50_us", "p99_us", "errors")}
+    figures = {key: told[key] for key in ("count", "rate", "p50_us", "p99_us", "errors")}
     if way.has_router:
         figures["router_us"] = spent.router / told["count"] * 1e6
     return figures
@@ -86,6 +86,14 @@ def crowded(way, at_a_time):
         if told["processes"] != int(CROWD[0]):
             raise Failure(f"the crowd has only {told['processes']} processes")
         return new_flows(way, "tcp", at_a_time)
+
+
+def beside_scan(way):
+    """While another program begins connections to a silent host as fast as it can."""
+    with way.held(["scan", SILENT], program="scanner"):
+        figures = new_flows(way, "tcp", 1)
+    figures["succeed"] = figures["rate"] and figures["count"] / (figures["count"] + figures["errors"])
+    return figures
 
 
 def rate(way, direction, family=4):

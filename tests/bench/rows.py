@@ -96,6 +96,7 @@ def tests():
         Test("new-tcp-64", call(measures.new_flows, "tcp", 64)),
         Test("crowd-1", call(measures.crowded, 1)),
         Test("crowd-64", call(measures.crowded, 64)),
+        Test("scan-1", measures.beside_scan),
         Test("trips-tcp", call(measures.trips, "tcp")),
         Test("trips-udp", call(measures.trips, "udp")),
         Test("udp-up", call(measures.rate, "up")),
@@ -154,6 +155,8 @@ def with_extras(line):
         ("new-tcp-64", "rate"): [
             Line("new-tcp-64", "router_us", "the same: router's CPU µs a connection"),
             Line("crowd-1", "p50_us", "one at a time beside 200 processes with 5 000 sockets, p50 µs", Bar("≤", same_way=(1.1, "new-tcp-1", "without them"))),
+            Line("scan-1", "succeed", "one at a time beside another program's scan, unpaced: share that succeeds", Bar("≥", absolute=0.999)),
+            Line("scan-1", "p99_us", "the same, p99 µs", Bar("≤", same_way=(2, "new-tcp-1", "without it"))),
             Line("crowd-64", "rate", "64 at a time beside them, per second", Bar("≥", same_way=(0.9, "new-tcp-64", "without them"))),
         ],
         ("trips-tcp", "p50_us"): [

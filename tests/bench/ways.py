@@ -14,6 +14,7 @@ import subprocess
 import time
 
 SERVER4, SERVER6 = "203.0.113.10", "2001:db8::10"
+SILENT = "203.0.113.66"
 PORT = "7000"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -177,11 +178,11 @@ class Way:
         return json.loads(self.run([f"{self.options.work}/traffic", *words], timeout))
 
     @contextlib.contextmanager
-    def held(self, words, timeout=60):
+    def held(self, words, timeout=60, program="traffic"):
         """The traffic program beside what follows; gives what it says first, ends it with its input."""
         base = f"{self.options.work}/{self.name}-{next(self.number)}"
         os.mkfifo(f"{base}.in")
-        command = shlex.join([f"{self.options.work}/traffic", *words])
+        command = shlex.join([f"{self.options.work}/{program}", *words])
         # Opened for both ways, the pipe does not keep the shell waiting for a writer, nor us for a reader.
         pipe = os.open(f"{base}.in", os.O_RDWR)
         try:

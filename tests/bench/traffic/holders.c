@@ -1,8 +1,9 @@
-// Sockets that only exist: idle connections to the server, and a crowd of processes with sockets on loopback.
+// Sockets that only exist: idle connections to the server, a crowd of processes with sockets on loopback, and a scan that nobody answers.
 #include "traffic.h"
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -85,4 +86,29 @@ void crowd(int processes, int sockets) {
 		ready++;
 	printf("{\"processes\": %d, \"sockets\": %d}\n", ready, ready * (pairs * 2 + 1));
 	wait_for_end_of_input();
+}
+
+// Begins connections to one port after another as fast as it can, and keeps the last of them; the peer is to be silent.
+void scan(void) {
+	enum { KEPT = 4000, IN_A_ROW = 50 };
+	static int kept[KEPT];
+	struct pollfd input = { .fd = 0, .events = POLLIN };
+	struct sockaddr_in *v4 = (struct sockaddr_in *)&peer;
+	uint64_t start = now_ns(), deadline = in_seconds(60);
+	unsigned long begun = 0, refused = 0;
+	memset(kept, -1, sizeof kept);
+	puts("{\"scanning\": true}");
+	fflush(stdout);
+	while (now_ns() < deadline && !poll(&input, 1, 0)) {
+		for (int i = 0; i < IN_A_ROW; i++, begun++) {
+			int *place = &kept[begun % KEPT];
+			if (*place >= 0)
+				close(*place);
+			// Both families have the port in the same place.
+			v4->sin_port = htons((uint16_t)(1 + begun % 65535));
+			*place = dial(SOCK_STREAM | SOCK_NONBLOCK);
+			refused += *place < 0;
+		}
+	}
+	fprintf(stderr, "{\"begun\": %lu, \"refused\": %lu, \"seconds\": %.2f}\n", begun, refused, (double)(now_ns() - start) / 1e9);
 }

@@ -7,6 +7,7 @@
 //   traffic super up|down ADDRESS PORT SECONDS       UDP_SEGMENT at the sender, UDP_GRO at the receiver: bits a second
 //   traffic hold ADDRESS PORT COUNT                  opens COUNT connections, says so, keeps them until stdin ends
 //   traffic crowd PROCESSES SOCKETS                  that many processes with that many TCP sockets on loopback, until stdin ends
+//   traffic scan ADDRESS                             begins connections to all ports of a silent host, unpaced, until stdin ends
 //
 // Every loop is bounded by time, every socket by a timeout of three seconds. Times are in microseconds.
 #include "traffic.h"
@@ -51,6 +52,9 @@ int main(int count, char **words) {
 		hold(atol(words[4]));
 	} else if (!strcmp(verb, "crowd") && count == 4) {
 		crowd(atoi(words[2]), atoi(words[3]));
+	} else if (!strcmp(verb, "scan") && count == 3) {
+		name_peer(words[2], "0", ECHO_PORT);
+		scan();
 	} else {
 		fputs("traffic: the head of main.c says how\n", stderr);
 		return 2;

@@ -62,4 +62,5 @@ void find_rate(int down, uint32_t size);
 void super_packets(int down, double seconds);
 void hold(long count);
 void crowd(int processes, int sockets);
+void scan(void);
 #endif
