@@ -41,8 +41,8 @@ pub(super) const HOST_LOOPBACK: (Ipv4Addr, Ipv6Addr) =
 const HOST_NAME: &str = "host.portreeve.internal";
 /// Questions and streams on their way to the resolver.
 const QUESTIONS: usize = 1024;
-/// Sockets on their way to the attribution thread: as many as flows may wait.
-const JOBS: usize = 4096;
+/// Sockets on their way to the attribution thread. A search takes milliseconds: what waits behind more than these is past its deadline.
+const JOBS: usize = 1024;
 /// Records on their way to the record file.
 const RECORDS: usize = 16_384;
 /// Descriptors kept for DNS, control and files beside the flows' own.
@@ -102,7 +102,7 @@ impl Core {
         let (recorder, records) = match plan.record {
             Some(file) => {
                 let (sender, receiver) = sync_channel(RECORDS);
-                (Some(spawn("records", move || write_records(file, &receiver))?), Some(sender))
+                (Some(spawn("records", BEHIND, move || write_records(file, &receiver))?), Some(sender))
             }
             None => (None, None),
         };
@@ -144,10 +144,10 @@ impl Core {
         let (ending_sender, ending) = watch::channel(false);
         let (undone, ended) = watch::channel(false);
         let (ended_well, loops) = (Arc::new(AtomicUsize::new(0)), shards.len());
-        let mut threads = vec![spawn("attribution", move || searching.0.serve(&job_queue, &searching.1))?];
+        let mut threads = vec![spawn("attribution", BEHIND, move || searching.0.serve(&job_queue, &searching.1))?];
         for shard in shards {
             let (stopped, ended_well) = (Telling(ending_sender.clone()), ended_well.clone());
-            threads.push(spawn("packets", move || run_shard(shard, stopped, &ended_well))?);
+            threads.push(spawn("packets", PACKETS, move || run_shard(shard, stopped, &ended_well))?);
         }
         let running = Arc::new(Running {
             facts: plan.facts,
@@ -298,8 +298,19 @@ fn raise_descriptor_limit() -> u64 {
     }
 }
 
-fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(f)
+/// The packet loops come before programs, as the kernel's own network code does: a program that floods them would else take the core
+/// that they need to turn it down.
+const PACKETS: i32 = -10;
+/// Searches and the writing of records come behind them.
+const BEHIND: i32 = 5;
+
+/// `nice`: the thread's (setpriority(2)).
+fn spawn(name: &str, nice: i32, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
+        // Without privilege (RLIMIT_NICE) a thread stays as it is.
+        let _ = rustix::process::setpriority_process(None, nice);
+        f();
+    })
 }
 
 /// Writes records as JSON lines until no sender is left.

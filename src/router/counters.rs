@@ -36,6 +36,8 @@ pub enum Counter {
     RefusedAgain,
     /// The resolver, the attribution or the control side could not keep up.
     HandOverFull,
+    /// A first packet of a new flow for which there was no place to wait beside others.
+    RushOut,
     /// A packet for the program that the TUN did not take.
     TunFull,
     /// Datagrams that an upstream socket had no room for.
@@ -69,6 +71,7 @@ impl Counter {
             Self::Retransmit,
             Self::RefusedAgain,
             Self::HandOverFull,
+            Self::RushOut,
             Self::TunFull,
             Self::UpstreamFull,
             Self::Stranger,
@@ -114,6 +117,7 @@ impl Counter {
             Self::Retransmit => "retransmit",
             Self::RefusedAgain => "refused_again",
             Self::HandOverFull => "hand_over_full",
+            Self::RushOut => "rush_out",
             Self::TunFull => "tun_full",
             Self::UpstreamFull => "upstream_full",
             Self::Stranger => "stranger",

@@ -61,7 +61,7 @@ fn a_flood_to_silent_hosts_leaves_others_alone(way: Way) {
         assert!(ok * 1000 >= BESIDE * 999, "{beside}");
         // The rest waits in the scanner's kernel: what the TUN's queue could not take is sent again later.
         assert!(waiting > 0 && refused > 0 && number(&counters, "/program_pending_out") > 0, "{flooded}: {counters}");
-        let lost_places = number(&counters, "/hand_over_full") + number(&counters, "/pending_out");
+        let lost_places = number(&counters, "/blocked") + number(&counters, "/pending_out");
         assert!(lost_places * 100 < FLOOD, "nobody is refused for want of an attribution: {counters}");
         assert_eq!(answers, [Lab::SERVER_4; 2], "names resolve beside a flood");
     }

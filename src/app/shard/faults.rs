@@ -8,19 +8,25 @@ use std::time::Instant;
 
 use super::{PACKET_MAX, Shard};
 use crate::flow::FlowId;
-use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN};
+use crate::packet::{Checksums, IpPacket, Kept, VNET_HEADER_LEN};
 use crate::router::{Counter, Input};
 
 impl Shard {
     /// Takes one packet from the TUN.
     pub(super) fn take_packet(&mut self, bytes: &[u8], now: Instant) {
-        if self.survives(|shard| shard.on_packet(bytes, now)) {
+        self.for_packet(bytes.get(VNET_HEADER_LEN..).unwrap_or(&[]), now, |shard| shard.on_packet(bytes, now));
+    }
+
+    /// Takes one that had to wait.
+    pub(super) fn take_kept(&mut self, kept: &Kept, now: Instant) {
+        self.for_packet(kept, now, |shard| shard.on_kept(kept, now));
+    }
+
+    fn for_packet(&mut self, packet: &[u8], now: Instant, step: impl FnOnce(&mut Self)) {
+        if self.survives(step) {
             return;
         }
-        let tuple = |shard: &Self| {
-            let packet = IpPacket::parse(bytes.get(VNET_HEADER_LEN..)?, Checksums::Unfinished).ok()?;
-            shard.router.find(&packet.tuple())
-        };
+        let tuple = |shard: &Self| shard.router.find(&IpPacket::parse(packet, Checksums::Unfinished).ok()?.tuple());
         self.survives(|shard| {
             if let Some(id) = tuple(shard) {
                 shard.end_faulty(id, now);

@@ -64,12 +64,16 @@ impl Attributor {
 
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
-        while let Some(Job { flow, socket }) = jobs.next() {
+        let mut told = false;
+        while let Some(Job { flow, socket, .. }) = jobs.next() {
+            if shards.are_stopping() {
+                return;
+            }
             // Another search may have found the program meanwhile.
             let identities = self.holders(&socket);
-            if !shards.send(flow, Message::Identified { flow, identities }) {
+            if !shards.send(flow, Message::Identified { flow, identities }) && !std::mem::replace(&mut told, true) {
                 // The flow's own deadline refuses it.
-                tracing::warn!("an attribution was lost: the packet loop does not keep up");
+                tracing::warn!("attributions are lost: the packet loop does not keep up");
             }
         }
     }
@@ -90,10 +94,10 @@ impl Shard {
         if let Some(identity) = self.attributor.quick(&socket, sent) {
             return self.identified(id, &[identity], now);
         }
-        let uid = socket.uid;
-        if !self.jobs.push(Job { flow: id, socket }) {
+        if !self.jobs.push(Job { flow: id, socket, remote: tuple.remote.ip() }) {
+            // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
-            self.identified(id, &[unattributed(Some(uid))], now);
+            self.router.handle(Input::Ended { flow: id, outcome: "not attributed" }, now);
         }
     }
 

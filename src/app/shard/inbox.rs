@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::Duration;
 
@@ -89,11 +90,14 @@ impl Handle {
 
 /// How others reach the loops of all shards.
 #[derive(Clone)]
-pub(in crate::app) struct Handles(Arc<[Handle]>);
+pub(in crate::app) struct Handles {
+    all: Arc<[Handle]>,
+    stopping: Arc<AtomicBool>,
+}
 
 impl Handles {
     pub(super) fn new(handles: Vec<Handle>) -> Self {
-        Self(handles.into())
+        Self { all: handles.into(), stopping: Arc::default() }
     }
 
     /// Sends to the shard of a flow. False when its loop is gone or cannot keep up; what was sent is then lost.
@@ -107,17 +111,17 @@ impl Handles {
     }
 
     fn send_to_giver(&self, number: u64, message: Message) -> bool {
-        self.0.get(Numbers::giver(number, self.0.len())).is_some_and(|handle| handle.send(message))
+        self.all.get(Numbers::giver(number, self.all.len())).is_some_and(|handle| handle.send(message))
     }
 
     /// Sends to every shard; false unless all of them took it.
     pub(in crate::app) fn send_all(&self, message: impl Fn() -> Message) -> bool {
-        self.0.iter().filter(|handle| !handle.send(message())).count() == 0
+        self.all.iter().filter(|handle| !handle.send(message())).count() == 0
     }
 
     /// Sends to every shard but one.
     pub(super) fn send_others(&self, index: usize, message: impl Fn() -> Message) {
-        for (_, handle) in self.0.iter().enumerate().filter(|(other, _)| *other != index) {
+        for (_, handle) in self.all.iter().enumerate().filter(|(other, _)| *other != index) {
             // A loop that cannot keep up asks again itself.
             handle.send(message());
         }
@@ -125,23 +129,29 @@ impl Handles {
 
     /// Whether there is one shard only.
     pub(super) fn are_alone(&self) -> bool {
-        self.0.len() <= 1
+        self.all.len() <= 1
     }
 
     /// Sends to the shard behind `index` in the ring of all; false where it cannot keep up.
     pub(super) fn send_next(&self, index: usize, message: Message) -> bool {
-        let next = (index + 1) % self.0.len().max(1);
-        self.0.get(next).is_some_and(|handle| handle.send(message))
+        let next = (index + 1) % self.all.len().max(1);
+        self.all.get(next).is_some_and(|handle| handle.send(message))
     }
 
     /// Ends all loops; waits for a place in each inbox, as this message must not be lost.
     pub(in crate::app) fn stop(&self, grace: Duration) {
-        self.0.iter().for_each(|handle| handle.stop(grace));
+        self.stopping.store(true, Ordering::Relaxed);
+        self.all.iter().for_each(|handle| handle.stop(grace));
+    }
+
+    /// Whether the loops have been told to end: what they would still be told is of no use to them.
+    pub(super) fn are_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Relaxed)
     }
 
     /// The state of all loops together, unless one is stuck.
     pub(in crate::app) fn snapshot(&self) -> Option<Snapshot> {
-        self.0.iter().map(Handle::snapshot).try_fold(Snapshot::default(), |all, one| Some(all.with(one?)))
+        self.all.iter().map(Handle::snapshot).try_fold(Snapshot::default(), |all, one| Some(all.with(one?)))
     }
 }
 

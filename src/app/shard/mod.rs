@@ -11,7 +11,7 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `start` makes the loops, `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` asks who owns a flow, `inbox` is what
+//! `start` makes the loops, `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` asks who owns a flow, `rush` lets newcomers wait, `inbox` is what
 //! other threads say, `telling` speaks to people.
 
 mod alive;
@@ -27,10 +27,12 @@ mod lanes;
 mod patience;
 mod ports;
 mod runs;
+mod rush;
 mod start;
 mod strangers;
 mod tcp;
 mod telling;
+mod turns;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -60,12 +62,15 @@ pub(super) use jobs::{Jobs, job_queue};
 use lanes::{Lane, Lanes};
 use patience::Patience;
 pub(super) use ports::Ports;
+use rush::Rush;
 pub(super) use start::Parts;
 
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
 /// Packets read in a row before the flows that they touched are pumped.
 const BATCH: usize = 32;
+/// As many more may be read in a rush, of first packets that have to wait.
+const RUSH: usize = 512;
 /// Largest packet with its header.
 const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
@@ -97,6 +102,7 @@ pub(super) struct Shard {
     buffer: Box<[u8]>,
     out: Vec<u8>,
     datagrams: Datagrams,
+    rush: Rush,
     told_older: bool,
     older_until: Instant,
     stop_at: Option<Instant>,
@@ -127,6 +133,7 @@ impl Shard {
             }
             self.pump_dirty(now);
             // After the pump, which has heard by then what programs closed: the next socket takes the same descriptor again.
+            self.let_in(now);
             self.identify_new(now);
             self.send_runs(now);
             let now = Instant::now();
@@ -140,7 +147,10 @@ impl Shard {
     fn read_tun(&mut self, now: Instant) -> io::Result<()> {
         let mut buffer = std::mem::take(&mut self.buffer);
         let mut result = Ok(());
-        for _ in 0..BATCH {
+        // Newcomers cost little before they are judged, and those that are put off nothing; the queue is emptied of them.
+        let (mut reads, before) = (0, self.rush.put_off());
+        while reads < BATCH + self.unidentified.len().min(rush::MANY) + self.rush.put_off().saturating_sub(before).min(RUSH) {
+            reads += 1;
             match self.tun.read(&mut buffer) {
                 Ok(len) => self.take_packet(buffer.get(..len).unwrap_or(&[]), now),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -172,6 +182,9 @@ impl Shard {
     }
 
     fn on_whole(&mut self, packet: &IpPacket<'_>, now: Instant) {
+        if self.must_wait(packet) {
+            return self.keep_waiting(packet);
+        }
         self.router.handle(Input::Packet(packet), now);
         self.obey(Some(packet), now);
     }

@@ -68,7 +68,7 @@ impl Shard {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.tun_ready || !self.dirty.is_empty() || !self.unidentified.is_empty() {
+        if self.tun_ready || self.rush.is_on() || !self.dirty.is_empty() || !self.unidentified.is_empty() {
             return Some(Duration::ZERO);
         }
         let fresh = self.datagrams.fresh.next();

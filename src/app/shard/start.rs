@@ -14,6 +14,7 @@ use mio::{Interest, Poll, Waker};
 use super::datagrams::Datagrams;
 use super::inbox::Handle;
 use super::patience::Patience;
+use super::rush::Rush;
 use super::{Attributor, Handles, INBOX, Jobs, Lanes, Message, PACKET_MAX, Shard, TUN};
 use crate::app::dns::{Datagram, Stream};
 use crate::app::older;
@@ -113,6 +114,7 @@ impl Shard {
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             out: Vec::with_capacity(PACKET_MAX),
             datagrams: Datagrams::default(),
+            rush: Rush::default(),
             told_older: false,
             older_until: if takes_over { now + OLDER } else { now },
             stop_at: None,

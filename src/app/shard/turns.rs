@@ -1,0 +1,96 @@
+//! A bounded queue in which whoever asks for much waits behind whoever asks for little.
+//!
+//! Keeps one rule: each asker has a queue of its own, they take turns, and none may have more places than the others leave free, so that
+//! a full house is full of the one who filled it.
+
+use std::collections::{HashMap, VecDeque};
+use std::hash::Hash;
+
+#[derive(Debug)]
+pub(super) struct Turns<K, V> {
+    capacity: usize,
+    waiting: usize,
+    by_asker: HashMap<K, VecDeque<V>>,
+    /// Askers who wait for something, the next one first.
+    order: VecDeque<K>,
+}
+
+impl<K: Copy + Eq + Hash, V> Turns<K, V> {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, waiting: 0, by_asker: HashMap::new(), order: VecDeque::new() }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting == 0
+    }
+
+    /// False when there is no place for this asker.
+    pub(super) fn push(&mut self, asker: K, item: V) -> bool {
+        let own = self.by_asker.get(&asker).map_or(0, VecDeque::len);
+        // As with the router's bounds (flow::accounts): one alone gets half, and the rest is for those who come later.
+        if own >= self.capacity.saturating_sub(self.waiting) {
+            return false;
+        }
+        if own == 0 {
+            self.order.push_back(asker);
+        }
+        self.by_asker.entry(asker).or_default().push_back(item);
+        self.waiting += 1;
+        true
+    }
+
+    pub(super) fn pop(&mut self) -> Option<V> {
+        let asker = self.order.pop_front()?;
+        let queue = self.by_asker.get_mut(&asker)?;
+        let item = queue.pop_front()?;
+        self.waiting -= 1;
+        if queue.is_empty() {
+            self.by_asker.remove(&asker);
+        } else {
+            self.order.push_back(asker);
+        }
+        Some(item)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pushed(turns: &mut Turns<u32, u64>, asker: u32, count: u64) -> usize {
+        (0..count).filter(|item| turns.push(asker, *item)).count()
+    }
+
+    #[test]
+    fn flood_of_one_gets_half_of_the_places_and_the_next_one_half_of_the_rest() {
+        let mut turns = Turns::new(64);
+        assert_eq!(pushed(&mut turns, 1, 1000), 32);
+        assert_eq!(pushed(&mut turns, 2, 1000), 16);
+        assert_eq!(pushed(&mut turns, 3, 1000), 8);
+        assert!(!turns.push(1, 1), "the first one is refused, not its neighbours");
+        assert!(turns.push(4, 1));
+    }
+
+    #[test]
+    fn one_item_of_another_is_next_but_one_whatever_waits_before_it() {
+        let mut turns = Turns::new(64);
+        pushed(&mut turns, 1, 30);
+        assert!(turns.push(7, 99));
+        let order: Vec<u64> = (0..4).filter_map(|_| turns.pop()).collect();
+        assert_eq!(order, [0, 99, 1, 2]);
+    }
+
+    #[test]
+    fn each_is_served_in_its_own_order_and_places_come_back() {
+        let mut turns = Turns::new(4);
+        for round in 0..100 {
+            assert!(turns.push(1, round) && turns.push(1, round + 1000), "{round}");
+            assert!(!turns.push(1, 1), "half of four");
+            assert_eq!([turns.pop(), turns.pop(), turns.pop()], [Some(round), Some(round + 1000), None]);
+        }
+        assert!(
+            turns.is_empty() && turns.by_asker.is_empty() && turns.order.is_empty(),
+            "nothing is kept of those who have gone"
+        );
+    }
+}
