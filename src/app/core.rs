@@ -144,7 +144,7 @@ impl Core {
         let (ending_sender, ending) = watch::channel(false);
         let (undone, ended) = watch::channel(false);
         let (ended_well, loops) = (Arc::new(AtomicUsize::new(0)), shards.len());
-        let mut threads = vec![spawn("attribution", BEHIND, move || searching.0.serve(&job_queue, &searching.1))?];
+        let mut threads = vec![spawn("attribution", 0, move || searching.0.serve(&job_queue, &searching.1))?];
         for shard in shards {
             let (stopped, ended_well) = (Telling(ending_sender.clone()), ended_well.clone());
             threads.push(spawn("packets", PACKETS, move || run_shard(shard, stopped, &ended_well))?);
@@ -301,7 +301,7 @@ fn raise_descriptor_limit() -> u64 {
 /// The packet loops come before programs, as the kernel's own network code does: a program that floods them would else take the core
 /// that they need to turn it down.
 const PACKETS: i32 = -10;
-/// Searches and the writing of records come behind them.
+/// The writing of records comes behind them.
 const BEHIND: i32 = 5;
 
 /// `nice`: the thread's (setpriority(2)).

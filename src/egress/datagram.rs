@@ -151,6 +151,10 @@ fn bind_alone(socket: &Socket, v4: bool, port: u16) -> io::Result<()> {
     if port == 0 {
         return Ok(());
     }
+    if !v4 {
+        // Else any IPv4 socket on this port would count as one on ours.
+        socket.set_only_v6(true)?;
+    }
     match socket.bind(&any(v4, port)) {
         Err(error) if is_taken(&error) => Ok(()),
         other => other,

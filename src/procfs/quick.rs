@@ -86,7 +86,7 @@ impl Processes {
                 return Some((Arc::clone(process), fd));
             }
             if walk.budget == 0 {
-                return None;
+                break;
             }
         }
         for Candidate { process, .. } in hot {
@@ -100,7 +100,8 @@ impl Processes {
     fn look_where_likely(&self, entry: &Candidate, link: &SocketLink, walk: &mut Walk) -> Option<u32> {
         let now = Instant::now();
         let mut missed = 0;
-        let found = entry.likely.iter().find(|fd| {
+        // What the budget does not reach was not looked at.
+        let found = entry.likely.iter().take(walk.budget).find(|fd| {
             let found = entry.process.is_at(**fd, link, walk);
             missed += usize::from(!found);
             found

@@ -97,6 +97,7 @@ impl Shard {
         if !self.jobs.push(Job { flow: id, socket, remote: tuple.remote.ip() }) {
             // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
+            self.tell_hand_over();
             self.router.handle(Input::Ended { flow: id, outcome: "not attributed" }, now);
         }
     }

@@ -20,20 +20,20 @@ pub(in crate::app) struct Job {
     pub(super) remote: IpAddr,
 }
 
-/// Who asks, as far as the socket table says, and for what.
-type Group = (u32, Option<u64>, IpAddr);
+/// Who asks, as far as the socket table says.
+type Group = (u32, Option<u64>);
 
 /// Where jobs are handed in.
 #[derive(Clone)]
 pub(in crate::app) struct Jobs {
-    queues: Arc<Mutex<Turns<Group, Job>>>,
+    queues: Arc<Mutex<Turns<Group, IpAddr, Job>>>,
     /// One word for each job that waits: wakes the thread, and its end is the thread's.
     tokens: SyncSender<()>,
 }
 
 /// Where the attribution thread takes them out.
 pub(in crate::app) struct JobQueue {
-    queues: Arc<Mutex<Turns<Group, Job>>>,
+    queues: Arc<Mutex<Turns<Group, IpAddr, Job>>>,
     tokens: Receiver<()>,
 }
 
@@ -47,8 +47,8 @@ pub(in crate::app) fn job_queue(capacity: usize) -> (Jobs, JobQueue) {
 impl Jobs {
     /// False when there is no place for a job of this user and cgroup.
     pub(super) fn push(&self, job: Job) -> bool {
-        let group = (job.socket.uid, job.socket.cgroup_id, job.remote);
-        locked(&self.queues).push(group, job) && self.tokens.try_send(()).is_ok()
+        let group = (job.socket.uid, job.socket.cgroup_id);
+        locked(&self.queues).push(group, job.remote, job) && self.tokens.try_send(()).is_ok()
     }
 }
 
@@ -95,9 +95,6 @@ mod tests {
         assert_eq!(pushed(&jobs, 0, 1, 1000), 8, "another user");
         assert!(!jobs.push(job(1000, 1, SCANNED, 1)), "the first one is refused, not its neighbours");
         assert!(jobs.push(job(5, 5, SCANNED, 1)));
-        for remote in ["192.0.2.2:9", "[2001:db8::1]:9"] {
-            assert!(jobs.push(job(1000, 1, remote, 1)), "what its neighbours in the same cgroup ask for is another host");
-        }
     }
 
     #[test]

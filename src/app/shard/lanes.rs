@@ -74,7 +74,7 @@ pub(super) struct TcpLane {
     /// is told.
     pub(super) broken: Option<(Failure, Instant)>,
     /// The program asks whether the peer is still there.
-    pub(super) question: Option<Box<super::alive::Question>>,
+    pub(super) probe: Option<Box<super::alive::Probe>>,
     pub(super) carried: u64,
 }
 
@@ -92,7 +92,7 @@ impl TcpLane {
             finished_up: false,
             finished_down: false,
             broken: None,
-            question: None,
+            probe: None,
             carried: 0,
         }
     }

@@ -11,8 +11,9 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `start` makes the loops, `lanes` holds what carries a flow, `faults` keeps a fault of our own to one flow, `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` asks who owns a flow, `rush` lets newcomers wait, `inbox` is what
-//! other threads say, `telling` speaks to people.
+//! `start` makes the loops, `patience` waits, `rush` reads the TUN and lets newcomers wait, by `turns`; `lanes` holds what carries a flow,
+//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` asks who owns a flow, `faults` keeps a fault of our
+//! own to one flow; `inbox` is what other threads say, `telling` speaks to people.
 
 mod alive;
 mod closed;
@@ -67,10 +68,6 @@ pub(super) use start::Parts;
 
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
-/// Packets read in a row before the flows that they touched are pumped.
-const BATCH: usize = 32;
-/// As many more may be read in a rush, of first packets that have to wait.
-const RUSH: usize = 512;
 /// Largest packet with its header.
 const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
@@ -104,6 +101,7 @@ pub(super) struct Shard {
     datagrams: Datagrams,
     rush: Rush,
     told_older: bool,
+    told_hand_over: bool,
     older_until: Instant,
     stop_at: Option<Instant>,
 }
@@ -142,30 +140,6 @@ impl Shard {
                 return self.stop(now);
             }
         }
-    }
-
-    fn read_tun(&mut self, now: Instant) -> io::Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut result = Ok(());
-        // Newcomers cost little before they are judged, and those that are put off nothing; the queue is emptied of them.
-        let (mut reads, before) = (0, self.rush.put_off());
-        while reads < BATCH + self.unidentified.len().min(rush::MANY) + self.rush.put_off().saturating_sub(before).min(RUSH) {
-            reads += 1;
-            match self.tun.read(&mut buffer) {
-                Ok(len) => self.take_packet(buffer.get(..len).unwrap_or(&[]), now),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.tun_ready = false;
-                    break;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
-            }
-        }
-        self.buffer = buffer;
-        result
     }
 
     fn on_packet(&mut self, bytes: &[u8], now: Instant) {
@@ -232,7 +206,7 @@ impl Shard {
                         return self.router.handle(Input::Packet(packet), now);
                     }
                 }
-                if self.passes_question_on(id, packet, now) {
+                if self.passes_probe_on(id, packet, now) {
                     return;
                 }
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);

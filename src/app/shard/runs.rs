@@ -3,11 +3,11 @@
 //! Keeps one rule: a run is what `UDP_SEGMENT` takes, datagrams of one size of which the last may be shorter, so that nobody on either
 //! side can tell. A run lasts no longer than the batch that it is made of.
 
-use super::BATCH;
+use super::rush::BATCH;
 use crate::flow::FlowId;
 use crate::packet::Marks;
 
-/// Flows that may have a run at a time: as many as a batch may have flows, so that what they say first leaves in one go. Who takes it on
+/// Flows that may have a run at a time: as many as a common batch has flows, so that what they say first leaves in one go. Who takes it on
 /// the other side then wakes up once, not once a flow.
 const RUNS: usize = BATCH;
 /// Memory of runs that is kept for the next ones.

@@ -1,19 +1,27 @@
 //! A rush of new flows: their first packets wait, those of flows that are known do not.
 //!
 //! To judge a new flow costs as much as to carry twenty packets on, so a scan or a flood of one program would fill the TUN's queue, and
-//! everybody's packets would be lost in it. Here the queue is emptied first. Keeps one rule: whoever is called by many newcomers keeps
-//! them waiting; a newcomer to another host is next, or next but one.
+//! everybody's packets would be lost in it. Here the queue is emptied first. Keeps one rule: newcomers take turns by the network that they
+//! are for, and within it by the host, so that those who scan one host or one network wait for each other.
 
+use std::collections::HashMap;
+use std::io;
 use std::net::IpAddr;
 use std::time::Instant;
 
+use ipnet::IpNet;
+
 use super::Shard;
 use super::turns::Turns;
-use crate::packet::{IpPacket, Kept, Transport};
+use crate::packet::{FiveTuple, IpPacket, Kept, Transport};
 use crate::router::{Counter, Input};
 
+/// Packets read in a row before the flows that they touched are pumped.
+pub(super) const BATCH: usize = 32;
+/// As many more may be read in a rush, of first packets that have to wait.
+const MOST_PUT_OFF: usize = 512;
 /// New flows in one batch that make a rush: more than programs begin at a time.
-pub(super) const MANY: usize = 128;
+const MANY: usize = 128;
 /// In a rush, those that are judged before other packets have their turn again.
 const AT_ONCE: usize = 8;
 /// First packets that wait, and their bytes together.
@@ -22,14 +30,16 @@ const MAX_BYTES: usize = 4 << 20;
 
 /// First packets of new flows, by the host that they are for.
 pub(super) struct Rush {
-    newcomers: Turns<IpAddr, Kept>,
+    newcomers: Turns<IpNet, IpAddr, Kept>,
+    /// How many packets wait of a flow that others of it are not to overtake.
+    of_flow: HashMap<FiveTuple, usize>,
     bytes: usize,
     put_off: usize,
 }
 
 impl Default for Rush {
     fn default() -> Self {
-        Self { newcomers: Turns::new(PLACES), bytes: 0, put_off: 0 }
+        Self { newcomers: Turns::new(PLACES), of_flow: HashMap::new(), bytes: 0, put_off: 0 }
     }
 }
 
@@ -45,26 +55,71 @@ impl Rush {
 
     /// False where there is no place.
     fn push(&mut self, packet: &IpPacket<'_>) -> bool {
-        let len = packet.bytes().len();
+        let (len, tuple) = (packet.bytes().len(), packet.tuple());
         self.put_off += 1;
-        let kept = || Kept::new(packet.bytes(), packet.arrival());
-        let is_in = self.bytes + len <= MAX_BYTES && self.newcomers.push(packet.tuple().remote.ip(), kept());
-        self.bytes += if is_in { len } else { 0 };
+        // Half of what is free, as with the places.
+        if 2 * len > MAX_BYTES.saturating_sub(self.bytes) {
+            return false;
+        }
+        let remote = tuple.remote.ip();
+        let is_in = self.newcomers.push(network_of(remote), remote, Kept::new(packet.bytes(), packet.arrival()));
+        if is_in {
+            self.bytes += len;
+            *self.of_flow.entry(tuple).or_default() += 1;
+        }
         is_in
     }
 
     fn pop(&mut self) -> Option<Kept> {
         let kept = self.newcomers.pop()?;
         self.bytes = self.bytes.saturating_sub(kept.len());
+        if let Ok(tuple) = kept.parse().map(|packet| packet.tuple())
+            && let Some(waiting) = self.of_flow.get_mut(&tuple)
+        {
+            *waiting -= 1;
+            if *waiting == 0 {
+                self.of_flow.remove(&tuple);
+            }
+        }
         Some(kept)
+    }
+
+    /// Whether earlier packets of the same flow wait.
+    fn holds(&self, tuple: &FiveTuple) -> bool {
+        self.of_flow.contains_key(tuple)
     }
 }
 
 impl Shard {
+    /// Reads a batch from the TUN.
+    pub(super) fn read_tun(&mut self, now: Instant) -> io::Result<()> {
+        let mut buffer = std::mem::take(&mut self.buffer);
+        let mut result = Ok(());
+        // Newcomers cost little before they are judged, and those that are put off nothing; the queue is emptied of them.
+        let (mut reads, before) = (0, self.rush.put_off());
+        while reads < BATCH + self.unidentified.len().min(MANY) + self.rush.put_off().saturating_sub(before).min(MOST_PUT_OFF) {
+            reads += 1;
+            match self.tun.read(&mut buffer) {
+                Ok(len) => self.take_packet(buffer.get(..len).unwrap_or(&[]), now),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.tun_ready = false;
+                    break;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    result = Err(error);
+                    break;
+                }
+            }
+        }
+        self.buffer = buffer;
+        result
+    }
+
     /// Whether a packet begins a flow that others are before.
     pub(super) fn must_wait(&self, packet: &IpPacket<'_>) -> bool {
         let is_rush = self.rush.is_on() || self.unidentified.len() >= MANY;
-        is_rush && may_begin(packet) && self.router.find(&packet.tuple()).is_none()
+        is_rush && may_begin(packet) && (self.rush.holds(&packet.tuple()) || self.router.find(&packet.tuple()).is_none())
     }
 
     /// Keeps the first packet of a new flow until its turn comes. Without a place it is lost; its program will send another, as after
@@ -77,9 +132,9 @@ impl Shard {
 
     /// Lets the next newcomers in.
     pub(super) fn let_in(&mut self, now: Instant) {
-        while self.unidentified.len() < AT_ONCE
-            && let Some(kept) = self.rush.pop()
-        {
+        // Those that are turned down at once count, too.
+        for _ in self.unidentified.len()..AT_ONCE {
+            let Some(kept) = self.rush.pop() else { return };
             self.take_kept(&kept, now);
         }
     }
@@ -89,6 +144,11 @@ impl Shard {
         self.router.handle(Input::Packet(&packet), now);
         self.obey(Some(&packet), now);
     }
+}
+
+/// What one scan mostly stays within: 256 IPv4 addresses, or one site's IPv6 ones.
+fn network_of(host: IpAddr) -> IpNet {
+    IpNet::new(host, if host.is_ipv4() { 24 } else { 48 }).map_or_else(|_| host.into(), |net| net.trunc())
 }
 
 fn may_begin(packet: &IpPacket<'_>) -> bool {
@@ -117,7 +177,7 @@ mod tests {
 
     #[test]
     fn a_scan_of_one_host_leaves_places_and_turns_to_other_hosts() {
-        for (scanned, other) in [("203.0.113.66:80", "203.0.113.10:443"), ("[2001:db8::66]:80", "[2001:db8::10]:443")] {
+        for (scanned, other) in [("203.0.113.66:80", "198.51.100.10:443"), ("[2001:db8::66]:80", "[2001:db9::10]:443")] {
             let mut rush = Rush::default();
             let (one, last) = (datagram(scanned, 20), datagram(other, 20));
             assert_eq!((0..3 * PLACES).filter(|_| push(&mut rush, &one)).count(), PLACES / 2);
@@ -125,7 +185,7 @@ mod tests {
             let order: Vec<bool> = (0..3).filter_map(|_| rush.pop()).map(|kept| *kept == *last).collect();
             assert_eq!(order, [false, true, false]);
             while rush.pop().is_some() {}
-            assert!(!rush.is_on() && rush.bytes == 0);
+            assert!(!rush.is_on() && rush.bytes == 0 && rush.of_flow.is_empty());
         }
     }
 
@@ -133,8 +193,8 @@ mod tests {
     fn what_waits_is_bounded_in_bytes_too() {
         let mut rush = Rush::default();
         let large = datagram("203.0.113.66:80", 60_000);
-        assert_eq!((0..PLACES).filter(|_| push(&mut rush, &large)).count(), MAX_BYTES / large.len());
-        assert!(rush.bytes <= MAX_BYTES);
+        assert_eq!((0..PLACES).filter(|_| push(&mut rush, &large)).count(), MAX_BYTES / large.len() - 1);
+        assert!(push(&mut rush, &datagram("203.0.113.66:80", 20)) && rush.bytes <= MAX_BYTES, "small ones still find a place");
     }
 
     #[test]
@@ -149,5 +209,25 @@ mod tests {
             builder.write(&mut bytes, &[]).expect("a vector takes everything");
             assert_eq!(of(&bytes), syn && !ack);
         }
+    }
+
+    #[test]
+    fn a_scan_of_a_network_has_one_share_and_one_turn() {
+        let mut rush = Rush::default();
+        let scanned = |n: usize| datagram(&format!("203.0.113.{}:{}", n % 250 + 1, n / 250 + 1), 20);
+        assert_eq!((0..2 * PLACES).filter(|n| push(&mut rush, &scanned(*n))).count(), PLACES / 2);
+        let other = datagram("198.51.100.10:443", 20);
+        assert!(push(&mut rush, &other));
+        assert_eq!((0..2).filter_map(|_| rush.pop()).map(|kept| *kept == *other).collect::<Vec<_>>(), [false, true]);
+    }
+
+    #[test]
+    fn datagrams_of_a_flow_that_waits_are_not_overtaken() {
+        let mut rush = Rush::default();
+        let one = datagram("203.0.113.66:80", 20);
+        let tuple = IpPacket::parse(&one, Checksums::Unfinished).expect("well-formed").tuple();
+        assert!(!rush.holds(&tuple) && push(&mut rush, &one) && push(&mut rush, &one));
+        assert!(rush.pop().is_some() && rush.holds(&tuple), "the second still waits");
+        assert!(rush.pop().is_some() && !rush.holds(&tuple));
     }
 }

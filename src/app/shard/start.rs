@@ -116,6 +116,7 @@ impl Shard {
             datagrams: Datagrams::default(),
             rush: Rush::default(),
             told_older: false,
+            told_hand_over: false,
             older_until: if takes_over { now + OLDER } else { now },
             stop_at: None,
         })

@@ -87,6 +87,16 @@ impl Shard {
         }
     }
 
+    /// Once: a flood would say it a thousand times a second.
+    pub(super) fn tell_hand_over(&mut self) {
+        if !std::mem::replace(&mut self.told_hand_over, true) {
+            let notice =
+                "more flows wait for their programs to be found than may; some are put off until their programs ask again";
+            tracing::warn!("{notice}");
+            self.shared.tell(|| Some(Event::Notice(notice.to_owned())));
+        }
+    }
+
     pub(super) fn tell_crowded(&self, crowded: &Crowded) {
         tracing::warn!("{crowded}");
         self.shared.tell(|| Some(Event::Notice(crowded.to_string())));

@@ -1,21 +1,53 @@
 //! A bounded queue in which whoever asks for much waits behind whoever asks for little.
 //!
 //! Keeps one rule: each asker has a queue of its own, they take turns, and none may have more places than the others leave free, so that
-//! a full house is full of the one who filled it.
+//! a full house is full of the one who filled it. Within an asker's queue each matter has its turn.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 #[derive(Debug)]
-pub(super) struct Turns<K, V> {
+pub(super) struct Turns<K, M, V> {
     capacity: usize,
     waiting: usize,
-    by_asker: HashMap<K, VecDeque<V>>,
+    by_asker: HashMap<K, Asker<M, V>>,
     /// Askers who wait for something, the next one first.
     order: VecDeque<K>,
 }
 
-impl<K: Copy + Eq + Hash, V> Turns<K, V> {
+/// What one asker waits for.
+#[derive(Debug)]
+struct Asker<M, V> {
+    waiting: usize,
+    by_matter: HashMap<M, VecDeque<V>>,
+    order: VecDeque<M>,
+}
+
+impl<M: Copy + Eq + Hash, V> Asker<M, V> {
+    fn push(&mut self, matter: M, item: V) {
+        let queue = self.by_matter.entry(matter).or_default();
+        if queue.is_empty() {
+            self.order.push_back(matter);
+        }
+        queue.push_back(item);
+        self.waiting += 1;
+    }
+
+    fn pop(&mut self) -> Option<V> {
+        let matter = self.order.pop_front()?;
+        let queue = self.by_matter.get_mut(&matter)?;
+        let item = queue.pop_front()?;
+        self.waiting -= 1;
+        if queue.is_empty() {
+            self.by_matter.remove(&matter);
+        } else {
+            self.order.push_back(matter);
+        }
+        Some(item)
+    }
+}
+
+impl<K: Copy + Eq + Hash, M: Copy + Eq + Hash, V> Turns<K, M, V> {
     pub(super) fn new(capacity: usize) -> Self {
         Self { capacity, waiting: 0, by_asker: HashMap::new(), order: VecDeque::new() }
     }
@@ -25,8 +57,8 @@ impl<K: Copy + Eq + Hash, V> Turns<K, V> {
     }
 
     /// False when there is no place for this asker.
-    pub(super) fn push(&mut self, asker: K, item: V) -> bool {
-        let own = self.by_asker.get(&asker).map_or(0, VecDeque::len);
+    pub(super) fn push(&mut self, asker: K, matter: M, item: V) -> bool {
+        let own = self.by_asker.get(&asker).map_or(0, |asker| asker.waiting);
         // As with the router's bounds (flow::accounts): one alone gets half, and the rest is for those who come later.
         if own >= self.capacity.saturating_sub(self.waiting) {
             return false;
@@ -34,7 +66,8 @@ impl<K: Copy + Eq + Hash, V> Turns<K, V> {
         if own == 0 {
             self.order.push_back(asker);
         }
-        self.by_asker.entry(asker).or_default().push_back(item);
+        let new = || Asker { waiting: 0, by_matter: HashMap::new(), order: VecDeque::new() };
+        self.by_asker.entry(asker).or_insert_with(new).push(matter, item);
         self.waiting += 1;
         true
     }
@@ -42,9 +75,9 @@ impl<K: Copy + Eq + Hash, V> Turns<K, V> {
     pub(super) fn pop(&mut self) -> Option<V> {
         let asker = self.order.pop_front()?;
         let queue = self.by_asker.get_mut(&asker)?;
-        let item = queue.pop_front()?;
+        let item = queue.pop()?;
         self.waiting -= 1;
-        if queue.is_empty() {
+        if queue.waiting == 0 {
             self.by_asker.remove(&asker);
         } else {
             self.order.push_back(asker);
@@ -57,8 +90,8 @@ impl<K: Copy + Eq + Hash, V> Turns<K, V> {
 mod tests {
     use super::*;
 
-    fn pushed(turns: &mut Turns<u32, u64>, asker: u32, count: u64) -> usize {
-        (0..count).filter(|item| turns.push(asker, *item)).count()
+    fn pushed(turns: &mut Turns<u32, u8, u64>, asker: u32, count: u64) -> usize {
+        (0..count).filter(|item| turns.push(asker, 0, *item)).count()
     }
 
     #[test]
@@ -67,15 +100,15 @@ mod tests {
         assert_eq!(pushed(&mut turns, 1, 1000), 32);
         assert_eq!(pushed(&mut turns, 2, 1000), 16);
         assert_eq!(pushed(&mut turns, 3, 1000), 8);
-        assert!(!turns.push(1, 1), "the first one is refused, not its neighbours");
-        assert!(turns.push(4, 1));
+        assert!(!turns.push(1, 0, 1), "the first one is refused, not its neighbours");
+        assert!(turns.push(4, 0, 1));
     }
 
     #[test]
     fn one_item_of_another_is_next_but_one_whatever_waits_before_it() {
         let mut turns = Turns::new(64);
         pushed(&mut turns, 1, 30);
-        assert!(turns.push(7, 99));
+        assert!(turns.push(7, 0, 99));
         let order: Vec<u64> = (0..4).filter_map(|_| turns.pop()).collect();
         assert_eq!(order, [0, 99, 1, 2]);
     }
@@ -84,13 +117,23 @@ mod tests {
     fn each_is_served_in_its_own_order_and_places_come_back() {
         let mut turns = Turns::new(4);
         for round in 0..100 {
-            assert!(turns.push(1, round) && turns.push(1, round + 1000), "{round}");
-            assert!(!turns.push(1, 1), "half of four");
+            assert!(turns.push(1, 0, round) && turns.push(1, 0, round + 1000), "{round}");
+            assert!(!turns.push(1, 0, 1), "half of four");
             assert_eq!([turns.pop(), turns.pop(), turns.pop()], [Some(round), Some(round + 1000), None]);
         }
         assert!(
             turns.is_empty() && turns.by_asker.is_empty() && turns.order.is_empty(),
             "nothing is kept of those who have gone"
         );
+    }
+
+    #[test]
+    fn one_asker_gets_no_more_by_asking_for_many_matters_and_each_of_these_has_its_turn() {
+        let mut turns: Turns<u32, u8, u64> = Turns::new(64);
+        assert_eq!((0..200).filter(|matter| turns.push(1, *matter, 0)).count(), 32);
+        let mut turns: Turns<u32, u8, u64> = Turns::new(64);
+        assert!((0..20).all(|item| turns.push(1, 0, item)) && turns.push(1, 1, 99) && turns.push(2, 0, 77));
+        let order: Vec<u64> = (0..5).filter_map(|_| turns.pop()).collect();
+        assert_eq!(order, [0, 77, 99, 1, 2]);
     }
 }
