@@ -90,16 +90,16 @@ mod tests {
     #[test]
     fn cgroups_and_users_have_places_of_their_own() {
         let (jobs, _queue) = job_queue(64);
-        assert_eq!(pushed(&jobs, 1000, 1, 1000), 32);
+        assert_eq!(pushed(&jobs, 1000, 1, 1000), 16);
         assert_eq!(pushed(&jobs, 1000, 2, 1000), 16, "another cgroup of the same user");
-        assert_eq!(pushed(&jobs, 0, 1, 1000), 8, "another user");
+        assert_eq!(pushed(&jobs, 0, 1, 1000), 16, "another user");
         assert!(!jobs.push(job(1000, 1, SCANNED, 1)), "the first one is refused, not its neighbours");
         assert!(jobs.push(job(5, 5, SCANNED, 1)));
     }
 
     #[test]
     fn queue_ends_when_nobody_can_hand_in_and_what_waits_is_served_before() {
-        let (jobs, queue) = job_queue(4);
+        let (jobs, queue) = job_queue(8);
         let other = jobs.clone();
         assert!(jobs.push(job(0, 1, SCANNED, 1)));
         drop(jobs);

@@ -180,7 +180,7 @@ mod tests {
         for (scanned, other) in [("203.0.113.66:80", "198.51.100.10:443"), ("[2001:db8::66]:80", "[2001:db9::10]:443")] {
             let mut rush = Rush::default();
             let (one, last) = (datagram(scanned, 20), datagram(other, 20));
-            assert_eq!((0..3 * PLACES).filter(|_| push(&mut rush, &one)).count(), PLACES / 2);
+            assert_eq!((0..3 * PLACES).filter(|_| push(&mut rush, &one)).count(), PLACES / 4);
             assert!(push(&mut rush, &last));
             let order: Vec<bool> = (0..3).filter_map(|_| rush.pop()).map(|kept| *kept == *last).collect();
             assert_eq!(order, [false, true, false]);
@@ -215,7 +215,8 @@ mod tests {
     fn a_scan_of_a_network_has_one_share_and_one_turn() {
         let mut rush = Rush::default();
         let scanned = |n: usize| datagram(&format!("203.0.113.{}:{}", n % 250 + 1, n / 250 + 1), 20);
-        assert_eq!((0..2 * PLACES).filter(|n| push(&mut rush, &scanned(*n))).count(), PLACES / 2);
+        let taken = (0..2 * PLACES).filter(|n| push(&mut rush, &scanned(*n))).count();
+        assert!((PLACES / 3..=PLACES / 2).contains(&taken), "{taken}");
         let other = datagram("198.51.100.10:443", 20);
         assert!(push(&mut rush, &other));
         assert_eq!((0..2).filter_map(|_| rush.pop()).map(|kept| *kept == *other).collect::<Vec<_>>(), [false, true]);

@@ -1,7 +1,7 @@
 //! A bounded queue in which whoever asks for much waits behind whoever asks for little.
 //!
 //! Keeps one rule: each asker has a queue of its own, they take turns, and none may have more places than the others leave free, so that
-//! a full house is full of the one who filled it. Within an asker's queue each matter has its turn.
+//! a full house is full of the one who filled it. The same holds for the matters that one asker asks for.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
@@ -58,9 +58,11 @@ impl<K: Copy + Eq + Hash, M: Copy + Eq + Hash, V> Turns<K, M, V> {
 
     /// False when there is no place for this asker.
     pub(super) fn push(&mut self, asker: K, matter: M, item: V) -> bool {
-        let own = self.by_asker.get(&asker).map_or(0, |asker| asker.waiting);
-        // As with the router's bounds (flow::accounts): one alone gets half, and the rest is for those who come later.
-        if own >= self.capacity.saturating_sub(self.waiting) {
+        let queue = self.by_asker.get(&asker);
+        let own = queue.map_or(0, |queue| queue.waiting);
+        let alike = queue.and_then(|queue| queue.by_matter.get(&matter)).map_or(0, VecDeque::len);
+        // As with the router's bounds (flow::accounts): one alone gets half, and the rest is for those who come later; and so within the half.
+        if own >= self.capacity.saturating_sub(self.waiting) || alike >= (self.capacity / 2).saturating_sub(own) {
             return false;
         }
         if own == 0 {
@@ -90,8 +92,8 @@ impl<K: Copy + Eq + Hash, M: Copy + Eq + Hash, V> Turns<K, M, V> {
 mod tests {
     use super::*;
 
-    fn pushed(turns: &mut Turns<u32, u8, u64>, asker: u32, count: u64) -> usize {
-        (0..count).filter(|item| turns.push(asker, 0, *item)).count()
+    fn pushed(turns: &mut Turns<u32, u64, u64>, asker: u32, count: u64) -> usize {
+        (0..count).filter(|item| turns.push(asker, *item, *item)).count()
     }
 
     #[test]
@@ -117,7 +119,7 @@ mod tests {
     fn each_is_served_in_its_own_order_and_places_come_back() {
         let mut turns = Turns::new(4);
         for round in 0..100 {
-            assert!(turns.push(1, 0, round) && turns.push(1, 0, round + 1000), "{round}");
+            assert!(turns.push(1, 0, round) && turns.push(1, 1, round + 1000), "{round}");
             assert!(!turns.push(1, 0, 1), "half of four");
             assert_eq!([turns.pop(), turns.pop(), turns.pop()], [Some(round), Some(round + 1000), None]);
         }
@@ -129,10 +131,12 @@ mod tests {
 
     #[test]
     fn one_asker_gets_no_more_by_asking_for_many_matters_and_each_of_these_has_its_turn() {
-        let mut turns: Turns<u32, u8, u64> = Turns::new(64);
-        assert_eq!((0..200).filter(|matter| turns.push(1, *matter, 0)).count(), 32);
-        let mut turns: Turns<u32, u8, u64> = Turns::new(64);
-        assert!((0..20).all(|item| turns.push(1, 0, item)) && turns.push(1, 1, 99) && turns.push(2, 0, 77));
+        let mut turns: Turns<u32, u64, u64> = Turns::new(64);
+        assert_eq!((0..200).filter(|item| turns.push(1, 0, *item)).count(), 16, "one matter");
+        assert!(turns.push(1, 1, 0), "another of the same asker");
+        assert_eq!((2..200).filter(|matter| turns.push(1, *matter, 0)).count(), 15);
+        let mut turns: Turns<u32, u64, u64> = Turns::new(64);
+        assert!((0..10).all(|item| turns.push(1, 0, item)) && turns.push(1, 1, 99) && turns.push(2, 0, 77));
         let order: Vec<u64> = (0..5).filter_map(|_| turns.pop()).collect();
         assert_eq!(order, [0, 77, 99, 1, 2]);
     }
