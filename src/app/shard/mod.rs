@@ -130,8 +130,8 @@ impl Shard {
                 self.read_tun(now)?;
             }
             self.pump_dirty(now);
-            // After the pump, which has heard by then what programs closed: the next socket takes the same descriptor again.
             self.let_in(now);
+            // After the pump, which has heard by then what programs closed: the next socket takes the same descriptor again.
             self.identify_new(now);
             self.send_runs(now);
             let now = Instant::now();
