@@ -43,6 +43,12 @@ impl Parked {
         self.packets.first().map(|p| &**p)
     }
 
+    /// How the packet came that opened the flow.
+    #[must_use]
+    pub fn arrival(&self) -> Option<Arrival> {
+        self.packets.first().map(Kept::arrival)
+    }
+
     /// Empties the place.
     #[must_use]
     pub fn take(&mut self) -> Vec<Kept> {

@@ -61,6 +61,9 @@ impl Malformed {
 pub enum Arrival {
     #[default]
     Whole,
+    /// Whole, and its checksum was finished by whoever sent it: by a raw socket. TCP and UDP sockets leave it to the device, but for
+    /// rare datagrams (`MSG_MORE`, `SO_NO_CHECK`).
+    Finished,
     /// Several UDP datagrams of so many bytes under one header; the last may be shorter.
     Together(u16),
     /// In fragments, so the sender lets it be fragmented.
@@ -89,6 +92,11 @@ impl Kept {
     #[must_use]
     pub fn new(bytes: &[u8], arrival: Arrival) -> Self {
         Self { bytes: bytes.into(), arrival }
+    }
+
+    #[must_use]
+    pub fn arrival(&self) -> Arrival {
+        self.arrival
     }
 
     /// Reads it again.

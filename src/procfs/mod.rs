@@ -20,10 +20,12 @@ mod hints;
 mod identity;
 mod process;
 mod quick;
+mod raw;
 mod search;
 mod sockets;
 mod tags;
 mod text;
 mod users;
 
+pub use raw::RawTable;
 pub use search::{Options, Processes};

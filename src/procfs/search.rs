@@ -110,13 +110,8 @@ impl Processes {
         }
         if found.len() > 1 {
             self.hints().ambiguous.insert(socket.inode, ());
-            let ambiguous = |identity: &Arc<Identity>| Identity {
-                confidence: identity.confidence.min(Confidence::Ambiguous),
-                ..Identity::clone(identity)
-            };
-            found = found.iter().map(|identity| Arc::new(ambiguous(identity))).collect();
         }
-        found
+        ambiguous(found)
     }
 
     /// The socket behind an ICMP echo flow or one of another protocol without ports, which sock_diag does not list.
@@ -124,8 +119,13 @@ impl Processes {
     /// `netns_of` is a process in the network namespace of the flow; `None` is the calling thread's own.
     #[must_use]
     pub fn icmp_owner(&self, tuple: &FiveTuple, netns_of: Option<u32>) -> Option<Socket> {
+        sockets::owner(tuple, &self.net_dir(netns_of))
+    }
+
+    /// The folder with the tables of a network namespace.
+    pub(super) fn net_dir(&self, netns_of: Option<u32>) -> PathBuf {
         let owner = netns_of.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
-        sockets::owner(tuple, &self.options.proc_root.join(owner).join("net"))
+        self.options.proc_root.join(owner).join("net")
     }
 
     /// Whether a path exists as a program sees it, in its own root and mounts. False when that cannot be seen.
@@ -300,8 +300,20 @@ struct Search {
     found: Vec<Holder>,
 }
 
+/// Several are each `Ambiguous`.
+pub(super) fn ambiguous(found: Vec<Arc<Identity>>) -> Vec<Arc<Identity>> {
+    if found.len() < 2 {
+        return found;
+    }
+    let lowered = |identity: &Arc<Identity>| Identity {
+        confidence: identity.confidence.min(Confidence::Ambiguous),
+        ..Identity::clone(identity)
+    };
+    found.iter().map(|identity| Arc::new(lowered(identity))).collect()
+}
+
 /// Parent and child of one program are one identity; an interpreter with another command line is another program.
-fn is_same_program(one: &Identity, other: &Identity) -> bool {
+pub(super) fn is_same_program(one: &Identity, other: &Identity) -> bool {
     let file = |identity: &Identity| identity.exe.as_ref().map(identity::exe_file);
     let is_interpreter = one.exe.as_ref().is_some_and(|exe| tags::is_interpreter(&exe.path));
     file(one).is_some() && file(one) == file(other) && one.tags == other.tags && (!is_interpreter || one.cmdline == other.cmdline)

@@ -1,4 +1,4 @@
-//! Sockets that sock_diag does not list: ping sockets and raw ones, from the tables in `/proc/PID/net`.
+//! Senders of echo requests and of protocols without ports: ping sockets and raw ones, from the tables in `/proc/PID/net`.
 //!
 //! Keeps one rule: a ping socket is asked for before a raw one, and only by its identifier *and* addresses. Raw sockets carry no
 //! identifier, so one of them is an owner only when no other can be.

@@ -17,6 +17,7 @@ mod names;
 mod older;
 mod programs;
 mod queues;
+mod raw;
 mod refusal;
 mod route;
 mod transparency;

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::raw::WAITED_FOR;
 use crate::flow::{FlowId, State};
 use crate::router::Input;
 
@@ -41,7 +42,13 @@ impl Shard {
         for _ in 0..TURN {
             let Some(id) = self.datagrams.fresh.due(now) else { return };
             let Some(flow) = self.router.flow(id) else { continue };
-            let (tuple, quiet) = (flow.tuple, flow.state() == State::Open && flow.last_active + QUIET <= now);
+            let (is_raw, open) = (self.lanes.is_raw(id), flow.state() == State::Open);
+            let silence = if is_raw { WAITED_FOR } else { QUIET };
+            let (tuple, quiet) = (flow.tuple, open && flow.last_active + silence <= now);
+            if is_raw && open && !quiet {
+                self.datagrams.fresh.add(id, now);
+                continue;
+            }
             if quiet && self.is_own(tuple.local.ip()) && !self.attributor.is_there(&tuple) {
                 self.cut(id, now);
                 self.input(Input::Ended { flow: id, outcome: "closed" }, now);

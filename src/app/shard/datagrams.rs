@@ -76,7 +76,7 @@ impl Shard {
                 self.send_runs(now);
                 self.send_up(id, data, Some(size), packet.marks(), now);
             }
-            (Some(Lane::Udp(_)), Transport::Udp(data), Arrival::Whole | Arrival::Fragments) => {
+            (Some(Lane::Udp(_)), Transport::Udp(data), Arrival::Whole | Arrival::Finished | Arrival::Fragments) => {
                 if let Some(run) = self.datagrams.runs.add(id, packet.marks(), data) {
                     self.send_run(run, now);
                 }

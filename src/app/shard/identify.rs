@@ -5,11 +5,12 @@ use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
 use super::jobs::{Job, JobQueue};
+use super::raw::RawTables;
 use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
 use crate::flow::FlowId;
 use crate::netlink::SocketTable;
-use crate::packet::{FiveTuple, Signature};
+use crate::packet::{FiveTuple, IpPacket};
 use crate::process::{Identity, Socket, Tag};
 use crate::procfs::Processes;
 use crate::router::{Counter, Input};
@@ -20,11 +21,12 @@ pub(in crate::app) struct Attributor {
     processes: Arc<Processes>,
     /// Whose /proc/PID/net lists the programs' ICMP sockets; None: ours.
     netns_of: Option<u32>,
+    raw: RawTables,
 }
 
 impl Attributor {
     pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
-        Self { table: Mutex::new(table), processes, netns_of }
+        Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default() }
     }
 
     /// The socket behind a flow, by the kernel's tables.
@@ -35,6 +37,11 @@ impl Attributor {
         } else {
             self.processes.icmp_owner(tuple, self.netns_of)
         }
+    }
+
+    /// The raw sockets that may have sent what had been sent by the time of `sent`.
+    pub(super) fn raw_senders(&self, tuple: &FiveTuple, sent: Instant) -> Vec<Socket> {
+        self.raw.senders(tuple, sent, || self.processes.raw_table(tuple.local.is_ipv4(), self.netns_of))
     }
 
     /// Whether a flow's socket is still there, as far as is known.
@@ -65,12 +72,12 @@ impl Attributor {
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         let mut told = false;
-        while let Some(Job { flow, socket, .. }) = jobs.next() {
+        while let Some(Job { flow, socket, others, .. }) = jobs.next() {
             if shards.are_stopping() {
                 return;
             }
             // Another search may have found the program meanwhile.
-            let identities = self.holders(&socket);
+            let identities = if others.is_empty() { self.holders(&socket) } else { self.processes.find_any(&socket, &others) };
             if !shards.send(flow, Message::Identified { flow, identities }) && !std::mem::replace(&mut told, true) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("attributions are lost: the packet loop does not keep up");
@@ -90,11 +97,15 @@ impl Shard {
         }
         let socket = self.attributor.socket(&tuple);
         self.lanes.note_holder(id, socket.as_ref(), now);
+        // Without a socket of its own it is a raw one's, or nobody's.
+        let (socket, others) = socket.map_or_else(|| self.raw_senders(id, &tuple, sent), |socket| (Some(socket), Vec::new()));
         let Some(socket) = socket else { return self.identified(id, &[unattributed(None)], now) };
-        if let Some(identity) = self.attributor.quick(&socket, sent) {
+        if others.is_empty()
+            && let Some(identity) = self.attributor.quick(&socket, sent)
+        {
             return self.identified(id, &[identity], now);
         }
-        if !self.jobs.push(Job { flow: id, socket, remote: tuple.remote.ip() }) {
+        if !self.jobs.push(Job { flow: id, socket, others, remote: tuple.remote.ip() }) {
             // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
             self.tell_hand_over();
@@ -112,10 +123,14 @@ impl Shard {
     }
 
     /// Whether datagrams of a flow still come from the socket that it was attributed to. What another socket sends is another flow.
-    pub(super) fn is_still_held(&mut self, id: FlowId, signature: Option<Signature>, now: Instant) -> bool {
+    pub(super) fn is_still_held(&mut self, id: FlowId, packet: Option<&IpPacket<'_>>, now: Instant) -> bool {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return false };
+        if self.lanes.is_raw(id) {
+            return self.is_still_raw(id, &tuple, packet, now);
+        }
         let forwarded = !self.is_own(tuple.local.ip());
         let attributor = &self.attributor;
+        let signature = packet.and_then(IpPacket::signature);
         self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple) })
     }
 

@@ -17,6 +17,8 @@ use crate::process::Socket;
 pub(in crate::app) struct Job {
     pub(super) flow: FlowId,
     pub(super) socket: Socket,
+    /// Raw sockets that may have sent it as well.
+    pub(super) others: Vec<Socket>,
     pub(super) remote: IpAddr,
 }
 
@@ -80,7 +82,7 @@ mod tests {
         let tuple = FiveTuple { protocol: Protocol::TCP, local: end, remote: end };
         let flow = table.open(tuple, Service::Relay, Instant::now()).expect("there is room");
         let socket = Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), confidence: Confidence::Exact };
-        Job { flow, socket, remote: end.ip() }
+        Job { flow, socket, others: Vec::new(), remote: end.ip() }
     }
 
     fn pushed(jobs: &Jobs, uid: u32, cgroup: u64, count: u64) -> usize {

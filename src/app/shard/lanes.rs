@@ -128,6 +128,8 @@ struct Holder {
     seen: Instant,
     /// Of the last datagram.
     signature: Option<Signature>,
+    /// Without a socket: the raw ones that may have sent it, by inode.
+    raw: Box<[u64]>,
 }
 
 impl Holder {
@@ -169,8 +171,37 @@ impl Lanes {
     /// Remembers whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
         let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
-        let holder = Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), connected, seen: now, signature: None };
+        let holder =
+            Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), connected, seen: now, signature: None, raw: [].into() };
         self.place(id.index()).holder = Some(holder);
+    }
+
+    /// Remembers the raw sockets that may have sent a flow of no other socket.
+    pub(super) fn note_raw(&mut self, id: FlowId, raw: Box<[u64]>) {
+        if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
+            holder.raw = raw;
+        }
+    }
+
+    /// Whether a flow is that of raw sockets.
+    pub(super) fn is_raw(&self, id: FlowId) -> bool {
+        let holder = self.0.get(id.index()).and_then(|place| place.holder.as_ref());
+        holder.is_some_and(|holder| holder.id == id && !holder.raw.is_empty())
+    }
+
+    /// Whether the raw sockets that may have sent a flow are still the same; `ask` looks. As with others, what a closed one sent last is
+    /// its own for a moment.
+    pub(super) fn still_raw(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Box<[u64]>) -> bool {
+        let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
+        let age = now.saturating_duration_since(holder.seen);
+        if age < HELD {
+            return true;
+        }
+        let after = ask();
+        if after == holder.raw {
+            holder.seen = now;
+        }
+        after == holder.raw || after.is_empty() && age < CLOSED
     }
 
     /// The socket that the flow in this slot was attributed to.
@@ -296,6 +327,30 @@ mod tests {
         let successor = Socket { cookie: 7, ..SOCKET };
         assert!(!lanes.still_held(id, Some(Signature::Count(1)), late, || Some(successor)));
         assert!(!lanes.still_held(id, Some(Signature::Count(1001)), late + HELD, || Some(successor)));
+    }
+
+    #[test]
+    fn flow_of_raw_sockets_is_theirs_until_another_may_have_sent_it_too() {
+        let now = Instant::now();
+        let raw_of = |raw: &[u64]| {
+            let (mut lanes, id) = held_by(None, &[], now);
+            assert!(!lanes.is_raw(id));
+            lanes.note_raw(id, raw.into());
+            assert!(lanes.is_raw(id) && !lanes.is_raw(FlowId::for_test(0, 2)));
+            (lanes, id)
+        };
+        for (after, at, held) in [
+            (&[5][..], HELD, true),
+            (&[5][..], 20 * CLOSED, true),
+            (&[5, 6], HELD, false),
+            (&[6], HELD, false),
+            (&[], HELD, true),
+            (&[], CLOSED, false),
+        ] {
+            let (mut lanes, id) = raw_of(&[5]);
+            assert!(lanes.still_raw(id, now, || panic!("it was seen just now")));
+            assert_eq!(lanes.still_raw(id, now + at, || after.into()), held, "{after:?} after {at:?}");
+        }
     }
 
     #[test]

@@ -12,7 +12,7 @@
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
 //! `start` makes the loops, `patience` waits, `rush` reads the TUN and lets newcomers wait, by `turns`; `lanes` holds what carries a flow,
-//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` asks who owns a flow, `faults` keeps a fault of our
+//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` and `raw` ask who owns a flow, `faults` keeps a fault of our
 //! own to one flow; `inbox` is what other threads say, `telling` speaks to people.
 
 mod alive;
@@ -27,6 +27,7 @@ mod jobs;
 mod lanes;
 mod patience;
 mod ports;
+mod raw;
 mod runs;
 mod rush;
 mod start;
@@ -147,7 +148,8 @@ impl Shard {
         let checksums = if is_unfinished(header) { Checksums::Unfinished } else { Checksums::Finished };
         match IpPacket::parse(packet, checksums) {
             Ok(packet) => {
-                let arrival = datagrams_together(header).map_or(Arrival::Whole, Arrival::Together);
+                let whole = if checksums == Checksums::Finished { Arrival::Finished } else { Arrival::Whole };
+                let arrival = datagrams_together(header).map_or(whole, Arrival::Together);
                 self.on_whole(&packet.arrived(arrival), now);
             }
             Err(Malformed::Fragment) => self.on_fragment(packet, now),
@@ -213,7 +215,7 @@ impl Shard {
                 self.mark(id.index());
             }
             Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => {
-                if self.is_still_held(id, packet.signature(), now) {
+                if self.is_still_held(id, Some(packet), now) {
                     return self.send_datagram(id, packet, now);
                 }
                 self.abandon(id, now);
@@ -232,8 +234,8 @@ impl Shard {
     /// Parked packets of a flow that is open now.
     fn release(&mut self, id: FlowId, packets: &[Kept], now: Instant) {
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
-        let last = packets.last().and_then(|packet| packet.parse().ok()?.signature());
-        if !is_tcp && !self.is_still_held(id, last, now) {
+        let last = packets.last().and_then(|packet| packet.parse().ok());
+        if !is_tcp && !self.is_still_held(id, last.as_ref(), now) {
             return self.abandon(id, now);
         }
         for packet in packets {

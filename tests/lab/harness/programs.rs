@@ -30,6 +30,11 @@ pub(crate) fn datagrams(words: &[&str]) -> Vec<String> {
     script("/usr/bin/python3", "datagrams.py", words)
 }
 
+/// The command line of `tests/data/lab/raw.py`, which sends from raw sockets.
+pub(crate) fn raw(words: &[&str]) -> Vec<String> {
+    script("/usr/bin/python3", "raw.py", words)
+}
+
 fn script(python: &str, name: &str, words: &[&str]) -> Vec<String> {
     let script = repository().join("tests/data/lab").join(name);
     let mut all = vec![python.to_owned(), script.to_string_lossy().into_owned()];

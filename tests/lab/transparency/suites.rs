@@ -8,6 +8,7 @@ use crate::harness::{Lab, Profiles, Router, Way};
 through_a_router! {
     a_scan_of_ports_finds_the_same_as_without_a_router,
     traceroute_sees_the_same_hops_as_without_a_router,
+    mtr_sees_the_same_hops_as_without_a_router,
 }
 
 /// Every port is closed but for the servers', whoever asks.
@@ -34,14 +35,12 @@ fn a_scan_of_ports_finds_the_same_as_without_a_router(way: Way) {
     assert_eq!(through, without, "{way:?}");
 }
 
-/// Traceroute by UDP, by echo and by TCP. The last sends from raw sockets, which own no flow, so that nobody's flows must be accepted.
-/// By UDP to port 53 (-U) there are no hops: questions end at the router.
+/// Traceroute by UDP, by echo and by TCP; the last sends from a raw socket. By UDP to port 53 (-U) there are no hops: questions end at the router.
 fn traceroute_sees_the_same_hops_as_without_a_router(way: Way) {
     let lab = Lab::new();
     // Where hosts limit how often they answer, a second traceroute sees less than the first.
     let _site = Site::build(&lab);
     let profiles = Profiles::accepting();
-    profiles.write("user/nobody.toml", "name = \"Nobody\"\n[match]\ntag = [\"portreeve:unattributed\"]\n");
     let hops = |router: &Router<'_>, (method, address): (&'static str, &'static str)| -> Vec<String> {
         let words = ["traceroute", "-n", "-q1", "-m5", "-w1"];
         let told = router.run(words.into_iter().chain(method.split_whitespace()).chain([address])).expect_success();
@@ -50,6 +49,28 @@ fn traceroute_sees_the_same_hops_as_without_a_router(way: Way) {
     };
     let methods = ["", "-I", "-T -p 80", "-T -p 81"];
     let asked = methods.map(|method| [(method, Lab::SERVER_4), (method, Lab::SERVER_6)]);
+    let asked = asked.as_flattened();
+    let direct = Router::start(&lab, Way::Direct, &profiles);
+    let without: Vec<_> = asked.iter().map(|one| hops(&direct, *one)).collect();
+    assert!(without.iter().all(|hops| hops.len() == 2), "{without:?}");
+    let router = Router::start(&lab, way, &profiles);
+    let through: Vec<_> = asked.iter().map(|one| hops(&router, *one)).collect();
+    assert_eq!(through, without, "{way:?}");
+}
+
+/// By echo, by datagrams and by TCP. The first two send whole packets from a raw socket in IPv4.
+fn mtr_sees_the_same_hops_as_without_a_router(way: Way) {
+    let lab = Lab::new();
+    let _site = Site::build(&lab);
+    let profiles = Profiles::accepting();
+    let hops = |router: &Router<'_>, (method, address): (&'static str, &'static str)| -> Vec<String> {
+        let words = ["mtr", "-n", "-r", "-c2", "-i0.2", "-G0.5", "-m5"];
+        let told = router.run(words.into_iter().chain(method.split_whitespace()).chain([address])).expect_success();
+        // The hop, its address, and how much was lost of how many.
+        let hop = |line: &str| line.split_whitespace().take(4).collect::<Vec<_>>().join(" ");
+        told.lines().skip(2).map(hop).collect()
+    };
+    let asked = ["", "-u", "-T -P 80"].map(|method| [(method, Lab::SERVER_4), (method, Lab::SERVER_6)]);
     let asked = asked.as_flattened();
     let direct = Router::start(&lab, Way::Direct, &profiles);
     let without: Vec<_> = asked.iter().map(|one| hops(&direct, *one)).collect();

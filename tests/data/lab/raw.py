@@ -1,0 +1,125 @@
+"""Sends a SYN and a datagram from raw sockets, as traceroute -T and mtr -u do, and tells in one line what came back.
+
+raw.py send|whole ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own. A program `sleep` holds raw
+sockets of the protocols HELD meanwhile.
+raw.py closed ADDRESS: sockets that are closed after one datagram each, while `sleep` alone holds raw ones.
+"""
+
+import ipaddress
+import json
+import socket
+import struct
+import subprocess
+import sys
+import time
+
+TCP, UDP, WHOLE = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_RAW
+
+
+def checksum(data):
+    data += b"\0" * (len(data) % 2)
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data))
+    total = (total & 0xFFFF) + (total >> 16)
+    return ~((total & 0xFFFF) + (total >> 16)) & 0xFFFF
+
+
+class Net:
+    def __init__(self, address):
+        self.remote = address
+        self.domain = socket.AF_INET6 if ":" in address else socket.AF_INET
+        with socket.socket(self.domain, socket.SOCK_DGRAM) as asked:
+            asked.connect((address, 9))
+            self.local = asked.getsockname()[0]
+        self.ends = [ipaddress.ip_address(end).packed for end in (self.local, self.remote)]
+
+    def raw(self, protocol):
+        made = socket.socket(self.domain, socket.SOCK_RAW, protocol)
+        made.settimeout(1.0)
+        return made
+
+    def summed(self, protocol, data, at):
+        """The segment or datagram with its checksum."""
+        told = checksum(b"".join(self.ends) + struct.pack("!II", len(data), protocol) + data)
+        return data[:at] + struct.pack("!H", told) + data[at + 2:]
+
+    def syn(self, source, port):
+        return self.summed(TCP, struct.pack("!HHIIBBHHH", source, port, 7, 0, 5 << 4, 2, 1024, 0, 0), 16)
+
+    def datagram(self, source, port, data):
+        return self.summed(UDP, struct.pack("!HHHH", source, port, 8 + len(data), 0) + data, 6)
+
+    def whole(self, protocol, data):
+        """The packet, IP header and all; the kernel fills in the length and the checksum of the IPv4 one."""
+        if self.domain == socket.AF_INET:
+            return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), 0, 0, 64, protocol, 0) + b"".join(self.ends) + data
+        return struct.pack("!IHBB", 6 << 28, len(data), protocol, 64) + b"".join(self.ends) + data
+
+    def heard(self, made, source):
+        """The next of this raw socket that is for the port, without the IP header."""
+        until = time.monotonic() + 1.0
+        while time.monotonic() < until:
+            try:
+                data = made.recv(2048)
+            except TimeoutError:
+                break
+            data = data[(data[0] & 15) * 4:] if self.domain == socket.AF_INET else data
+            if struct.unpack_from("!H", data, 2)[0] == source:
+                return data
+        return None
+
+    def held(self, protocols):
+        """A program that holds raw sockets, which are no other's."""
+        made = [self.raw(protocol) for protocol in protocols]
+        program = subprocess.Popen(["/usr/bin/sleep", "20"], pass_fds=[one.fileno() for one in made])
+        for one in made:
+            one.close()
+        # exec of what holds them.
+        time.sleep(0.1)
+        return program
+
+
+def send(net, how):
+    source = 40001 if how == "send" else 40003
+    segment, datagram = net.syn(source, 80), net.datagram(source + 1, 7, b"raw!")
+    if how == "whole":
+        made = net.raw(WHOLE)
+        for protocol, data in ((TCP, segment), (UDP, datagram)):
+            made.sendto(net.whole(protocol, data), (net.remote, 0))
+        time.sleep(0.5)
+        return "sent"
+    by_tcp, by_udp = net.raw(TCP), net.raw(UDP)
+    by_tcp.sendto(segment, (net.remote, 0))
+    answer = net.heard(by_tcp, source)
+    by_udp.sendto(datagram, (net.remote, 0))
+    back = net.heard(by_udp, source + 1)
+    flags = {0x12: "SYN ACK", 0x14: "RST ACK", 0x04: "RST"}
+    return [flags.get(answer[13] & 0x3F) if answer else None, back[8:].decode() if back else None]
+
+
+def closed(net):
+    for count in range(100):
+        with socket.socket(net.domain, socket.SOCK_DGRAM) as made:
+            if count % 2:
+                made.connect((net.remote, 7))
+                made.send(b"gone")
+            else:
+                made.sendto(b"gone", (net.remote, 7))
+    time.sleep(0.5)
+    return "sent"
+
+
+def main():
+    how, address, *protocols = sys.argv[1:]
+    net = Net(address)
+    protocols = [int(protocol) for protocol in protocols]
+    if how == "closed":
+        protocols = [TCP, UDP, WHOLE]
+    beside = net.held(protocols) if protocols else None
+    try:
+        print(json.dumps(closed(net) if how == "closed" else send(net, how)))
+    finally:
+        if beside:
+            beside.kill()
+
+
+main()

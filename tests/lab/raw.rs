@@ -1,0 +1,106 @@
+//! What raw sockets send is the program's that holds them: `tests/data/lab/raw.py` sends a SYN and a datagram.
+
+use portreeve::flow::Record;
+use portreeve::process::Confidence;
+
+use crate::harness::{Capture, Lab, Profiles, Router, Seen, Way, executable, python, raw};
+
+through_a_router! {
+    what_raw_sockets_send_is_their_programs,
+    a_rule_for_the_program_behind_a_raw_socket_refuses,
+    what_two_programs_may_have_sent_needs_both_to_be_accepted,
+    what_a_closed_socket_sent_is_no_raw_sockets,
+}
+
+const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
+/// The protocols of raw sockets that send no segments and no datagrams.
+const ICMP: [&str; 2] = ["1", "58"];
+
+/// Both records of one run, the segment's first.
+fn records(router: &Router<'_>, address: &str, source: u16) -> [Record; 2] {
+    [("tcp", source), ("udp", source + 1)].map(|(proto, source)| {
+        let ends = format!(":{source}");
+        router.record(&format!("{proto} from {source}"), |record| {
+            record.proto == proto && record.src.ends_with(&ends) && record.dst.contains(address)
+        })
+    })
+}
+
+/// Without a router both are answered; ping daemons change nothing.
+fn what_raw_sockets_send_is_their_programs(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for (address, icmp) in SERVERS.into_iter().zip(ICMP) {
+        let told = router.run(raw(&["send", address, icmp])).expect_success();
+        assert_eq!(told.trim(), r#"["SYN ACK", "raw!"]"#, "{way:?}, {address}");
+        router.run(raw(&["whole", address, icmp])).expect_success();
+        for record in records(&router, address, 40_001).iter().chain(&records(&router, address, 40_003)) {
+            assert_eq!(
+                (record.exe.as_deref(), record.confidence),
+                (python().to_str(), Confidence::Likely),
+                "{way:?}: {record:?}"
+            );
+            assert_eq!(record.verdict, "accept", "{way:?}: {record:?}");
+        }
+    }
+}
+
+fn a_rule_for_the_program_behind_a_raw_socket_refuses(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    profiles.user("python", &python(), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    let capture = Capture::start(&lab, "raw");
+    for address in SERVERS {
+        let told = router.run(raw(&["send", address])).expect_success();
+        assert_eq!(told.trim(), r#"["RST ACK", null]"#, "{way:?}, {address}");
+        router.run(raw(&["whole", address])).expect_success();
+        for record in records(&router, address, 40_001).iter().chain(&records(&router, address, 40_003)) {
+            assert_eq!((record.verdict.as_str(), record.profile.as_deref()), ("block", Some("python")), "{way:?}: {record:?}");
+        }
+    }
+    // The control: the laptop's echo reply.
+    lab.gateway().run(["ping", "-c1", "-q", Lab::LAPTOP_4]).expect_success();
+    let control = Seen { protocol: "ICMP", destination: std::net::IpAddr::from([10, 9, 0, 1]), port: None };
+    capture.stop_with_only(&[control], &[]);
+}
+
+fn what_two_programs_may_have_sent_needs_both_to_be_accepted(way: Way) {
+    let lab = Lab::new();
+    for refused in [false, true] {
+        let profiles = Profiles::accepting();
+        if refused {
+            profiles.user("sleep", &executable("sleep"), "endpoints = [\"- *\"]");
+        }
+        let router = Router::start(&lab, way, &profiles);
+        for address in SERVERS {
+            // It holds one for whole packets.
+            let told = router.run(raw(&["send", address, "255"])).expect_success();
+            let wanted = if refused { r#"["RST ACK", null]"# } else { r#"["SYN ACK", "raw!"]"# };
+            assert_eq!(told.trim(), wanted, "{way:?}, {address}");
+            for record in records(&router, address, 40_001) {
+                assert_eq!(record.confidence, Confidence::Ambiguous, "{way:?}: {record:?}");
+                assert_eq!(record.profile.as_deref() == Some("sleep"), refused, "{way:?}: {record:?}");
+            }
+        }
+    }
+}
+
+/// Some are found before they are closed, some are nobody's.
+fn what_a_closed_socket_sent_is_no_raw_sockets(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        router.run(raw(&["closed", address])).expect_success();
+        let records = router.records();
+        let mine: Vec<_> = records.iter().filter(|record| record.proto == "udp" && record.dst.contains(address)).collect();
+        let nobodys = mine.iter().filter(|record| record.exe.is_none()).count();
+        eprintln!("{way:?}, {address}: {nobodys} of {} are nobody's", mine.len());
+        assert!(mine.len() > 50, "{way:?}: {records:#?}");
+        let others: Vec<_> =
+            mine.iter().filter(|record| record.exe.as_deref().is_some_and(|exe| Some(exe) != python().to_str())).collect();
+        assert!(others.is_empty(), "{way:?}: {others:#?}");
+    }
+}
