@@ -1,6 +1,6 @@
 //! One upstream TCP connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Duration;
@@ -106,6 +106,16 @@ impl Stream {
     /// `WouldBlock`, or what broke the connection.
     pub fn write(&self, buffer: &[u8]) -> io::Result<usize> {
         Ok(rustix::net::send(&self.0, buffer, rustix::net::SendFlags::NOSIGNAL)?)
+    }
+
+    /// Writes what fits of several pieces, one behind the other.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock`, or what broke the connection.
+    pub fn write_all_of(&self, pieces: &[IoSlice<'_>]) -> io::Result<usize> {
+        let mut nothing = rustix::net::SendAncillaryBuffer::new(&mut []);
+        Ok(rustix::net::sendmsg(&self.0, pieces, &mut nothing, rustix::net::SendFlags::NOSIGNAL)?)
     }
 
     /// What broke the connection, where no read or write has told.

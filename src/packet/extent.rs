@@ -20,7 +20,22 @@ pub fn acknowledged(packet: &[u8]) -> Option<u32> {
     tcp.ack().then(|| number(tcp.ack_number().0))
 }
 
-fn number(sequence: i32) -> u32 {
+/// What the segment acknowledges, and the room that it names, not scaled.
+#[must_use]
+pub fn answer_of(packet: &[u8]) -> Option<(u32, u16)> {
+    let tcp = tcp_of(packet)?;
+    tcp.ack().then(|| (number(tcp.ack_number().0), tcp.window_len()))
+}
+
+/// The bytes that the segment carries.
+#[must_use]
+pub fn stream_bytes(packet: &[u8]) -> Option<&[u8]> {
+    let tcp = tcp_of(packet)?;
+    let headers = usize::from(tcp.header_len());
+    tcp.into_inner().get(headers..)
+}
+
+pub(super) fn number(sequence: i32) -> u32 {
     u32::from_ne_bytes(sequence.to_ne_bytes())
 }
 

@@ -9,15 +9,17 @@ mod extent;
 mod offload;
 mod reassembly;
 mod reject;
+mod renumber;
 mod signature;
 mod tuple;
 mod view;
 
 pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datagram};
-pub use extent::{acknowledged, stream_end};
+pub use extent::{acknowledged, answer_of, stream_bytes, stream_end};
 pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
 pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
+pub use renumber::{acknowledge_more, step_back, under_headers};
 pub use signature::Signature;
 pub use tuple::{Direction, FiveTuple, Protocol};
 pub use view::{Arrival, Checksums, Echo, IpPacket, Kept, Malformed, Marks, Segment, Transport};

@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, SegmentationCapabilities, TxToken};
 
-use crate::packet::{VNET_HEADER_LEN, acknowledged, unfinished_tcp};
+use crate::packet::{VNET_HEADER_LEN, acknowledge_more, acknowledged, unfinished_tcp};
 
 /// Largest IP packet.
 const MAX_PACKET: usize = 65_535;
@@ -18,7 +18,6 @@ pub trait PacketSink {
 pub struct Scratch(Box<[u8]>);
 
 impl Scratch {
-    /// `limits`: the largest payload of one segment, and where the last acknowledged number goes.
     pub(super) fn new() -> Self {
         Self(vec![0; VNET_HEADER_LEN + MAX_PACKET].into_boxed_slice())
     }
@@ -29,18 +28,24 @@ pub(super) struct Device<'a> {
     scratch: &'a mut Scratch,
     sink: &'a mut dyn PacketSink,
     max_payload: u16,
+    lag: u32,
     acked: &'a mut u32,
 }
 
 impl<'a> Device<'a> {
-    /// `limits`: the largest payload of one segment, and where the last acknowledged number goes.
+    /// `limits`: the largest payload of one segment, how far smoltcp's numbers lag behind what was received, and where the last
+    /// acknowledged number goes.
     pub(super) fn new(
         rx: Option<&'a [u8]>,
         scratch: &'a mut Scratch,
         sink: &'a mut dyn PacketSink,
-        limits: (u16, &'a mut u32),
+        limits: (u16, u32, &'a mut u32),
     ) -> Self {
-        Self { rx, scratch, sink, max_payload: limits.0, acked: limits.1 }
+        Self { rx, scratch, sink, max_payload: limits.0, lag: limits.1, acked: limits.2 }
+    }
+
+    fn tx(&mut self) -> Tx<'_> {
+        Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload, lag: self.lag, acked: self.acked }
     }
 }
 
@@ -56,11 +61,11 @@ impl smoltcp::phy::Device for Device<'_> {
 
     fn receive(&mut self, _: smoltcp::time::Instant) -> Option<(Rx<'_>, Tx<'_>)> {
         let packet = self.rx.take()?;
-        Some((Rx(packet), Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload, acked: self.acked }))
+        Some((Rx(packet), self.tx()))
     }
 
     fn transmit(&mut self, _: smoltcp::time::Instant) -> Option<Tx<'_>> {
-        Some(Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload, acked: self.acked })
+        Some(self.tx())
     }
 
     fn capabilities(&self) -> DeviceCapabilities {
@@ -93,6 +98,7 @@ pub(super) struct Tx<'a> {
     scratch: &'a mut Scratch,
     sink: &'a mut dyn PacketSink,
     max_payload: u16,
+    lag: u32,
     acked: &'a mut u32,
 }
 
@@ -104,6 +110,9 @@ impl TxToken for Tx<'_> {
         };
         let (header, packet) = whole.split_at_mut(VNET_HEADER_LEN);
         let result = f(packet);
+        if self.lag != 0 {
+            acknowledge_more(packet, self.lag);
+        }
         if let Some(acked) = acknowledged(packet) {
             *self.acked = acked;
         }

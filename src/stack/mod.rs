@@ -7,18 +7,20 @@
 //! writes what smoltcp says straight to the TUN, super-packets whole, with checksums and segmentation left to the kernel.
 //!
 //! [`Stack::accept`] takes the SYN only when the upstream socket is connected, so the SYN-ACK is the truth. [`Stack::input`] feeds a
-//! segment, [`Stack::with_socket`] moves bytes, [`Stack::flush`] sends what became due and sets the flow's timer.
+//! segment, [`Stack::with_socket`] moves bytes, [`Stack::flush`] sends what became due and sets the flow's timer. [`Stack::pass`] lets a
+//! large segment's bytes through without a stop.
 //!
 //! One rule: nothing here decides, and nothing here knows upstream sockets.
 
 mod cooling;
 mod device;
 mod ring;
+mod through;
 
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use smoltcp::iface::{Config, Interface, PollResult, SocketHandle, SocketSet};
+use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
 use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address, TcpControl};
@@ -28,6 +30,8 @@ use cooling::Cooling;
 use device::Device;
 pub use device::{PacketSink, Scratch};
 use ring::{Ring, RingPool};
+use through::{Link, Passage};
+pub use through::{MOST_TOGETHER, Passed};
 
 /// Bytes of each direction's ring. Measured: 256 KiB loses a fifth of the speed, 1 MiB gains little.
 const RING_LEN: usize = 512 * 1024;
@@ -68,6 +72,7 @@ struct Connection {
     heard: u32,
     /// What we acknowledged last.
     acked: u32,
+    passage: Passage,
     used: smoltcp::time::Instant,
     /// The rings may hold pages.
     is_warm: bool,
@@ -80,15 +85,6 @@ impl Connection {
         let is_small = packet_len <= SMALL_PACKET;
         let delays = std::mem::replace(&mut self.delays_ack, is_small) || is_small;
         self.sockets.get_mut::<Socket<'static>>(self.handle).set_ack_delay(delays.then_some(ACK_DELAY));
-    }
-
-    /// Notes how far the program's stream is known.
-    fn hear(&mut self, packet: &[u8]) {
-        if let Some(end) = stream_end(packet)
-            && end.wrapping_sub(self.heard) < 1 << 31
-        {
-            self.heard = end;
-        }
     }
 
     /// Whether the rings hold nothing: no byte that waits, and none that came before its time, as all that was heard is acknowledged.
@@ -108,12 +104,11 @@ impl Connection {
 
 /// All TCP flows' local ends, by the flow's slot.
 pub struct Stack {
-    interface: Interface,
+    link: Link,
     connections: Vec<Option<Box<Connection>>>,
     timers: BTreeSet<(smoltcp::time::Instant, usize)>,
     pool: RingPool,
     cooling: Cooling,
-    scratch: Scratch,
     origin: Instant,
 }
 
@@ -125,7 +120,7 @@ impl Stack {
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
         let (mut sink, mut acked) = (NoSink, 0);
-        let mut device = Device::new(None, &mut scratch, &mut sink, (0, &mut acked));
+        let mut device = Device::new(None, &mut scratch, &mut sink, (0, 0, &mut acked));
         let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::ZERO);
         // Any address is ours (AnyIP); smoltcp wants a route through an address of its own for that.
         let (v4, v6) = (Ipv4Address::new(192, 0, 0, 8), Ipv6Address::new(0x100, 0, 0, 0, 0, 0, 0, 1));
@@ -136,12 +131,11 @@ impl Stack {
         interface.routes_mut().add_default_ipv4_route(v4).expect("room for two routes (Cargo.toml)");
         interface.routes_mut().add_default_ipv6_route(v6).expect("room for two routes (Cargo.toml)");
         Self {
-            interface,
+            link: Link::new(interface, scratch),
             connections: Vec::new(),
             timers: BTreeSet::new(),
             pool: RingPool::new(RING_LEN),
             cooling: Cooling::default(),
-            scratch,
             origin: now,
         }
     }
@@ -186,6 +180,7 @@ impl Stack {
         if self.connections.len() <= slot {
             self.connections.resize_with(slot + 1, || None);
         }
+        let begin = stream_end(opening.syn).unwrap_or(0);
         let connection = Box::new(Connection {
             sockets,
             handle,
@@ -194,8 +189,9 @@ impl Stack {
             timer: None,
             last_ack_sent: false,
             delays_ack: false,
-            heard: stream_end(opening.syn).unwrap_or(0),
+            heard: begin,
             acked: 0,
+            passage: Passage::new(begin),
             used: self.at(now),
             is_warm: false,
         });
@@ -212,10 +208,8 @@ impl Stack {
         let at = self.at(now);
         let Some(connection) = self.connections.get_mut(slot).and_then(Option::as_mut) else { return };
         connection.choose_ack_delay(packet.len());
-        connection.hear(packet);
         self.cooling.warm(connection, at);
-        let mut device = Device::new(Some(packet), &mut self.scratch, sink, (connection.max_payload, &mut connection.acked));
-        let _ = self.interface.poll_ingress_single(at, &mut device, &mut connection.sockets);
+        self.link.feed(connection, packet, sink, at);
         // A reset in SYN-RECEIVED makes smoltcp listen again; here it means that the program has given up (RFC 9293 §3.10.7.4).
         let socket = connection.sockets.get_mut::<Socket<'static>>(connection.handle);
         match socket.state() {
@@ -250,14 +244,11 @@ impl Stack {
         if connection.only_holds_bytes() {
             return;
         }
-        let mut device = Device::new(None, &mut self.scratch, sink, (connection.max_payload, &mut connection.acked));
-        for _ in 0..MOST_AT_ONCE {
-            if self.interface.poll_egress(at, &mut device, &mut connection.sockets) != PollResult::SocketStateChanged {
-                break;
-            }
-        }
+        self.link.catch_up(connection, sink, at);
+        let next = self.link.egress(connection, MOST_AT_ONCE, sink, at);
+        self.link.acknowledge(connection, sink, at);
         // A deadline that is past would spin: what could go out has gone.
-        let next = self.interface.poll_at(at, &connection.sockets).map(|next| next.max(at + Duration::from_millis(1)));
+        let next = next.map(|next| next.max(at + Duration::from_millis(1)));
         // A timer that runs out too early only finds out when it should have: cheaper than to move it with every packet.
         if let Some(next) = next.filter(|next| connection.timer.is_none_or(|old| *next < old)) {
             if let Some(old) = connection.timer.replace(next) {

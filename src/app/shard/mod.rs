@@ -21,6 +21,7 @@ mod datagrams;
 mod errors;
 mod faults;
 mod fragments;
+mod held;
 mod identify;
 mod inbox;
 mod jobs;
@@ -58,6 +59,7 @@ use crate::router::{Counter, Input, Output, Router, Rules};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
 use datagrams::Datagrams;
+use held::Held;
 pub(super) use identify::Attributor;
 pub(super) use inbox::{Handles, Message, Snapshot};
 pub(super) use jobs::{Jobs, job_queue};
@@ -98,6 +100,7 @@ pub(super) struct Shard {
     unidentified: Vec<FlowId>,
     patience: Patience,
     buffer: Box<[u8]>,
+    held: Held,
     out: Vec<u8>,
     datagrams: Datagrams,
     rush: Rush,
@@ -152,7 +155,10 @@ impl Shard {
                 let arrival = datagrams_together(header).map_or(whole, Arrival::Together);
                 self.on_whole(&packet.arrived(arrival), now);
             }
-            Err(Malformed::Fragment) => self.on_fragment(packet, now),
+            Err(Malformed::Fragment) => {
+                self.held.can_keep = false;
+                self.on_fragment(packet, now);
+            }
             Err(why) => self.router.count(Counter::Malformed(why)),
         }
     }
@@ -211,8 +217,12 @@ impl Shard {
                 if self.passes_probe_on(id, packet, now) {
                     return;
                 }
-                self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
                 self.mark(id.index());
+                if self.holds(id, packet) {
+                    return;
+                }
+                self.send_held(id.index(), now);
+                self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
             }
             Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => {
                 if self.is_still_held(id, Some(packet), now) {
@@ -275,6 +285,7 @@ impl Shard {
             self.lanes.clear_dirty(slot);
             self.take_turn_of(slot, now);
         }
+        self.held.clear();
         // Flows that did not finish their turn wait for the next round.
         if self.dirty.is_empty() {
             self.dirty = dirty;

@@ -93,27 +93,32 @@ impl Rush {
 impl Shard {
     /// Reads a batch from the TUN.
     pub(super) fn read_tun(&mut self, now: Instant) -> io::Result<()> {
-        let mut buffer = std::mem::take(&mut self.buffer);
-        let mut result = Ok(());
         // Newcomers cost little before they are judged, and those that are put off nothing; the queue is emptied of them.
         let (mut reads, before) = (0, self.rush.put_off());
-        while reads < BATCH + self.unidentified.len().min(MANY) + self.rush.put_off().saturating_sub(before).min(MOST_PUT_OFF) {
+        while reads < BATCH + self.unidentified.len().min(MANY) + self.rush.put_off().saturating_sub(before).min(MOST_PUT_OFF)
+            && !self.held.is_full()
+        {
             reads += 1;
-            match self.tun.read(&mut buffer) {
-                Ok(len) => self.take_packet(buffer.get(..len).unwrap_or(&[]), now),
+            let mut buffer = self.held.buffer();
+            let read = self.tun.read(&mut buffer);
+            let len = *read.as_ref().unwrap_or(&0);
+            if read.is_ok() {
+                self.held.can_keep = true;
+                self.take_packet(buffer.get(..len).unwrap_or(&[]), now);
+                self.held.can_keep = false;
+            }
+            self.held.give_back(buffer, len);
+            match read {
+                Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.tun_ready = false;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => {
-                    result = Err(error);
-                    break;
-                }
+                Err(error) => return Err(error),
             }
         }
-        self.buffer = buffer;
-        result
+        Ok(())
     }
 
     /// Whether a packet begins a flow that others are before.

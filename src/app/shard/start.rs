@@ -12,6 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Waker};
 
 use super::datagrams::Datagrams;
+use super::held::Held;
 use super::inbox::Handle;
 use super::patience::Patience;
 use super::rush::Rush;
@@ -112,6 +113,7 @@ impl Shard {
             unidentified: Vec::new(),
             patience: Patience::default(),
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
+            held: Held::default(),
             out: Vec::with_capacity(PACKET_MAX),
             datagrams: Datagrams::default(),
             rush: Rush::default(),

@@ -166,6 +166,7 @@ impl Shard {
     /// Moves what can be moved for one flow, then sends what became due.
     pub(super) fn pump(&mut self, slot: usize, now: Instant) {
         self.look_for_answer(slot, now);
+        self.send_held(slot, now);
         let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
         let (id, had_finished) = (lane.id, lane.program_finished);
         let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket, now)) else { return };

@@ -2,6 +2,7 @@
 
 mod dead;
 mod rest;
+mod through;
 mod wire;
 
 use std::time::Instant;
@@ -20,7 +21,11 @@ fn line(v6: bool, weather: Weather) -> Line {
 
 /// A line whose connection stands.
 fn connected(v6: bool) -> Line {
-    let mut line = line(v6, Weather::default());
+    connected_in(v6, Weather::default())
+}
+
+fn connected_in(v6: bool, weather: Weather) -> Line {
+    let mut line = line(v6, weather);
     line.talk(|ours, peer| ours.state() == State::Established && peer.state() == State::Established);
     line
 }

@@ -1,6 +1,7 @@
 //! A program's kernel in memory: a second smoltcp as the peer, the kernel's part of segmentation, and a wire that loses and reorders.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use smoltcp::iface::{Config, Interface, SocketHandle, SocketSet};
@@ -101,7 +102,11 @@ pub(super) struct Line {
     weather: Weather,
     chance: u64,
     is_accepted: bool,
+    /// Takes bytes straight from the packets.
+    pub(super) taker: Option<Taker>,
 }
+
+pub(super) type Taker = Box<dyn FnMut(&[IoSlice<'_>]) -> usize>;
 
 impl Line {
     /// A peer that connects from `port`.
@@ -138,6 +143,7 @@ impl Line {
             weather,
             chance: 1 + u64::from(port),
             is_accepted: false,
+            taker: None,
         }
     }
 
@@ -174,11 +180,30 @@ impl Line {
         self.stack.flush(SLOT, &mut caught, self.now);
         self.carry(caught);
         self.advance();
+        let mut batch = Vec::new();
         while let Some(entry) = self.wire.first_entry().filter(|entry| entry.key().0 <= self.now) {
             match entry.remove() {
                 (Towards::Peer, packet) => self.device.rx.push_back(packet),
-                (Towards::Stack, packet) => self.arrive(&packet),
+                (Towards::Stack, packet) => batch.push(packet),
             }
+        }
+        while !batch.is_empty() {
+            let together = usize::try_from(1 + self.below(4)).expect("a small number").min(batch.len());
+            let rest = batch.split_off(together);
+            self.arrive_together(&std::mem::replace(&mut batch, rest));
+        }
+    }
+
+    /// Packets of one batch: what nobody takes from them goes the common way.
+    fn arrive_together(&mut self, packets: &[Vec<u8>]) {
+        let parsed =
+            packets.iter().map(|bytes| IpPacket::parse(bytes, Checksums::Finished).expect("the peer sends whole packets"));
+        let passed = match &mut self.taker {
+            Some(taker) if self.is_accepted => self.stack.pass(SLOT, parsed, taker).packets,
+            _ => 0,
+        };
+        for packet in packets.iter().skip(passed) {
+            self.arrive(packet);
         }
     }
 

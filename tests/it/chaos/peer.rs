@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use portreeve::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, VNET_HEADER_LEN};
-use portreeve::stack::{Opening, PacketSink, Stack};
+use portreeve::stack::{Opening, PacketSink, Passed, Stack};
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
 const SLOT: usize = 1;
@@ -67,9 +67,16 @@ impl Segment<'_> {
         tcp.extend([0, 0]);
         tcp.extend(self.urgent.to_be_bytes());
         tcp.extend(self.options);
-        tcp.resize(tcp.len() + self.len, 7);
+        let places = (0..self.len).map(|place| self.sequence.wrapping_add(u32::try_from(place).expect("a small segment")));
+        tcp.extend(places.map(byte_at));
         wrap(&tcp, from.ip(), to.ip())
     }
+}
+
+/// What the peer's stream holds at a place, so that bytes cannot be lost or moved unseen.
+fn byte_at(place: u32) -> u8 {
+    let [high, ..] = place.wrapping_mul(0x9e37_79b1).to_be_bytes();
+    high
 }
 
 fn wrap(tcp: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
@@ -104,6 +111,18 @@ fn wrap(tcp: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
     bytes
 }
 
+/// The other end takes bytes, which must be the next ones of the peer's stream.
+fn take(bytes: &[u8], taken: &mut usize, next: &mut Option<u32>) -> usize {
+    if let Some(next) = next {
+        for byte in bytes {
+            assert_eq!(*byte, byte_at(*next), "at {next}");
+            *next = next.wrapping_add(1);
+        }
+    }
+    *taken += bytes.len();
+    bytes.len()
+}
+
 /// A conversation that the bytes decide.
 struct Peer {
     stack: Stack,
@@ -114,6 +133,8 @@ struct Peer {
     sent: u32,
     /// Bytes that reached the other end.
     taken: usize,
+    /// Where the next one stands in the peer's stream; None once it has said that nothing follows, and goes on all the same.
+    next: Option<u32>,
 }
 
 impl Peer {
@@ -121,7 +142,7 @@ impl Peer {
         let (from, to) = if v6 { ("[fd00::2]:40000", "[2001:db8::10]:443") } else { ("10.9.0.2:40000", "203.0.113.10:443") };
         let now = Instant::now();
         let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
-        Self { stack: Stack::new(7, now), now, caught: Caught::default(), from, to, sent: 1000, taken: 0 }
+        Self { stack: Stack::new(7, now), now, caught: Caught::default(), from, to, sent: 1000, taken: 0, next: Some(1001) }
     }
 
     fn open(&mut self, options: &[u8]) {
@@ -133,20 +154,32 @@ impl Peer {
         self.stack.accept(SLOT, &tuple, opening, &mut self.caught, self.now).expect("memory for two rings");
     }
 
-    fn says(&mut self, segment: &Segment<'_>) {
+    /// The segment is read; its bytes may go straight on, at most so many.
+    fn says(&mut self, segment: &Segment<'_>, most: Option<usize>) {
         let bytes = segment.bytes(self.from, self.to);
-        if IpPacket::parse(&bytes, Checksums::Unfinished).is_ok() {
+        let Ok(packet) = IpPacket::parse(&bytes, Checksums::Unfinished) else { return };
+        if segment.flags & 1 != 0 {
+            self.next = None;
+        }
+        let (taken, next) = (&mut self.taken, &mut self.next);
+        let passed = most.map_or_else(Passed::default, |most| {
+            self.stack.pass(SLOT, std::iter::once(packet), |pieces| {
+                let pieces: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).take(most).collect();
+                take(&pieces, taken, next)
+            })
+        });
+        if passed.packets == 0 {
             self.stack.input(SLOT, &bytes, &mut self.caught, self.now);
         }
     }
 
     /// What the other end of the connection does: it reads, writes, closes, gives up.
     fn upstream(&mut self, choice: u8) {
-        let taken = &mut self.taken;
+        let (taken, next) = (&mut self.taken, &mut self.next);
         self.stack.with_socket(SLOT, |socket| match choice % 6 {
             0 | 1 => {
                 while socket.can_recv() {
-                    *taken += socket.recv(|data| (data.len(), data.len())).expect("it said that it can");
+                    socket.recv(|data| (take(data, taken, next), ())).expect("it said that it can");
                 }
             }
             2 | 3 if socket.can_send() => assert!(socket.send_slice(&[9; 3000]).is_ok()),
@@ -177,7 +210,7 @@ pub(super) fn run(bytes: &[u8]) -> usize {
     if first & 0x80 == 0 {
         // The rest of the handshake, so that most conversations get beyond it.
         let ack = peer.caught.next.wrapping_add(1);
-        peer.says(&Segment { flags: 0x10, sequence: peer.sent, ack, window: 64_240, urgent: 0, options: &[], len: 0 });
+        peer.says(&Segment { flags: 0x10, sequence: peer.sent, ack, window: 64_240, urgent: 0, options: &[], len: 0 }, None);
     }
     while let [flags, shape, near, window, upstream, time, tail @ ..] = rest {
         rest = tail;
@@ -193,7 +226,8 @@ pub(super) fn run(bytes: &[u8]) -> usize {
             options: OPTIONS[usize::from(shape >> 2) % 8],
             len,
         };
-        peer.says(&segment);
+        let most = [None, Some(usize::MAX), Some(usize::from(*time)), Some(0)][usize::from(upstream >> 3 & 3)];
+        peer.says(&segment, most);
         // The stack says what it has taken; that is where the peer goes on.
         peer.upstream(*upstream);
         peer.settle(Duration::from_millis(if time % 16 == 0 { 3_600_000 } else { u64::from(*time) }));

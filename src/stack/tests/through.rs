@@ -1,0 +1,184 @@
+//! Bytes that go past smoltcp: none is lost, doubled or moved, and the program is told of all of them.
+
+use std::cell::RefCell;
+use std::io::IoSlice;
+use std::rc::Rc;
+
+use super::*;
+use crate::packet::{VNET_HEADER_LEN, acknowledged, stream_end};
+use crate::stack::Passed;
+
+/// What arrived at the other end, by either way, and how much of that went through.
+#[derive(Clone, Default)]
+struct Got(Rc<RefCell<(Vec<u8>, usize)>>);
+
+impl Got {
+    fn len(&self) -> usize {
+        self.0.borrow().0.len()
+    }
+
+    /// Reads the ring.
+    fn read(&self, socket: &mut Socket<'_>) {
+        receive(socket, &mut self.0.borrow_mut().0);
+    }
+
+    /// Takes what is offered, but at most so many bytes.
+    fn take(&self, pieces: &[IoSlice<'_>], most: usize) -> usize {
+        let (got, through) = &mut *self.0.borrow_mut();
+        let before = got.len();
+        pieces.iter().for_each(|piece| got.extend_from_slice(piece));
+        got.truncate(before.saturating_add(most));
+        *through += got.len() - before;
+        got.len() - before
+    }
+}
+
+fn line_that_passes(v6: bool, weather: Weather, got: &Got, mut most: impl FnMut() -> usize + 'static) -> Line {
+    let (mut line, got) = (connected_in(v6, weather), got.clone());
+    line.taker = Some(Box::new(move |pieces| got.take(pieces, most())));
+    line
+}
+
+#[test]
+fn nearly_everything_goes_through_where_it_is_taken_and_the_program_is_told_at_once() {
+    for v6 in FAMILIES {
+        let (up, got, mut sent) = (data(600_000), Got::default(), 0);
+        let mut line = line_that_passes(v6, Weather::default(), &got, || usize::MAX);
+        let began = line.now;
+        line.talk(|ours, peer| {
+            send(peer, &up, &mut sent);
+            got.read(ours);
+            got.len() == up.len() && peer.send_queue() == 0
+        });
+        assert!(line.now - began < std::time::Duration::from_millis(200), "nothing had to be sent again");
+        assert!(got.0.borrow().0 == up);
+        assert!(got.0.borrow().1 > up.len() * 9 / 10, "{} of {}", got.0.borrow().1, up.len());
+        assert_drained(line);
+    }
+}
+
+#[test]
+fn streams_stay_whole_however_much_is_taken_and_whatever_the_wire_does() {
+    let (up, down) = (data(3 << 20), data(1 << 20));
+    for v6 in FAMILIES {
+        for weather in [Weather { loss: 0, jitter_ms: 0 }, Weather { loss: 2, jitter_ms: 0 }, Weather { loss: 1, jitter_ms: 2 }] {
+            let (got, mut sent, mut sent_down, mut got_down, mut turn) = (Got::default(), 0, 0, Vec::new(), 0_usize);
+            let mut chance = 7_usize;
+            let most = move || {
+                chance = chance.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                [usize::MAX, usize::MAX, 0, 1, 2000][(chance >> 33) % 5]
+            };
+            let mut line = line_that_passes(v6, weather, &got, most);
+            line.talk(|ours, peer| {
+                if peer.state() == State::Established {
+                    send(peer, &up, &mut sent);
+                    send(ours, &down, &mut sent_down);
+                }
+                turn += 1;
+                if turn.is_multiple_of(7) {
+                    got.read(ours);
+                }
+                receive(peer, &mut got_down);
+                got.len() == up.len() && got_down.len() == down.len()
+            });
+            assert!(got.0.borrow().0 == up && got_down == down, "{weather:?} v6 {v6}");
+            assert!(got.0.borrow().1 > 5_000, "{weather:?} v6 {v6}: {} went through", got.0.borrow().1);
+            assert_drained(line);
+        }
+    }
+}
+
+#[test]
+fn both_ends_can_finish_after_bytes_went_through() {
+    for v6 in FAMILIES {
+        let (up, down, got) = (data(100_000), data(50_000), Got::default());
+        let (mut sent, mut sent_down, mut got_down) = (0, 0, Vec::new());
+        let mut line = line_that_passes(v6, Weather::default(), &got, || usize::MAX);
+        line.talk(|ours, peer| {
+            if send(peer, &up, &mut sent) {
+                peer.close();
+            }
+            got.read(ours);
+            if ours.state() == State::CloseWait && send(ours, &down, &mut sent_down) {
+                ours.close();
+            }
+            receive(peer, &mut got_down);
+            ours.state() == State::Closed
+        });
+        assert!(got.0.borrow().0 == up && got_down == down);
+        assert_drained(line);
+    }
+}
+
+#[test]
+fn a_finished_remote_end_still_takes_what_goes_through() {
+    for v6 in FAMILIES {
+        let (up, got, mut sent) = (data(100_000), Got::default(), 0);
+        let mut line = line_that_passes(v6, Weather::default(), &got, || usize::MAX);
+        line.talk(|ours, peer| {
+            ours.close();
+            if peer.state() == State::CloseWait && send(peer, &up, &mut sent) {
+                peer.close();
+            }
+            got.read(ours);
+            ours.state() == State::TimeWait
+        });
+        assert!(got.0.borrow().0 == up && got.0.borrow().1 > 0);
+        assert_drained(line);
+    }
+}
+
+/// A segment of `len` bytes from `sequence` on, of the peer that `line` is.
+fn segment(
+    v6: bool,
+    sequence: u32,
+    len: usize,
+    flags: fn(etherparse::PacketBuilderStep<etherparse::TcpHeader>) -> Step,
+) -> Vec<u8> {
+    let builder = if v6 {
+        etherparse::PacketBuilder::ipv6([0xfd; 16], [0x20; 16], 64)
+    } else {
+        etherparse::PacketBuilder::ipv4([10, 9, 0, 2], [203, 0, 113, 10], 64)
+    };
+    let mut bytes = Vec::new();
+    flags(builder.tcp(40_000, 443, sequence, 1000)).write(&mut bytes, &vec![7; len]).expect("a vector takes it");
+    bytes
+}
+
+type Step = etherparse::PacketBuilderStep<etherparse::TcpHeader>;
+type Flags = fn(Step) -> Step;
+
+#[test]
+fn only_plain_segments_behind_all_that_was_heard_go_through() {
+    for v6 in FAMILIES {
+        let mut line = connected(v6);
+        line.settle();
+        let at = line.stack.connections[SLOT].as_ref().expect("it stands").acked;
+        let offer = |stack: &mut Stack, packets: &[Vec<u8>]| {
+            let packets = packets.iter().map(|bytes| crate::packet::IpPacket::parse(bytes, crate::packet::Checksums::Unfinished));
+            let packets: Vec<_> = packets.map(|packet| packet.expect("well-formed")).collect();
+            stack.pass(SLOT, packets.iter().copied(), |pieces| pieces.iter().map(|piece| piece.len()).sum())
+        };
+        let plain: Flags = |tcp| tcp.ack(5);
+        let refused: [(u32, usize, Flags); 8] = [
+            (at.wrapping_sub(1), 100, plain),
+            (at.wrapping_add(1), 100, plain),
+            (at, 0, plain),
+            (at, 100, |tcp| tcp),
+            (at, 100, |tcp| tcp.ack(5).fin()),
+            (at, 100, |tcp| tcp.ack(5).rst()),
+            (at, 100, |tcp| tcp.ack(5).syn()),
+            (at.wrapping_add(1 << 31), 100, plain),
+        ];
+        for (place, (sequence, len, flags)) in refused.into_iter().enumerate() {
+            assert_eq!(offer(&mut line.stack, &[segment(v6, sequence, len, flags)]), Passed::default(), "{place}");
+        }
+        let three = [segment(v6, at, 100, plain), segment(v6, at + 100, 50, plain), segment(v6, at + 151, 100, plain)];
+        assert_eq!(offer(&mut line.stack, &three), Passed { bytes: 150, packets: 2 }, "the third leaves a gap");
+        assert_eq!(offer(&mut line.stack, &three), Passed::default(), "they went through before");
+        let mut caught = wire::Caught::default();
+        line.stack.flush(SLOT, &mut caught, line.now);
+        let said = caught.0.iter().map(|packet| acknowledged(&packet[VNET_HEADER_LEN..])).collect::<Vec<_>>();
+        assert_eq!(said, [stream_end(&three[1])], "one word for both");
+    }
+}
