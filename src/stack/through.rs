@@ -32,7 +32,7 @@ pub(super) struct Passage {
     /// Behind the last byte of those that are known to have come without a gap.
     edge: u32,
     /// What the program acknowledged last and the room that it named, and what smoltcp knows of that.
-    said: Option<(u32, u16)>,
+    pub(super) said: Option<(u32, u16)>,
     known: Option<(u32, u16)>,
     /// Of the last segment that went through.
     headers: [u8; MAX_HEADERS],
@@ -84,6 +84,9 @@ impl Link {
     /// Feeds a segment of the program.
     pub(super) fn feed(&mut self, connection: &mut Connection, packet: &[u8], sink: &mut dyn PacketSink, at: Instant) {
         let (waited, follows) = (connection.socket().recv_queue(), connection.hear(packet));
+        if connection.passage.hear(packet) {
+            connection.passage.known = connection.passage.said;
+        }
         self.feed_as_it_is(connection, packet, sink, at);
         // Only what smoltcp has kept is there.
         if let Some(len) = follows
