@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::rc::Rc;
 
 use super::*;
-use crate::packet::{VNET_HEADER_LEN, acknowledged, stream_end};
+use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, acknowledged, stream_end};
 use crate::stack::Passed;
 
 /// What arrived at the other end, by either way, and how much of that went through.
@@ -129,10 +129,11 @@ fn a_finished_remote_end_still_takes_what_goes_through() {
     }
 }
 
+type Flags<'a> = &'a dyn Fn(Step) -> Step;
 type Step = etherparse::PacketBuilderStep<etherparse::TcpHeader>;
 
 /// A segment of `len` bytes from `sequence` on.
-fn segment(v6: bool, sequence: u32, len: usize, flags: &dyn Fn(Step) -> Step) -> Vec<u8> {
+fn segment(v6: bool, sequence: u32, len: usize, flags: Flags<'_>) -> Vec<u8> {
     let builder = if v6 {
         etherparse::PacketBuilder::ipv6(V6_ENDS.0, V6_ENDS.1, 64)
     } else {
@@ -146,6 +147,30 @@ fn segment(v6: bool, sequence: u32, len: usize, flags: &dyn Fn(Step) -> Step) ->
 const V6_ENDS: ([u8; 16], [u8; 16]) =
     ([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
 
+/// Offers packets to somebody who takes everything.
+fn offer(stack: &mut Stack, packets: &[Vec<u8>]) -> Passed {
+    let packets = packets.iter().map(|bytes| IpPacket::parse(bytes, Checksums::Unfinished).expect("well-formed"));
+    stack.pass(SLOT, packets, |pieces| pieces.iter().map(|piece| piece.len()).sum())
+}
+
+#[test]
+fn what_a_segment_says_beside_its_bytes_is_heard() {
+    for v6 in FAMILIES {
+        let mut line = connected(v6);
+        line.settle();
+        line.stack.with_socket(SLOT, |socket| assert_eq!(socket.send_slice(b"an answer"), Ok(9)));
+        line.stack.flush(SLOT, &mut wire::Caught::default(), line.now);
+        let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
+        let (at, answer) = (connection.acked, connection.passage.said.expect("the handshake's last word").0);
+        let queued = |stack: &mut Stack| stack.with_socket(SLOT, |socket| socket.send_queue());
+        assert_eq!(queued(&mut line.stack), Some(9));
+        let passed = offer(&mut line.stack, &[segment(v6, at, 100, &|tcp| tcp.ack(answer.wrapping_add(9)))]);
+        assert_eq!(passed, Passed { bytes: 100, packets: 1 });
+        line.stack.flush(SLOT, &mut wire::Caught::default(), line.now);
+        assert_eq!(queued(&mut line.stack), Some(0), "the answer is acknowledged");
+    }
+}
+
 #[test]
 fn only_plain_segments_behind_all_that_was_heard_go_through() {
     for v6 in FAMILIES {
@@ -153,13 +178,8 @@ fn only_plain_segments_behind_all_that_was_heard_go_through() {
         line.settle();
         let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
         let (at, answer) = (connection.acked, connection.passage.said.expect("the handshake's last word").0);
-        let offer = |stack: &mut Stack, packets: &[Vec<u8>]| {
-            let packets = packets.iter().map(|bytes| crate::packet::IpPacket::parse(bytes, crate::packet::Checksums::Unfinished));
-            let packets: Vec<_> = packets.map(|packet| packet.expect("well-formed")).collect();
-            stack.pass(SLOT, packets.iter().copied(), |pieces| pieces.iter().map(|piece| piece.len()).sum())
-        };
         let plain = |tcp: Step| tcp.ack(answer);
-        let refused: [(u32, usize, &dyn Fn(Step) -> Step); 8] = [
+        let refused: [(u32, usize, Flags<'_>); 8] = [
             (at.wrapping_sub(1), 100, &plain),
             (at.wrapping_add(1), 100, &plain),
             (at, 0, &plain),
