@@ -35,6 +35,19 @@ pub fn stream_bytes(packet: &[u8]) -> Option<&[u8]> {
     tcp.into_inner().get(headers..)
 }
 
+/// The headers of a segment and the bytes that it carries. None where there is anything else: extension headers, bytes behind its end.
+#[must_use]
+pub fn split_stream(packet: &[u8]) -> Option<(&[u8], &[u8])> {
+    let next = if packet.first()? >> 4 == 4 { 9 } else { 6 };
+    let bytes = stream_bytes(packet)?;
+    let ip_len = match packet.first()? >> 4 {
+        4 => usize::from(Ipv4Packet::new_checked(packet).ok()?.total_len()),
+        _ => 40 + usize::from(Ipv6Packet::new_checked(packet).ok()?.payload_len()),
+    };
+    let is_all = ip_len == packet.len() && *packet.get(next)? == u8::from(IpProtocol::Tcp);
+    packet.split_at_checked(packet.len() - bytes.len()).filter(|_| is_all)
+}
+
 pub(super) fn number(sequence: i32) -> u32 {
     u32::from_ne_bytes(sequence.to_ne_bytes())
 }
@@ -81,6 +94,24 @@ mod tests {
             assert_eq!(stream_end(&segment(v6, (false, true), b"abc")), Some(2));
             assert_eq!(acknowledged(&segment(v6, (false, false), b"")), Some(77));
         }
+    }
+
+    #[test]
+    fn a_segment_is_headers_and_bytes_and_nothing_else() {
+        for v6 in [false, true] {
+            let mut packet = segment(v6, (false, false), b"abc");
+            let headers = packet.len() - 3;
+            assert_eq!(split_stream(&packet), Some((&packet[..headers], &b"abc"[..])));
+            packet.push(0);
+            assert_eq!(split_stream(&packet), None, "a byte behind its end");
+        }
+        let tcp = &segment(true, (false, false), b"abc")[40..];
+        let mut packet = segment(true, (false, false), b"")[..40].to_vec();
+        packet[6] = 60;
+        packet[5] = u8::try_from(8 + tcp.len()).expect("short");
+        packet.extend([6, 0, 1, 4, 0, 0, 0, 0]);
+        packet.extend(tcp);
+        assert_eq!((stream_bytes(&packet), split_stream(&packet)), (Some(&b"abc"[..]), None), "options for the destination");
     }
 
     #[test]

@@ -44,10 +44,16 @@ pub fn acknowledge_more(packet: &mut [u8], by: u32) {
     }
 }
 
-/// The headers of a segment without its bytes, with `payload` in their place, from `sequence` on and acknowledging `acknowledged`.
+/// A segment under the headers of another: `payload` from `sequence` on, with another acknowledgement and window.
 ///
 /// `headers` is what precedes the bytes of a whole packet. None when they are none.
-pub fn under_headers(headers: &[u8], (sequence, acknowledged): (u32, u32), payload: &[u8], out: &mut Vec<u8>) -> Option<()> {
+pub fn under_headers(
+    headers: &[u8],
+    (acknowledged, window): (u32, u16),
+    sequence: u32,
+    payload: &[u8],
+    out: &mut Vec<u8>,
+) -> Option<()> {
     out.clear();
     out.extend_from_slice(headers);
     out.extend_from_slice(payload);
@@ -59,6 +65,7 @@ pub fn under_headers(headers: &[u8], (sequence, acknowledged): (u32, u32), paylo
     let mut tcp = tcp_of(out)?;
     tcp.set_seq_number(smoltcp::wire::TcpSeqNumber(i32::from_ne_bytes(sequence.to_ne_bytes())));
     tcp.set_ack_number(smoltcp::wire::TcpSeqNumber(i32::from_ne_bytes(acknowledged.to_ne_bytes())));
+    tcp.set_window_len(window);
     tcp.set_psh(false);
     Some(())
 }
@@ -81,7 +88,7 @@ fn tcp_of(bytes: &mut [u8]) -> Option<TcpPacket<&mut [u8]>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::{acknowledged, stream_bytes, stream_end};
+    use crate::packet::{acknowledged, answer_of, stream_bytes, stream_end};
     use etherparse::{PacketBuilder, TcpOptionElement};
 
     fn segment(v6: bool, options: &[TcpOptionElement], payload: &[u8]) -> Vec<u8> {
@@ -139,8 +146,8 @@ mod tests {
             let packet = segment(v6, &[TcpOptionElement::Timestamp(7, 8)], b"whole payload");
             let headers = &packet[..packet.len() - 13];
             let mut out = Vec::new();
-            under_headers(headers, (40, 50), b"x", &mut out).expect("headers");
-            assert_eq!((stream_end(&out), acknowledged(&out), stream_bytes(&out)), (Some(41), Some(50), Some(&b"x"[..])));
+            under_headers(headers, (50, 60), 40, b"x", &mut out).expect("headers");
+            assert_eq!((stream_end(&out), answer_of(&out), stream_bytes(&out)), (Some(41), Some((50, 60)), Some(&b"x"[..])));
         }
     }
 
@@ -151,7 +158,7 @@ mod tests {
             step_back(&mut same, 1);
             acknowledge_more(&mut same, 1);
             assert_eq!(same, bytes);
-            assert_eq!(under_headers(bytes, (1, 1), &[], &mut same), None);
+            assert_eq!(under_headers(bytes, (1, 1), 1, &[], &mut same), None);
         }
     }
 }

@@ -16,7 +16,7 @@ use smoltcp::wire::TcpControl;
 
 use super::device::Device;
 use super::{Connection, PacketSink, Scratch, Stack};
-use crate::packet::{IpPacket, Transport, answer_of, step_back, stream_bytes, stream_end, under_headers};
+use crate::packet::{IpPacket, Transport, answer_of, split_stream, step_back, stream_bytes, stream_end, under_headers};
 
 /// Segments that go through in one piece.
 pub const MOST_TOGETHER: usize = 6;
@@ -29,6 +29,8 @@ pub(super) struct Passage {
     lag: u32,
     /// Behind the last byte that went through; at first, behind the SYN.
     end: u32,
+    /// Bytes went through that may not be acknowledged yet.
+    owes: bool,
     /// Behind the last byte of those that are known to have come without a gap.
     edge: u32,
     /// What the program acknowledged last and the room that it named, and what smoltcp knows of that.
@@ -42,7 +44,7 @@ pub(super) struct Passage {
 impl Passage {
     /// For a stream that begins at `end`.
     pub(super) fn new(end: u32) -> Self {
-        Self { lag: 0, end, edge: end, said: None, known: None, headers: [0; MAX_HEADERS], headers_len: 0 }
+        Self { lag: 0, end, owes: false, edge: end, said: None, known: None, headers: [0; MAX_HEADERS], headers_len: 0 }
     }
 
     /// Notes what a segment acknowledges; whether that is the newest word.
@@ -53,19 +55,20 @@ impl Passage {
     }
 
     /// Notes that the first `len` bytes of a segment went through.
-    fn note(&mut self, piece: &Piece<'_>, len: u32) {
-        let headers = piece.headers();
+    pub(super) fn note(&mut self, piece: &Piece<'_>, len: u32) {
         self.hear(piece.packet);
-        self.headers.iter_mut().zip(headers).for_each(|(to, from)| *to = *from);
-        self.headers_len = headers.len();
+        self.headers.iter_mut().zip(piece.headers).for_each(|(to, from)| *to = *from);
+        self.headers_len = piece.headers.len();
         self.lag = self.lag.wrapping_add(len);
         self.end = piece.sequence.wrapping_add(len);
         self.edge = self.end;
+        self.owes = true;
     }
 
-    /// Whether bytes went through that are not acknowledged yet.
-    fn owes(&self, acked: u32) -> bool {
-        (1..1 << 31).contains(&self.end.wrapping_sub(acked))
+    /// Whether bytes went through that are not acknowledged by `acked`.
+    pub(super) fn owes(&mut self, acked: u32) -> bool {
+        self.owes &= (1..1 << 31).contains(&self.end.wrapping_sub(acked));
+        self.owes
     }
 }
 
@@ -83,6 +86,8 @@ impl Link {
 
     /// Feeds a segment of the program.
     pub(super) fn feed(&mut self, connection: &mut Connection, packet: &[u8], sink: &mut dyn PacketSink, at: Instant) {
+        // In the order in which the program said it.
+        self.catch_up(connection, sink, at);
         let (waited, follows) = (connection.socket().recv_queue(), connection.hear(packet));
         if connection.passage.hear(packet) {
             connection.passage.known = connection.passage.said;
@@ -128,8 +133,9 @@ impl Link {
     fn say(&mut self, connection: &mut Connection, sequence: u32, payload: &[u8], sink: &mut dyn PacketSink, at: Instant) {
         let passage = &connection.passage;
         let headers = passage.headers.get(..passage.headers_len).unwrap_or_default();
-        let Some((acknowledged, _)) = passage.said else { return };
-        if under_headers(headers, (sequence, acknowledged), payload, &mut self.moved).is_some() {
+        // A closed socket answers whoever still speaks to it with a reset.
+        let Some(said) = passage.said.filter(|_| connection.socket().state() != State::Closed) else { return };
+        if under_headers(headers, said, sequence, payload, &mut self.moved).is_some() {
             self.ingress(connection, None, sink, at);
         }
     }
@@ -232,24 +238,21 @@ impl Stack {
 
 /// One segment that may go through.
 #[derive(Clone, Copy)]
-struct Piece<'p> {
+pub(super) struct Piece<'p> {
     packet: &'p [u8],
     sequence: u32,
+    headers: &'p [u8],
     bytes: &'p [u8],
 }
 
 impl<'p> Piece<'p> {
     /// None where a segment says more than bytes.
-    fn of(packet: &IpPacket<'p>) -> Option<Self> {
+    pub(super) fn of(packet: &IpPacket<'p>) -> Option<Self> {
         let Transport::Tcp(segment) = packet.transport() else { return None };
-        let bytes = stream_bytes(packet.bytes())?;
-        let is_plain = segment.has_ack && matches!(segment.control, TcpControl::None | TcpControl::Psh) && !bytes.is_empty();
-        let piece = Self { packet: packet.bytes(), sequence: segment.sequence, bytes };
-        Some(piece).filter(|piece| is_plain && piece.headers().len() <= MAX_HEADERS)
-    }
-
-    fn headers(&self) -> &'p [u8] {
-        self.packet.get(..self.packet.len() - self.bytes.len()).unwrap_or_default()
+        let (headers, bytes) = split_stream(packet.bytes())?;
+        let is_plain = segment.has_ack && matches!(segment.control, TcpControl::None | TcpControl::Psh);
+        let fits = !bytes.is_empty() && headers.len() <= MAX_HEADERS;
+        Some(Self { packet: packet.bytes(), sequence: segment.sequence, headers, bytes }).filter(|_| is_plain && fits)
     }
 
     fn end(&self) -> u32 {

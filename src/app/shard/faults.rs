@@ -44,6 +44,17 @@ impl Shard {
         self.for_flow_in(slot, now, |shard| shard.pump(slot, now));
     }
 
+    /// Sends what is held of all flows.
+    pub(super) fn send_all_held(&mut self, now: Instant) {
+        while let Some(slot) = self.held.first() {
+            self.for_flow_in(slot, now, |shard| shard.send_held(slot, now));
+            if self.held.first() == Some(slot) {
+                // Whose flow is gone.
+                return self.held.clear();
+            }
+        }
+    }
+
     /// Asks who owns the flows that this batch began.
     pub(super) fn identify_new(&mut self, now: Instant) {
         if self.unidentified.is_empty() {

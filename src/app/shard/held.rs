@@ -4,12 +4,14 @@
 //! into a ring on their way push other flows' bytes out of the core's cache. Keeps one rule: what is held leaves before anything that
 //! came after it in its flow, and no later than its batch ends.
 
+use std::io;
 use std::time::Instant;
 
 use smoltcp::wire::TcpControl;
 
 use super::lanes::{Lane, Upstream};
 use super::{PACKET_MAX, Shard, Sink};
+use crate::egress::failure_of;
 use crate::flow::FlowId;
 use crate::packet::{Checksums, IpPacket, Transport, VNET_HEADER_LEN};
 use crate::stack::MOST_TOGETHER;
@@ -23,6 +25,8 @@ const HEADERS: usize = 120;
 #[derive(Default)]
 pub(super) struct Held {
     list: Vec<Segment>,
+    /// Those of the flow at hand.
+    leaving: Vec<Segment>,
     free: Vec<Box<[u8]>>,
     /// The packet in hand lies in a buffer that can be kept.
     pub(super) can_keep: bool,
@@ -57,6 +61,11 @@ impl Held {
 
     pub(super) fn is_full(&self) -> bool {
         self.list.len() >= MOST_TOGETHER
+    }
+
+    /// The place of the flow whose segment came first.
+    pub(super) fn first(&self) -> Option<usize> {
+        self.list.first().map(|segment| segment.id.index())
     }
 
     fn has(&self, id: FlowId) -> bool {
@@ -94,10 +103,22 @@ impl Shard {
         if !self.held.has(id) {
             return;
         }
-        let mut held = std::mem::take(&mut self.held.list);
-        let packets = held.iter().filter(|segment| segment.id == id).filter_map(Segment::packet);
-        // What goes wrong the pump finds out, too, and what to do about it.
-        let passed = self.stack.pass(slot, packets.clone(), |bytes| stream.write_all_of(bytes).unwrap_or(0));
+        let mut leaving = std::mem::take(&mut self.held.leaving);
+        leaving.extend(self.held.list.extract_if(.., |segment| segment.id == id));
+        let packets = leaving.iter().filter_map(Segment::packet);
+        let mut error = None;
+        let passed = self.stack.pass(slot, packets.clone(), |bytes| {
+            let written = stream.write_all_of(bytes);
+            written.unwrap_or_else(|why| {
+                error = Some(why);
+                0
+            })
+        });
+        match error {
+            Some(error) if error.kind() == io::ErrorKind::WouldBlock => lane.writable = false,
+            Some(error) => (lane.broken, lane.readable, lane.hung_up) = (Some((failure_of(&error), now)), true, true),
+            None => {}
+        }
         if passed.bytes > 0 {
             lane.carried += passed.bytes;
             self.router.account(id, passed.bytes, 0, now);
@@ -105,9 +126,8 @@ impl Shard {
         for packet in packets.skip(passed.packets) {
             self.stack.input(slot, packet.bytes(), &mut Sink(&self.tun), now);
         }
-        let free = &mut self.held.free;
-        free.extend(held.extract_if(.., |segment| segment.id == id).map(|segment| segment.buffer));
-        self.held.list = held;
+        self.held.free.extend(leaving.drain(..).map(|segment| segment.buffer));
+        self.held.leaving = leaving;
     }
 }
 

@@ -95,9 +95,7 @@ impl Shard {
     pub(super) fn read_tun(&mut self, now: Instant) -> io::Result<()> {
         // Newcomers cost little before they are judged, and those that are put off nothing; the queue is emptied of them.
         let (mut reads, before) = (0, self.rush.put_off());
-        while reads < BATCH + self.unidentified.len().min(MANY) + self.rush.put_off().saturating_sub(before).min(MOST_PUT_OFF)
-            && !self.held.is_full()
-        {
+        while reads < BATCH + self.unidentified.len().min(MANY) + self.rush.put_off().saturating_sub(before).min(MOST_PUT_OFF) {
             reads += 1;
             let mut buffer = self.held.buffer();
             let read = self.tun.read(&mut buffer);
@@ -108,6 +106,9 @@ impl Shard {
                 self.held.can_keep = false;
             }
             self.held.give_back(buffer, len);
+            if self.held.is_full() {
+                self.send_all_held(now);
+            }
             match read {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::*;
 use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, acknowledged, stream_end};
 use crate::stack::Passed;
+use crate::stack::through::Piece;
 
 /// What arrived at the other end, by either way, and how much of that went through.
 #[derive(Clone, Default)]
@@ -147,6 +148,12 @@ fn segment(v6: bool, sequence: u32, len: usize, flags: Flags<'_>) -> Vec<u8> {
 const V6_ENDS: ([u8; 16], [u8; 16]) =
     ([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
 
+fn with_room(mut packet: Vec<u8>, room: u16) -> Vec<u8> {
+    let at = if packet[0] >> 4 == 4 { 20 } else { 40 } + 14;
+    packet[at..at + 2].copy_from_slice(&room.to_be_bytes());
+    packet
+}
+
 /// Offers packets to somebody who takes everything.
 fn offer(stack: &mut Stack, packets: &[Vec<u8>]) -> Passed {
     let packets = packets.iter().map(|bytes| IpPacket::parse(bytes, Checksums::Unfinished).expect("well-formed"));
@@ -169,6 +176,47 @@ fn what_a_segment_says_beside_its_bytes_is_heard() {
         line.stack.flush(SLOT, &mut wire::Caught::default(), line.now);
         assert_eq!(queued(&mut line.stack), Some(0), "the answer is acknowledged");
     }
+}
+
+#[test]
+fn words_between_pieces_are_heard_in_their_order() {
+    for v6 in FAMILIES {
+        let mut line = connected(v6);
+        line.settle();
+        let mut caught = wire::Caught::default();
+        line.stack.with_socket(SLOT, |socket| assert_eq!(socket.send_slice(&[7; 20_000]), Ok(20_000)));
+        line.stack.flush(SLOT, &mut caught, line.now);
+        let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
+        let (at, answer) = (connection.acked, connection.passage.said.expect("the handshake's last word").0);
+        let newer = answer.wrapping_add(1000);
+        // The bytes say that there is no room, and an empty segment behind them that there is, and more acknowledged.
+        assert_eq!(offer(&mut line.stack, &[with_room(segment(v6, at, 100, &|tcp| tcp.ack(answer)), 0)]).packets, 1);
+        caught.0.clear();
+        line.stack.input(
+            SLOT,
+            &with_room(segment(v6, at.wrapping_add(100), 0, &|tcp| tcp.ack(newer)), 60_000),
+            &mut caught,
+            line.now,
+        );
+        line.stack.flush(SLOT, &mut caught, line.now);
+        let said: Vec<_> = caught.0.iter().filter_map(|packet| acknowledged(&packet[VNET_HEADER_LEN..])).collect();
+        assert_eq!(said.last(), Some(&at.wrapping_add(100)), "the bytes are acknowledged");
+        assert_eq!(line.stack.with_socket(SLOT, |socket| socket.send_queue()), Some(19_000));
+        line.stack.with_socket(SLOT, |socket| assert_eq!(socket.send_slice(&[7; 10]), Ok(10)));
+        caught.0.clear();
+        line.stack.flush(SLOT, &mut caught, line.now);
+        assert!(!caught.0.is_empty(), "there is room");
+    }
+}
+
+#[test]
+fn what_was_acknowledged_once_is_never_owed_again() {
+    let mut passage = crate::stack::through::Passage::new(1000);
+    assert!(!passage.owes(1000), "nothing went through");
+    let bytes = segment(false, 1000, 100, &|tcp| tcp.ack(5));
+    passage.note(&Piece::of(&IpPacket::parse(&bytes, Checksums::Unfinished).expect("well-formed")).expect("plain"), 100);
+    assert!(passage.owes(1000) && passage.owes(1099) && !passage.owes(1100));
+    assert!(!passage.owes(1100 + (1 << 31)) && !passage.owes(1099), "more than two gigabytes later");
 }
 
 #[test]
