@@ -40,8 +40,7 @@ fn traceroute_sees_the_same_hops_as_without_a_router(way: Way) {
     let lab = Lab::new();
     // Where hosts limit how often they answer, a second traceroute sees less than the first.
     let _site = Site::build(&lab);
-    let profiles = Profiles::accepting();
-    let hops = |router: &Router<'_>, (method, address): (&'static str, &'static str)| -> Vec<String> {
+    let hops = |router: &Router<'_>, (method, address): Asked| -> Vec<String> {
         let words = ["traceroute", "-n", "-q1", "-m5", "-w1"];
         let told = router.run(words.into_iter().chain(method.split_whitespace()).chain([address])).expect_success();
         let hop = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
@@ -49,21 +48,14 @@ fn traceroute_sees_the_same_hops_as_without_a_router(way: Way) {
     };
     let methods = ["", "-I", "-T -p 80", "-T -p 81"];
     let asked = methods.map(|method| [(method, Lab::SERVER_4), (method, Lab::SERVER_6)]);
-    let asked = asked.as_flattened();
-    let direct = Router::start(&lab, Way::Direct, &profiles);
-    let without: Vec<_> = asked.iter().map(|one| hops(&direct, *one)).collect();
-    assert!(without.iter().all(|hops| hops.len() == 2), "{without:?}");
-    let router = Router::start(&lab, way, &profiles);
-    let through: Vec<_> = asked.iter().map(|one| hops(&router, *one)).collect();
-    assert_eq!(through, without, "{way:?}");
+    assert_same_hops(&lab, way, asked.as_flattened(), hops);
 }
 
 /// By echo, by datagrams and by TCP. The first two send whole packets from a raw socket in IPv4.
 fn mtr_sees_the_same_hops_as_without_a_router(way: Way) {
     let lab = Lab::new();
     let _site = Site::build(&lab);
-    let profiles = Profiles::accepting();
-    let hops = |router: &Router<'_>, (method, address): (&'static str, &'static str)| -> Vec<String> {
+    let hops = |router: &Router<'_>, (method, address): Asked| -> Vec<String> {
         let words = ["mtr", "-n", "-r", "-c2", "-i0.2", "-G0.5", "-m5"];
         let told = router.run(words.into_iter().chain(method.split_whitespace()).chain([address])).expect_success();
         // The hop, its address, and how much was lost of how many.
@@ -71,11 +63,19 @@ fn mtr_sees_the_same_hops_as_without_a_router(way: Way) {
         told.lines().skip(2).map(hop).collect()
     };
     let asked = ["", "-u", "-T -P 80"].map(|method| [(method, Lab::SERVER_4), (method, Lab::SERVER_6)]);
-    let asked = asked.as_flattened();
-    let direct = Router::start(&lab, Way::Direct, &profiles);
+    assert_same_hops(&lab, way, asked.as_flattened(), hops);
+}
+
+/// Two hops to each, and through the router the same ones as without it.
+fn assert_same_hops(lab: &Lab, way: Way, asked: &[Asked], hops: impl Fn(&Router<'_>, Asked) -> Vec<String>) {
+    let profiles = Profiles::accepting();
+    let direct = Router::start(lab, Way::Direct, &profiles);
     let without: Vec<_> = asked.iter().map(|one| hops(&direct, *one)).collect();
     assert!(without.iter().all(|hops| hops.len() == 2), "{without:?}");
-    let router = Router::start(&lab, way, &profiles);
+    let router = Router::start(lab, way, &profiles);
     let through: Vec<_> = asked.iter().map(|one| hops(&router, *one)).collect();
     assert_eq!(through, without, "{way:?}");
 }
+
+/// Words for the tool, and whom it asks.
+type Asked = (&'static str, &'static str);
