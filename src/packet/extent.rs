@@ -13,6 +13,12 @@ pub fn stream_end(packet: &[u8]) -> Option<u32> {
     Some(number(tcp.seq_number().0).wrapping_add(len))
 }
 
+/// Whether the segment is the first of its stream.
+#[must_use]
+pub fn starts_stream(packet: &[u8]) -> bool {
+    tcp_of(packet).is_some_and(|tcp| tcp.syn())
+}
+
 /// What the segment acknowledges.
 #[must_use]
 pub fn acknowledged(packet: &[u8]) -> Option<u32> {
@@ -20,11 +26,11 @@ pub fn acknowledged(packet: &[u8]) -> Option<u32> {
     tcp.ack().then(|| number(tcp.ack_number().0))
 }
 
-/// What the segment acknowledges, and the room that it names, not scaled.
+/// What the segment acknowledges, and the room that it names, not scaled. None where it opens or resets the stream.
 #[must_use]
 pub fn answer_of(packet: &[u8]) -> Option<(u32, u16)> {
     let tcp = tcp_of(packet)?;
-    tcp.ack().then(|| (number(tcp.ack_number().0), tcp.window_len()))
+    (tcp.ack() && !tcp.syn() && !tcp.rst()).then(|| (number(tcp.ack_number().0), tcp.window_len()))
 }
 
 /// The bytes that the segment carries.

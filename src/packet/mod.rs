@@ -6,6 +6,7 @@
 mod build;
 mod extension;
 mod extent;
+mod headers;
 mod offload;
 mod reassembly;
 mod reject;
@@ -15,11 +16,12 @@ mod tuple;
 mod view;
 
 pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datagram};
-pub use extent::{acknowledged, answer_of, split_stream, stream_bytes, stream_end};
+pub use extent::{acknowledged, answer_of, split_stream, starts_stream, stream_bytes, stream_end};
+pub use headers::{HEADERS_MAX, Piece, StreamHeaders, plain_headers, stamp_of, tells_of_doubles, window_shift};
 pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
 pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
-pub use renumber::{acknowledge_more, step_back, under_headers};
+pub use renumber::{acknowledge_more, step_back, step_forward, under_headers};
 pub use signature::Signature;
 pub use tuple::{Direction, FiveTuple, Protocol};
 pub use view::{Arrival, Checksums, Echo, IpPacket, Kept, Malformed, Marks, Segment, Transport};

@@ -24,30 +24,46 @@ const UDP_CHECKSUM: u16 = 6;
 ///
 /// None when the packet is not TCP as smoltcp emits it.
 pub fn unfinished_tcp(packet: &mut [u8], max_payload: u16) -> Option<[u8; VNET_HEADER_LEN]> {
-    let v4 = packet.first()? >> 4 == 4;
-    let ip_len: usize = if v4 { 20 } else { 40 };
-    let tcp_len = packet.len().checked_sub(ip_len)?;
-    let data_offset = usize::from(*packet.get(ip_len + 12)? >> 4) * 4;
-    let payload = tcp_len.checked_sub(data_offset)?;
-    leave_checksum(packet, v4, IpProtocol::Tcp, TCP_CHECKSUM)?;
+    let headers = headers_len(packet)?;
+    let payload = packet.len().checked_sub(headers)?;
+    unfinished_tcp_headers(packet.get_mut(..headers)?, payload, max_payload)
+}
+
+/// As [`unfinished_tcp`] for headers alone, behind which come `payload` bytes.
+pub(super) fn unfinished_tcp_headers(headers: &mut [u8], payload: usize, max_payload: u16) -> Option<[u8; VNET_HEADER_LEN]> {
+    let (v4, ip_len) = ip_header(headers)?;
+    headers_len(headers).filter(|len| *len == headers.len())?;
+    let tcp_len = headers.len().checked_sub(ip_len)? + payload;
+    leave_checksum(headers, v4, IpProtocol::Tcp, tcp_len, TCP_CHECKSUM)?;
     let cut = payload > usize::from(max_payload);
     let gso = match (cut, v4) {
         (false, _) => 0,
         (true, true) => GSO_TCPV4,
         (true, false) => GSO_TCPV6,
     };
-    let header_len = u16::try_from(ip_len + data_offset).ok()?;
+    let header_len = u16::try_from(headers.len()).ok()?;
     Some(header(gso, header_len, if cut { max_payload } else { 0 }, u16::try_from(ip_len).ok()?, TCP_CHECKSUM))
+}
+
+/// Whether the header is an IPv4 one, and its length where it has no options.
+fn ip_header(packet: &[u8]) -> Option<(bool, usize)> {
+    let v4 = packet.first()? >> 4 == 4;
+    Some((v4, if v4 { 20 } else { 40 }))
+}
+
+/// Bytes of the IP and the TCP header.
+fn headers_len(packet: &[u8]) -> Option<usize> {
+    let (_, ip_len) = ip_header(packet)?;
+    Some(ip_len + usize::from(*packet.get(ip_len + 12)? >> 4) * 4)
 }
 
 /// As [`unfinished_tcp`] for UDP: `packet` holds datagrams of `segment` bytes, the last maybe shorter, or a single one.
 ///
 /// None when there is no such packet.
 pub(super) fn unfinished_udp(packet: &mut [u8], segment: Option<u16>) -> Option<[u8; VNET_HEADER_LEN]> {
-    let v4 = packet.first()? >> 4 == 4;
-    let ip_len: u16 = if v4 { 20 } else { 40 };
-    leave_checksum(packet, v4, IpProtocol::Udp, UDP_CHECKSUM)?;
-    let gso = if segment.is_some() { GSO_UDP } else { 0 };
+    let (v4, ip_len) = ip_header(packet)?;
+    leave_checksum(packet, v4, IpProtocol::Udp, packet.len().checked_sub(ip_len)?, UDP_CHECKSUM)?;
+    let (gso, ip_len) = (if segment.is_some() { GSO_UDP } else { 0 }, u16::try_from(ip_len).ok()?);
     Some(header(gso, ip_len + 8, segment.unwrap_or(0), ip_len, UDP_CHECKSUM))
 }
 
@@ -73,10 +89,11 @@ pub fn is_unfinished(header: &[u8]) -> bool {
     header.first().is_some_and(|flags| flags & NEEDS_CSUM != 0)
 }
 
-/// Writes the sum of the pseudo-header into the checksum field: what the kernel wants there when it shall do the rest.
-fn leave_checksum(packet: &mut [u8], v4: bool, protocol: IpProtocol, offset: u16) -> Option<()> {
+/// Writes the sum of the pseudo-header into the checksum field: what the kernel wants there when it shall do the rest. `length` counts
+/// what follows the IP header.
+fn leave_checksum(packet: &mut [u8], v4: bool, protocol: IpProtocol, length: usize, offset: u16) -> Option<()> {
     let ip_len: usize = if v4 { 20 } else { 40 };
-    let length = u32::try_from(packet.len().checked_sub(ip_len)?).ok()?;
+    let length = u32::try_from(length).ok()?;
     let sum = if v4 {
         let (src, dst): ([u8; 4], [u8; 4]) = (*packet.get(12..)?.first_chunk()?, *packet.get(16..)?.first_chunk()?);
         checksum::pseudo_header_v4(&src.into(), &dst.into(), protocol, length)

@@ -20,6 +20,11 @@ pub fn step_back(packet: &mut [u8], by: u32) {
     }
 }
 
+/// Takes the segment `by` bytes on in its stream.
+pub fn step_forward(packet: &mut [u8], by: u32) {
+    step_back(packet, by.wrapping_neg());
+}
+
 /// Lets the segment acknowledge `by` bytes more, the blocks that it names (SACK) included.
 pub fn acknowledge_more(packet: &mut [u8], by: u32) {
     let Some(mut tcp) = tcp_of(packet).filter(TcpPacket::ack) else { return };

@@ -4,7 +4,12 @@ use std::num::NonZeroUsize;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, SegmentationCapabilities, TxToken};
 
-use crate::packet::{VNET_HEADER_LEN, acknowledge_more, acknowledged, unfinished_tcp};
+use super::RING_LEN;
+use super::flight::Flight;
+use crate::packet::{
+    StreamHeaders, VNET_HEADER_LEN, acknowledge_more, acknowledged, starts_stream, step_back, step_forward, stream_end,
+    unfinished_tcp,
+};
 
 /// Largest IP packet.
 const MAX_PACKET: usize = 65_535;
@@ -12,6 +17,11 @@ const MAX_PACKET: usize = 65_535;
 /// Where finished packets go: the TUN. Each starts with a virtio header.
 pub trait PacketSink {
     fn write(&mut self, packet: &[u8]);
+
+    /// Writes one packet whose end lies elsewhere.
+    fn write_both(&mut self, headers: &[u8], bytes: &[u8]) {
+        self.write(&[headers, bytes].concat());
+    }
 }
 
 /// Room to build one packet with its virtio header.
@@ -23,29 +33,81 @@ impl Scratch {
     }
 }
 
+/// Where a connection's two streams stand on the wire, and how far behind smoltcp's idea of them is.
+pub(super) struct Numbers {
+    /// The largest payload of one segment.
+    pub(super) max_payload: u16,
+    /// Bytes of the program that went past smoltcp.
+    pub(super) lag: u32,
+    /// Bytes for the program that go past it.
+    pub(super) flight: Flight,
+    /// What we acknowledged last.
+    pub(super) acked: u32,
+    /// Behind the last byte that was sent.
+    pub(super) end: u32,
+    /// The program's newest timestamp, where it has them.
+    pub(super) stamp: Option<u32>,
+    pub(super) headers: StreamHeaders,
+}
+
+impl Numbers {
+    pub(super) fn new(max_payload: u16, stamp: Option<u32>) -> Self {
+        let (flight, headers) = (Flight::new(), StreamHeaders::new());
+        Self { max_payload, lag: 0, flight, acked: 0, end: 0, stamp, headers }
+    }
+
+    /// Makes smoltcp's numbers the wire's, and notes them.
+    fn outward(&mut self, packet: &mut [u8]) {
+        if self.lag != 0 {
+            acknowledge_more(packet, self.lag);
+        }
+        let (_, sent) = self.flight.lag();
+        if sent != 0 {
+            step_forward(packet, sent);
+        }
+        self.acked = acknowledged(packet).unwrap_or(self.acked);
+        if let Some(end) = stream_end(packet)
+            && (starts_stream(packet) || end.wrapping_sub(self.end) < 1 << 31)
+        {
+            self.end = end;
+        }
+        self.headers.keep(packet, RING_LEN);
+    }
+
+    /// Makes the wire's numbers smoltcp's.
+    pub(super) fn inward(&self, packet: &mut [u8]) {
+        step_back(packet, self.lag);
+        let (past, _) = self.flight.lag();
+        if past != 0 {
+            acknowledge_more(packet, past.wrapping_neg());
+        }
+    }
+
+    /// Whether smoltcp's numbers are the wire's.
+    pub(super) fn are_smoltcps(&self) -> bool {
+        self.lag == 0 && self.flight.lag().0 == 0
+    }
+}
+
 pub(super) struct Device<'a> {
     rx: Option<&'a [u8]>,
     scratch: &'a mut Scratch,
     sink: &'a mut dyn PacketSink,
-    max_payload: u16,
-    lag: u32,
-    acked: &'a mut u32,
+    numbers: &'a mut Numbers,
 }
 
 impl<'a> Device<'a> {
-    /// `limits`: the largest payload of one segment, how far smoltcp's numbers lag behind what was received, and where the last
-    /// acknowledged number goes.
     pub(super) fn new(
         rx: Option<&'a [u8]>,
         scratch: &'a mut Scratch,
         sink: &'a mut dyn PacketSink,
-        limits: (u16, u32, &'a mut u32),
+        numbers: &'a mut Numbers,
     ) -> Self {
-        Self { rx, scratch, sink, max_payload: limits.0, lag: limits.1, acked: limits.2 }
+        Self { rx, scratch, sink, numbers }
     }
 
     fn tx(&mut self) -> Tx<'_> {
-        Tx { scratch: self.scratch, sink: self.sink, max_payload: self.max_payload, lag: self.lag, acked: self.acked }
+        Tx { scratch: self.scratch, sink: self.sink, numbers: self.numbers }
     }
 }
 
@@ -97,9 +159,7 @@ impl RxToken for Rx<'_> {
 pub(super) struct Tx<'a> {
     scratch: &'a mut Scratch,
     sink: &'a mut dyn PacketSink,
-    max_payload: u16,
-    lag: u32,
-    acked: &'a mut u32,
+    numbers: &'a mut Numbers,
 }
 
 impl TxToken for Tx<'_> {
@@ -110,13 +170,8 @@ impl TxToken for Tx<'_> {
         };
         let (header, packet) = whole.split_at_mut(VNET_HEADER_LEN);
         let result = f(packet);
-        if self.lag != 0 {
-            acknowledge_more(packet, self.lag);
-        }
-        if let Some(acked) = acknowledged(packet) {
-            *self.acked = acked;
-        }
-        if let Some(vnet) = unfinished_tcp(packet, self.max_payload) {
+        self.numbers.outward(packet);
+        if let Some(vnet) = unfinished_tcp(packet, self.numbers.max_payload) {
             header.copy_from_slice(&vnet);
             self.sink.write(whole);
         }

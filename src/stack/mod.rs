@@ -8,12 +8,13 @@
 //!
 //! [`Stack::accept`] takes the SYN only when the upstream socket is connected, so the SYN-ACK is the truth. [`Stack::input`] feeds a
 //! segment, [`Stack::with_socket`] moves bytes, [`Stack::flush`] sends what became due and sets the flow's timer. [`Stack::pass`] lets a
-//! large segment's bytes through without a stop.
+//! large segment's bytes through without a stop, and [`Stack::draw`] takes those for the program.
 //!
 //! One rule: nothing here decides, and nothing here knows upstream sockets.
 
 mod cooling;
 mod device;
+mod flight;
 mod ring;
 mod through;
 
@@ -25,10 +26,11 @@ use smoltcp::socket::tcp::{ListenError, Socket, SocketBuffer, State};
 use smoltcp::time::Duration;
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, IpEndpoint, IpListenEndpoint, Ipv4Address, Ipv6Address, TcpControl};
 
-use crate::packet::{FiveTuple, IpPacket, Transport, stream_end};
+use crate::packet::{FiveTuple, IpPacket, Transport, stamp_of, stream_end, window_shift};
 use cooling::Cooling;
-use device::Device;
+use device::{Device, Numbers};
 pub use device::{PacketSink, Scratch};
+pub use flight::Drawn;
 use ring::{Ring, RingPool};
 use through::{Link, Passage};
 pub use through::{MOST_TOGETHER, Passed};
@@ -64,14 +66,12 @@ struct Connection {
     sockets: SocketSet<'static>,
     handle: SocketHandle,
     rings: [Ring; 2],
-    max_payload: u16,
     timer: Option<smoltcp::time::Instant>,
     last_ack_sent: bool,
     delays_ack: bool,
     /// Behind the last byte that the program sent, in order or not.
     heard: u32,
-    /// What we acknowledged last.
-    acked: u32,
+    numbers: Numbers,
     passage: Passage,
     used: smoltcp::time::Instant,
     /// The rings may hold pages.
@@ -90,7 +90,11 @@ impl Connection {
     /// Whether the rings hold nothing: no byte that waits, and none that came before its time, as all that was heard is acknowledged.
     fn is_at_rest(&self) -> bool {
         let socket = self.sockets.get::<Socket<'static>>(self.handle);
-        socket.state() == State::Established && socket.send_queue() == 0 && socket.recv_queue() == 0 && self.heard == self.acked
+        socket.state() == State::Established
+            && socket.send_queue() == 0
+            && socket.recv_queue() == 0
+            && self.heard == self.numbers.acked
+            && self.numbers.flight.is_empty()
     }
 
     /// Both sides have finished, the last ACK is out, and the program's last bytes wait to be taken. Nothing is left to send then, but
@@ -119,8 +123,8 @@ impl Stack {
         let mut scratch = Scratch::new();
         let mut config = Config::new(HardwareAddress::Ip);
         config.random_seed = seed;
-        let (mut sink, mut acked) = (NoSink, 0);
-        let mut device = Device::new(None, &mut scratch, &mut sink, (0, 0, &mut acked));
+        let (mut sink, mut numbers) = (NoSink, Numbers::new(0, None));
+        let mut device = Device::new(None, &mut scratch, &mut sink, &mut numbers);
         let mut interface = Interface::new(config, &mut device, smoltcp::time::Instant::ZERO);
         // Any address is ours (AnyIP); smoltcp wants a route through an address of its own for that.
         let (v4, v6) = (Ipv4Address::new(192, 0, 0, 8), Ipv6Address::new(0x100, 0, 0, 0, 0, 0, 0, 1));
@@ -185,13 +189,12 @@ impl Stack {
             sockets,
             handle,
             rings,
-            max_payload,
             timer: None,
             last_ack_sent: false,
             delays_ack: false,
             heard: begin,
-            acked: 0,
-            passage: Passage::new(begin),
+            numbers: Numbers::new(max_payload, stamp_of(opening.syn).filter(|_| opening.has_timestamps)),
+            passage: Passage::new(begin, window_shift(opening.syn)),
             used: self.at(now),
             is_warm: false,
         });
@@ -224,7 +227,7 @@ impl Stack {
     #[must_use]
     pub fn asks(&self, slot: usize, packet: &IpPacket<'_>) -> bool {
         let Some(connection) = self.connections.get(slot).and_then(Option::as_ref) else { return false };
-        let before = connection.acked.wrapping_sub(1);
+        let before = connection.numbers.acked.wrapping_sub(1);
         matches!(packet.transport(), Transport::Tcp(segment) if segment.sequence == before && segment.control == TcpControl::None)
             && stream_end(packet.bytes()) == Some(before)
             && connection.is_at_rest()
@@ -244,9 +247,13 @@ impl Stack {
         if connection.only_holds_bytes() {
             return;
         }
-        self.link.catch_up(connection, sink, at);
-        let next = self.link.egress(connection, MOST_AT_ONCE, sink, at);
+        self.link.give_up(connection, sink, at);
+        if !connection.is_silent() || connection.passage.is_unheard(at) {
+            self.link.catch_up(connection, sink, at);
+        }
+        let due = self.link.egress(connection, MOST_AT_ONCE, sink, at);
         self.link.acknowledge(connection, sink, at);
+        let next = [connection.look_again(at), due].into_iter().flatten().min();
         // A deadline that is past would spin: what could go out has gone.
         let next = next.map(|next| next.max(at + Duration::from_millis(1)));
         // A timer that runs out too early only finds out when it should have: cheaper than to move it with every packet.

@@ -12,21 +12,23 @@ use std::io::IoSlice;
 use smoltcp::iface::{Interface, PollResult};
 use smoltcp::socket::tcp::{Socket, State};
 use smoltcp::time::Instant;
-use smoltcp::wire::TcpControl;
 
-use super::device::Device;
+use super::device::{Device, Numbers};
 use super::{Connection, PacketSink, Scratch, Stack};
-use crate::packet::{IpPacket, Transport, answer_of, split_stream, step_back, stream_bytes, stream_end, under_headers};
+use crate::packet::{
+    IpPacket, Transport, answer_of, plain_headers, stamp_of, stream_bytes, stream_end, tells_of_doubles, under_headers,
+};
 
 /// Segments that go through in one piece.
 pub const MOST_TOGETHER: usize = 6;
 /// Longer headers are not kept; such segments take the other way.
 const MAX_HEADERS: usize = 120;
 
+/// So long smoltcp need not hear what is of no use to it; its own clocks run by what it hears.
+const UNHEARD: smoltcp::time::Duration = smoltcp::time::Duration::from_secs(1);
+
 /// What is known of the bytes that went past smoltcp.
 pub(super) struct Passage {
-    /// How far smoltcp's numbers lag behind.
-    lag: u32,
     /// Behind the last byte that went through; at first, behind the SYN.
     end: u32,
     /// Bytes went through that may not be acknowledged yet.
@@ -36,31 +38,74 @@ pub(super) struct Passage {
     /// What the program acknowledged last and the room that it named, and what smoltcp knows of that.
     pub(super) said: Option<(u32, u16)>,
     known: Option<(u32, u16)>,
-    /// Of the last segment that went through.
+    /// By how many bits that room is to be shifted.
+    shift: u8,
+    /// When smoltcp heard something last.
+    heard: Instant,
+    /// Of a segment that did nothing but acknowledge or carry bytes.
     headers: [u8; MAX_HEADERS],
     headers_len: usize,
 }
 
 impl Passage {
     /// For a stream that begins at `end`.
-    pub(super) fn new(end: u32) -> Self {
-        Self { lag: 0, end, owes: false, edge: end, said: None, known: None, headers: [0; MAX_HEADERS], headers_len: 0 }
+    pub(super) fn new(end: u32, shift: u8) -> Self {
+        let headers = [0; MAX_HEADERS];
+        Self { end, owes: false, edge: end, said: None, known: None, shift, heard: Instant::ZERO, headers, headers_len: 0 }
+    }
+
+    #[cfg(test)]
+    pub(super) fn shift(&self) -> u8 {
+        self.shift
+    }
+
+    /// Whether smoltcp has not heard anything for a while.
+    pub(super) fn is_unheard(&self, at: Instant) -> bool {
+        at >= self.heard + UNHEARD
     }
 
     /// Notes what a segment acknowledges; whether that is the newest word.
-    fn hear(&mut self, packet: &[u8]) -> bool {
-        let newest = answer_of(packet).filter(|word| self.said.is_none_or(|last| word.0.wrapping_sub(last.0) < 1 << 31));
-        self.said = newest.or(self.said);
-        newest.is_some()
+    fn hear(&mut self, packet: &[u8], numbers: &mut Numbers, at: Instant) -> bool {
+        let is_new = |word: &(u32, u16)| self.said.is_none_or(|last| word.0.wrapping_sub(last.0) < 1 << 31);
+        let is_sent = |word: &(u32, u16)| numbers.end.wrapping_sub(word.0) < 1 << 31;
+        let Some(newest) = answer_of(packet).filter(|word| is_new(word) && is_sent(word)) else { return false };
+        let plain = plain_headers(packet);
+        if let Some(headers) = plain
+            && let Some(room) = self.headers.get_mut(..headers.len())
+        {
+            room.copy_from_slice(headers);
+            self.headers_len = headers.len();
+        }
+        if self.said != Some(newest) {
+            numbers.flight.repeats = 0;
+        } else if plain.is_some_and(|headers| headers.len() == packet.len()) && !tells_of_doubles(packet) {
+            numbers.flight.repeats = numbers.flight.repeats.saturating_add(1);
+        }
+        numbers.flight.acknowledge(newest.0, numbers.end, at);
+        if numbers.stamp.is_some() {
+            numbers.stamp = stamp_of(packet).or(numbers.stamp);
+        }
+        self.said = Some(newest);
+        true
+    }
+
+    /// How much more the program takes, where everything before `end` is sent.
+    pub(super) fn room(&self, end: u32) -> usize {
+        let Some((acked, window)) = self.said else { return 0 };
+        let right = acked.wrapping_add(u32::from(window) << self.shift);
+        Some(right.wrapping_sub(end)).filter(|room| *room < 1 << 31).and_then(|room| usize::try_from(room).ok()).unwrap_or(0)
+    }
+
+    /// Whether everything before `end` is acknowledged but the last `len` bytes.
+    pub(super) fn is_all(&self, end: u32, len: usize) -> bool {
+        self.said.is_some_and(|(acked, _)| usize::try_from(end.wrapping_sub(acked)) == Ok(len))
     }
 
     /// Notes that the first `len` bytes of a segment went through.
-    pub(super) fn note(&mut self, piece: &Piece<'_>, len: u32) {
-        self.hear(piece.packet);
-        self.headers.iter_mut().zip(piece.headers).for_each(|(to, from)| *to = *from);
-        self.headers_len = piece.headers.len();
-        self.lag = self.lag.wrapping_add(len);
+    pub(super) fn note(&mut self, piece: &Piece<'_>, len: u32, numbers: &mut Numbers, at: Instant) {
+        self.hear(piece.packet, numbers, at);
         self.end = piece.sequence.wrapping_add(len);
+        numbers.lag = numbers.lag.wrapping_add(len);
         self.edge = self.end;
         self.owes = true;
     }
@@ -86,11 +131,16 @@ impl Link {
 
     /// Feeds a segment of the program.
     pub(super) fn feed(&mut self, connection: &mut Connection, packet: &[u8], sink: &mut dyn PacketSink, at: Instant) {
+        if connection.only_hears(packet, at) {
+            return;
+        }
         // In the order in which the program said it.
         self.catch_up(connection, sink, at);
         let (waited, follows) = (connection.socket().recv_queue(), connection.hear(packet));
-        if connection.passage.hear(packet) {
-            connection.passage.known = connection.passage.said;
+        let flew = !connection.numbers.flight.is_empty();
+        if connection.passage.hear(packet, &mut connection.numbers, at) {
+            // Whether smoltcp takes the segment is its affair, but what is acknowledged of the flight is so by now.
+            connection.passage.known = connection.passage.said.filter(|_| !flew);
         }
         self.feed_as_it_is(connection, packet, sink, at);
         // Only what smoltcp has kept is there.
@@ -103,7 +153,8 @@ impl Link {
     }
 
     fn feed_as_it_is(&mut self, connection: &mut Connection, packet: &[u8], sink: &mut dyn PacketSink, at: Instant) {
-        if connection.passage.lag == 0 {
+        connection.passage.heard = at;
+        if connection.numbers.are_smoltcps() {
             return self.ingress(connection, Some(packet), sink, at);
         }
         self.moved.clear();
@@ -111,19 +162,19 @@ impl Link {
         self.ingress(connection, None, sink, at);
     }
 
-    /// Feeds what smoltcp has to know of the segments that went through.
+    /// Feeds what smoltcp has to know of the segments that it did not see.
     pub(super) fn catch_up(&mut self, connection: &mut Connection, sink: &mut dyn PacketSink, at: Instant) {
         let passage = &mut connection.passage;
         if passage.known != passage.said {
-            passage.known = passage.said;
-            let end = passage.end;
-            self.say(connection, end, &[], sink, at);
+            (passage.known, passage.heard) = (passage.said, at);
+            let next = connection.heard;
+            self.say(connection, next, &[], sink, at);
         }
     }
 
     /// Acknowledges what went through, where no packet has by now: smoltcp answers at once whoever repeats a byte.
     pub(super) fn acknowledge(&mut self, connection: &mut Connection, sink: &mut dyn PacketSink, at: Instant) {
-        if connection.passage.owes(connection.acked) {
+        if connection.passage.owes(connection.numbers.acked) {
             let last = connection.passage.end.wrapping_sub(1);
             self.say(connection, last, &[0], sink, at);
         }
@@ -142,12 +193,11 @@ impl Link {
 
     /// Without a packet, what lies in `moved` by the wire's numbers.
     fn ingress(&mut self, connection: &mut Connection, packet: Option<&[u8]>, sink: &mut dyn PacketSink, at: Instant) {
-        let lag = connection.passage.lag;
         if packet.is_none() {
-            step_back(&mut self.moved, lag);
+            connection.numbers.inward(&mut self.moved);
         }
-        let limits = (connection.max_payload, lag, &mut connection.acked);
-        let mut device = Device::new(Some(packet.unwrap_or(&self.moved)), &mut self.scratch, sink, limits);
+        let rx = Some(packet.unwrap_or(&self.moved));
+        let mut device = Device::new(rx, &mut self.scratch, sink, &mut connection.numbers);
         let _ = self.interface.poll_ingress_single(at, &mut device, &mut connection.sockets);
     }
 
@@ -159,8 +209,7 @@ impl Link {
         sink: &mut dyn PacketSink,
         at: Instant,
     ) -> Option<Instant> {
-        let limits = (connection.max_payload, connection.passage.lag, &mut connection.acked);
-        let mut device = Device::new(None, &mut self.scratch, sink, limits);
+        let mut device = Device::new(None, &mut self.scratch, sink, &mut connection.numbers);
         for _ in 0..most {
             if self.interface.poll_egress(at, &mut device, &mut connection.sockets) != PollResult::SocketStateChanged {
                 break;
@@ -223,7 +272,7 @@ impl Stack {
         for piece in pieces {
             let len = left.min(piece.bytes.len());
             if len > 0 {
-                connection.passage.note(&piece, u32::try_from(len).unwrap_or(0));
+                connection.passage.note(&piece, u32::try_from(len).unwrap_or(0), &mut connection.numbers, connection.used);
                 connection.heard = connection.passage.end;
             }
             if len < piece.bytes.len() {
@@ -241,7 +290,6 @@ impl Stack {
 pub(super) struct Piece<'p> {
     packet: &'p [u8],
     sequence: u32,
-    headers: &'p [u8],
     bytes: &'p [u8],
 }
 
@@ -249,10 +297,9 @@ impl<'p> Piece<'p> {
     /// None where a segment says more than bytes.
     pub(super) fn of(packet: &IpPacket<'p>) -> Option<Self> {
         let Transport::Tcp(segment) = packet.transport() else { return None };
-        let (headers, bytes) = split_stream(packet.bytes())?;
-        let is_plain = segment.has_ack && matches!(segment.control, TcpControl::None | TcpControl::Psh);
-        let fits = !bytes.is_empty() && headers.len() <= MAX_HEADERS;
-        Some(Self { packet: packet.bytes(), sequence: segment.sequence, headers, bytes }).filter(|_| is_plain && fits)
+        let headers = plain_headers(packet.bytes()).filter(|headers| headers.len() <= MAX_HEADERS)?;
+        let bytes = packet.bytes().get(headers.len()..).filter(|bytes| !bytes.is_empty())?;
+        Some(Self { packet: packet.bytes(), sequence: segment.sequence, bytes })
     }
 
     fn end(&self) -> u32 {
@@ -279,9 +326,33 @@ impl Connection {
         follows.then_some(len)
     }
 
+    /// As if so many bytes had gone past smoltcp.
+    #[cfg(test)]
+    pub(super) fn move_on(&mut self, past: u32, lag: u32) {
+        let (numbers, passage) = (&mut self.numbers, &mut self.passage);
+        numbers.flight.move_on(past);
+        numbers.end = numbers.end.wrapping_add(past);
+        numbers.lag = numbers.lag.wrapping_add(lag);
+        for place in [&mut numbers.acked, &mut passage.end, &mut passage.edge, &mut self.heard] {
+            *place = place.wrapping_add(lag);
+        }
+        let moved = |(acked, room): (u32, u16)| (acked.wrapping_add(past), room);
+        (passage.said, passage.known) = (passage.said.map(moved), passage.known.map(moved));
+    }
+
+    /// Takes a segment that only acknowledges what smoltcp never saw.
+    fn only_hears(&mut self, packet: &[u8], at: Instant) -> bool {
+        let goes_past = !self.numbers.flight.is_empty() && !self.passage.is_unheard(at) && self.is_silent();
+        let is_answer = goes_past && packet.len() <= MAX_HEADERS && stream_end(packet) == Some(self.heard);
+        if !is_answer || plain_headers(packet).map(<[u8]>::len) != Some(packet.len()) {
+            return false;
+        }
+        self.passage.hear(packet, &mut self.numbers, at)
+    }
+
     /// Whether all that was ever heard of the stream ends at `sequence`, without a gap.
     fn is_whole_at(&self, sequence: u32) -> bool {
-        self.heard == sequence && (self.acked == sequence || self.passage.edge == sequence)
+        self.heard == sequence && (self.numbers.acked == sequence || self.passage.edge == sequence)
     }
 
     /// Whether a segment that begins at `sequence` may go through.

@@ -119,6 +119,15 @@ impl Queue {
     pub fn write(&self, packet: &[u8]) -> io::Result<usize> {
         Ok(rustix::io::write(&self.fd, packet)?)
     }
+
+    /// As [`Queue::write`], for a packet whose bytes lie apart from its headers.
+    ///
+    /// # Errors
+    ///
+    /// As [`Queue::write`].
+    pub fn write_both(&self, headers: &[u8], bytes: &[u8]) -> io::Result<usize> {
+        Ok(rustix::io::writev(&self.fd, &[io::IoSlice::new(headers), io::IoSlice::new(bytes)])?)
+    }
 }
 
 impl AsRawFd for Queue {

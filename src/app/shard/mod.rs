@@ -387,4 +387,8 @@ impl PacketSink for Sink<'_> {
     fn write(&mut self, packet: &[u8]) {
         let _ = self.0.write(packet);
     }
+
+    fn write_both(&mut self, headers: &[u8], bytes: &[u8]) {
+        let _ = self.0.write_both(headers, bytes);
+    }
 }

@@ -14,7 +14,7 @@ use crate::egress::{DialError, Opener, Progress, Stream, failure_of};
 use crate::flow::FlowId;
 use crate::packet::{Checksums, IpPacket, Protocol, Transport};
 use crate::router::{Failure, Input};
-use crate::stack::Opening;
+use crate::stack::{Opening, Stack};
 use crate::verdict::Permit;
 
 /// How long a program may take to read what a peer said before its connection broke; a program that reads nothing is told then.
@@ -169,7 +169,9 @@ impl Shard {
         self.send_held(slot, now);
         let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
         let (id, had_finished) = (lane.id, lane.program_finished);
-        let Some((turn, up, down)) = self.stack.with_socket(slot, |socket| take_turn(lane, socket, now)) else { return };
+        let Some(up) = self.stack.with_socket(slot, |socket| move_up(lane, socket, now)) else { return };
+        let down = move_down(lane, &mut self.stack, &mut Sink(&self.tun), now);
+        let Some(turn) = self.stack.with_socket(slot, |socket| end_turn(lane, socket, up.max(down), now)) else { return };
         let closes = lane.program_finished != had_finished || matches!(turn, Turn::ProgramReset);
         if up + down > 0 {
             lane.carried += up + down;
@@ -233,9 +235,10 @@ impl Shard {
     }
 }
 
-fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> (Turn, u64, u64) {
-    let Upstream::Open(stream) = &lane.upstream else { return (Turn::Rest, 0, 0) };
-    let (mut up, mut down) = (0, 0);
+/// Moves the program's bytes, at most a turn's worth; says how many.
+fn move_up(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> u64 {
+    let Upstream::Open(stream) = &lane.upstream else { return 0 };
+    let mut up = 0;
     while lane.writable && lane.broken.is_none() && socket.can_recv() && up < TURN_BYTES {
         match socket.recv(|bytes| split(stream.write(bytes))) {
             Ok(Ok(sent)) => up += sent,
@@ -251,32 +254,40 @@ fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> (Turn
         stream.finish_writing();
         lane.finished_up = true;
     }
-    while lane.readable && !lane.finished_down && socket.can_send() && down < TURN_BYTES {
-        let mut room = 0;
-        let read = socket.send(|bytes| {
-            room = bytes.len();
-            split(stream.read(bytes))
-        });
-        match read {
-            Ok(Ok(0)) => {
+    up
+}
+
+/// Moves the peer's bytes, at most a turn's worth; says how many.
+fn move_down(lane: &mut TcpLane, stack: &mut Stack, sink: &mut Sink<'_>, now: Instant) -> u64 {
+    let (slot, Upstream::Open(stream)) = (lane.id.index(), &lane.upstream) else { return 0 };
+    let mut down = 0;
+    while lane.readable && !lane.finished_down && down < TURN_BYTES {
+        let Some(drawn) = stack.draw(slot, |room| stream.read(room), sink, now) else { break };
+        match drawn.read {
+            Ok(0) => {
                 if lane.broken.is_none() {
-                    socket.close();
+                    stack.with_socket(slot, Socket::close);
                 }
                 lane.finished_down = true;
             }
-            Ok(Ok(read)) => {
-                down += read;
+            Ok(read) => {
+                down += u64::try_from(read).unwrap_or(0);
                 // A short read of a stream has emptied it (epoll(7)); the next bytes make a new edge.
-                lane.readable = lane.hung_up || usize::try_from(read).is_ok_and(|read| read == room);
+                lane.readable = lane.hung_up || read == drawn.room;
             }
-            Ok(Err(error)) if error.kind() == io::ErrorKind::WouldBlock => lane.readable = false,
-            Ok(Err(error)) => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => lane.readable = false,
+            Err(error) => {
                 lane.broken.get_or_insert((failure_of(&error), now));
                 lane.finished_down = true;
             }
-            Err(_) => break,
         }
     }
+    down
+}
+
+/// Ends a turn in which the busier way had `moved` bytes.
+fn end_turn(lane: &mut TcpLane, socket: &Socket<'_>, moved: u64, now: Instant) -> Turn {
+    let Upstream::Open(stream) = &lane.upstream else { return Turn::Rest };
     if !matches!(socket.state(), State::Listen | State::SynReceived) {
         lane.answered.get_or_insert(now);
     }
@@ -285,7 +296,7 @@ fn take_turn(lane: &mut TcpLane, socket: &mut Socket<'_>, now: Instant) -> (Turn
         lane.troubled = false;
         lane.broken = lane.broken.or_else(|| stream.take_error().map(|error| (failure_of(&error), now)));
     }
-    (turn_of(lane, socket, up.max(down), now), up, down)
+    turn_of(lane, socket, moved, now)
 }
 
 /// How the turn ended, `moved` being the busier way's bytes.

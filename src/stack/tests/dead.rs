@@ -42,7 +42,7 @@ fn a_programs_keepalive_is_a_question_and_no_other_segment_is() {
     for v6 in FAMILIES {
         let mut line = connected(v6);
         line.settle();
-        let acked = line.stack.connections.get(SLOT).and_then(Option::as_ref).expect("a connection").acked;
+        let acked = line.stack.connections.get(SLOT).and_then(Option::as_ref).expect("a connection").numbers.acked;
         let [before, earlier] = [1, 2].map(|distance| acked.wrapping_sub(distance));
         assert!(asks(&line.stack, &segment(v6, before, "", b"")));
         for (sequence, flag, data) in
@@ -64,7 +64,7 @@ fn what_asks_for_room_is_no_question() {
         let mut line = connected(v6);
         line.talk(|ours, peer| super::send(peer, &up, &mut sent) && ours.recv_queue() == up.len());
         line.settle();
-        let acked = line.stack.connections.get(SLOT).and_then(Option::as_ref).expect("a connection").acked;
+        let acked = line.stack.connections.get(SLOT).and_then(Option::as_ref).expect("a connection").numbers.acked;
         assert!(!asks(&line.stack, &segment(v6, acked.wrapping_sub(1), "", b"")));
     }
 }

@@ -1,6 +1,8 @@
 //! The stack against a peer in memory: both families, both directions, good and bad weather.
 
+mod by_hand;
 mod dead;
+mod flight;
 mod rest;
 mod through;
 mod wire;

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use super::*;
 use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, acknowledged, stream_end};
 use crate::stack::Passed;
+use crate::stack::device::Numbers;
 use crate::stack::through::Piece;
 
 /// What arrived at the other end, by either way, and how much of that went through.
@@ -130,11 +131,11 @@ fn a_finished_remote_end_still_takes_what_goes_through() {
     }
 }
 
-type Flags<'a> = &'a dyn Fn(Step) -> Step;
-type Step = etherparse::PacketBuilderStep<etherparse::TcpHeader>;
+pub(super) type Flags<'a> = &'a dyn Fn(Step) -> Step;
+pub(super) type Step = etherparse::PacketBuilderStep<etherparse::TcpHeader>;
 
 /// A segment of `len` bytes from `sequence` on.
-fn segment(v6: bool, sequence: u32, len: usize, flags: Flags<'_>) -> Vec<u8> {
+pub(super) fn segment(v6: bool, sequence: u32, len: usize, flags: Flags<'_>) -> Vec<u8> {
     let builder = if v6 {
         etherparse::PacketBuilder::ipv6(V6_ENDS.0, V6_ENDS.1, 64)
     } else {
@@ -148,7 +149,7 @@ fn segment(v6: bool, sequence: u32, len: usize, flags: Flags<'_>) -> Vec<u8> {
 const V6_ENDS: ([u8; 16], [u8; 16]) =
     ([0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2], [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x10]);
 
-fn with_room(mut packet: Vec<u8>, room: u16) -> Vec<u8> {
+pub(super) fn with_room(mut packet: Vec<u8>, room: u16) -> Vec<u8> {
     let at = if packet[0] >> 4 == 4 { 20 } else { 40 } + 14;
     packet[at..at + 2].copy_from_slice(&room.to_be_bytes());
     packet
@@ -168,7 +169,7 @@ fn what_a_segment_says_beside_its_bytes_is_heard() {
         line.stack.with_socket(SLOT, |socket| assert_eq!(socket.send_slice(b"an answer"), Ok(9)));
         line.stack.flush(SLOT, &mut wire::Caught::default(), line.now);
         let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-        let (at, answer) = (connection.acked, connection.passage.said.expect("the handshake's last word").0);
+        let (at, answer) = (connection.numbers.acked, connection.passage.said.expect("the handshake's last word").0);
         let queued = |stack: &mut Stack| stack.with_socket(SLOT, |socket| socket.send_queue());
         assert_eq!(queued(&mut line.stack), Some(9));
         let passed = offer(&mut line.stack, &[segment(v6, at, 100, &|tcp| tcp.ack(answer.wrapping_add(9)))]);
@@ -187,7 +188,7 @@ fn words_between_pieces_are_heard_in_their_order() {
         line.stack.with_socket(SLOT, |socket| assert_eq!(socket.send_slice(&[7; 20_000]), Ok(20_000)));
         line.stack.flush(SLOT, &mut caught, line.now);
         let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-        let (at, answer) = (connection.acked, connection.passage.said.expect("the handshake's last word").0);
+        let (at, answer) = (connection.numbers.acked, connection.passage.said.expect("the handshake's last word").0);
         let newer = answer.wrapping_add(1000);
         // The bytes say that there is no room, and an empty segment behind them that there is, and more acknowledged.
         assert_eq!(offer(&mut line.stack, &[with_room(segment(v6, at, 100, &|tcp| tcp.ack(answer)), 0)]).packets, 1);
@@ -211,10 +212,16 @@ fn words_between_pieces_are_heard_in_their_order() {
 
 #[test]
 fn what_was_acknowledged_once_is_never_owed_again() {
-    let mut passage = crate::stack::through::Passage::new(1000);
+    let mut passage = crate::stack::through::Passage::new(1000, 0);
+    let (mut numbers, at) = (Numbers::new(1460, None), smoltcp::time::Instant::ZERO);
     assert!(!passage.owes(1000), "nothing went through");
     let bytes = segment(false, 1000, 100, &|tcp| tcp.ack(5));
-    passage.note(&Piece::of(&IpPacket::parse(&bytes, Checksums::Unfinished).expect("well-formed")).expect("plain"), 100);
+    passage.note(
+        &Piece::of(&IpPacket::parse(&bytes, Checksums::Unfinished).expect("well-formed")).expect("plain"),
+        100,
+        &mut numbers,
+        at,
+    );
     assert!(passage.owes(1000) && passage.owes(1099) && !passage.owes(1100));
     assert!(!passage.owes(1100 + (1 << 31)) && !passage.owes(1099), "more than two gigabytes later");
 }
@@ -225,7 +232,7 @@ fn only_plain_segments_behind_all_that_was_heard_go_through() {
         let mut line = connected(v6);
         line.settle();
         let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-        let (at, answer) = (connection.acked, connection.passage.said.expect("the handshake's last word").0);
+        let (at, answer) = (connection.numbers.acked, connection.passage.said.expect("the handshake's last word").0);
         let plain = |tcp: Step| tcp.ack(answer);
         let refused: [(u32, usize, Flags<'_>); 8] = [
             (at.wrapping_sub(1), 100, &plain),

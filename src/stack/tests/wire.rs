@@ -9,8 +9,8 @@ use smoltcp::phy::{Device, DeviceCapabilities, Medium, RxToken, TxToken};
 use smoltcp::socket::tcp::{Socket, SocketBuffer};
 use smoltcp::wire::{HardwareAddress, IpAddress, IpCidr, Ipv4Address, Ipv4Packet, Ipv6Address, Ipv6Packet, TcpPacket, checksum};
 
-use crate::packet::{Checksums, IpPacket, Transport, VNET_HEADER_LEN};
-use crate::stack::{Opening, PacketSink, Stack};
+use crate::packet::{Checksums, IpPacket, Transport, VNET_HEADER_LEN, stream_bytes};
+use crate::stack::{Drawn, Opening, PacketSink, Stack};
 
 /// The flow's slot in the stack.
 pub(super) const SLOT: usize = 3;
@@ -92,6 +92,8 @@ pub(super) struct Line {
     pub(super) now: Instant,
     /// Packets that the stack wrote, and segments that they became.
     pub(super) written: (usize, usize),
+    /// Bytes of the stream that the stack wrote, repeated ones included.
+    pub(super) payload: usize,
     interface: Interface,
     sockets: SocketSet<'static>,
     handle: SocketHandle,
@@ -104,8 +106,14 @@ pub(super) struct Line {
     is_accepted: bool,
     /// Takes bytes straight from the packets.
     pub(super) taker: Option<Taker>,
+    /// Where bytes for the peer are drawn from.
+    pub(super) source: Option<Source>,
+    /// The program's packets of this kind are lost: whoever says so sees each.
+    pub(super) loses: Option<fn(&[u8]) -> bool>,
 }
 
+/// Fills room as a socket's read does; 0 is the end.
+pub(super) type Source = Box<dyn FnMut(&mut [u8]) -> std::io::Result<usize>>;
 pub(super) type Taker = Box<dyn FnMut(&[IoSlice<'_>]) -> usize>;
 
 impl Line {
@@ -121,6 +129,8 @@ impl Line {
         interface.routes_mut().add_default_ipv6_route(Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)).expect("room");
         let ring = || SocketBuffer::new(vec![0; 256 * 1024]);
         let mut socket = Socket::new(ring(), ring());
+        // With timestamps (RFC 7323) in one family, and without them in the other.
+        socket.set_tsval_generator(v6.then_some(super::super::timestamp));
         let remote = if v6 {
             IpAddress::Ipv6(Ipv6Address::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x10))
         } else {
@@ -133,6 +143,7 @@ impl Line {
             stack,
             now,
             written: (0, 0),
+            payload: 0,
             interface,
             sockets,
             handle,
@@ -144,6 +155,8 @@ impl Line {
             chance: 1 + u64::from(port),
             is_accepted: false,
             taker: None,
+            source: None,
+            loses: None,
         }
     }
 
@@ -161,7 +174,12 @@ impl Line {
 
     /// Lets everything that is under way arrive.
     pub(super) fn settle(&mut self) {
-        let end = self.now + Duration::from_secs(1);
+        self.talk_for(Duration::from_secs(1));
+    }
+
+    /// Lets the wire and the clocks go on for a time.
+    pub(super) fn talk_for(&mut self, time: Duration) {
+        let end = self.now + time;
         while self.now < end {
             self.step();
         }
@@ -177,6 +195,7 @@ impl Line {
         while let Some(slot) = self.stack.expired(self.now) {
             self.stack.flush(slot, &mut caught, self.now);
         }
+        self.draw(&mut caught);
         self.stack.flush(SLOT, &mut caught, self.now);
         self.carry(caught);
         self.advance();
@@ -191,6 +210,20 @@ impl Line {
             let together = usize::try_from(1 + self.below(4)).expect("a small number").min(batch.len());
             let rest = batch.split_off(together);
             self.arrive_together(&std::mem::replace(&mut batch, rest));
+        }
+    }
+
+    /// Draws until there is nothing more, as the pump does.
+    fn draw(&mut self, caught: &mut Caught) {
+        while let Some(source) = &mut self.source {
+            match self.stack.draw(SLOT, source, caught, self.now) {
+                Some(Drawn { read: Ok(0), .. }) => {
+                    self.source = None;
+                    self.stack.with_socket(SLOT, Socket::close);
+                }
+                Some(Drawn { read: Ok(read), room }) if read == room => {}
+                Some(_) | None => return,
+            }
         }
     }
 
@@ -225,13 +258,15 @@ impl Line {
     fn carry(&mut self, caught: Caught) {
         for packet in caught.0 {
             let segments = finish(&packet);
+            self.payload += segments.iter().filter_map(|segment| stream_bytes(segment)).map(<[u8]>::len).sum::<usize>();
             self.written = (self.written.0 + 1, self.written.1 + segments.len());
             segments.into_iter().for_each(|segment| self.post(Towards::Peer, segment));
         }
     }
 
     fn post(&mut self, towards: Towards, packet: Vec<u8>) {
-        if self.below(100) < self.weather.loss {
+        let is_lost = towards == Towards::Stack && self.loses.is_some_and(|loses| loses(&packet));
+        if self.below(100) < self.weather.loss || is_lost {
             return;
         }
         let delay = 1 + self.below(1 + self.weather.jitter_ms);

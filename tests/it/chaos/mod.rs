@@ -67,12 +67,14 @@ fn any_sequence_of_inputs_keeps_the_routers_bounds() {
 #[cfg(feature = "edges")]
 #[test]
 fn any_tcp_peer_leaves_the_stack_whole() {
-    let (taken, heard) = (Cell::new(0), Cell::new(0));
+    let (taken, said, heard) = (Cell::new(0), Cell::new(0), Cell::new(0));
     try_all("the stack", |seed| {
-        let bytes = peer::run(&bytes(seed, 600));
+        let (bytes, sent) = peer::run(&bytes(seed, 600));
         taken.set(taken.get() + bytes);
+        said.set(said.get() + sent);
         heard.set(heard.get() + u64::from(bytes > 0));
     });
     // A stack that takes nothing would be whole, too.
     assert!(heard.get() > INPUTS / 4, "{} bytes in {} conversations", taken.get(), heard.get());
+    assert!(said.get() > 100 * usize::try_from(INPUTS).expect("a count") * 100, "{} bytes for the peers", said.get());
 }

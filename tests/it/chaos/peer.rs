@@ -3,11 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use portreeve::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, VNET_HEADER_LEN};
+use portreeve::packet::{Checksums, FiveTuple, IpPacket, Protocol, Transport, VNET_HEADER_LEN, stream_bytes, stream_end};
 use portreeve::stack::{Opening, PacketSink, Passed, Stack};
+use smoltcp::socket::tcp::Socket;
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
 const SLOT: usize = 1;
+/// The peer's room at first.
+const ROOM: u16 = 64_240;
 /// What one step may make the stack write: what is due, not a loop.
 const MOST_ANSWERS: usize = 500;
 /// Options that somebody may send: window scale, SACK permitted, SACK blocks, timestamps, lengths that lie.
@@ -28,6 +31,10 @@ struct Caught {
     packets: usize,
     next: u32,
     acked: u32,
+    /// Where the stream for the peer begins, where what was sent of it ends, and the last place that the peer ever had room for.
+    first: Option<u32>,
+    end: u32,
+    edge: u32,
 }
 
 impl PacketSink for Caught {
@@ -40,6 +47,38 @@ impl PacketSink for Caught {
         self.next = segment.sequence;
         let header = packet.bytes().get(if packet.tuple().local.is_ipv4() { 20 } else { 40 }..).expect("a TCP header");
         self.acked = header.get(8..12).map_or(0, |ack| u32::from_be_bytes(ack.try_into().expect("four bytes")));
+        let end = stream_end(packet.bytes()).expect("a segment");
+        if self.first.is_none() {
+            // The SYN's window is never shifted.
+            (self.first, self.end, self.edge) = (Some(end), end, end.wrapping_add(u32::from(ROOM)));
+        }
+        if end.wrapping_sub(self.end) < 1 << 31 {
+            self.end = end;
+        }
+        self.check(segment.sequence, stream_bytes(packet.bytes()).expect("a segment"));
+    }
+}
+
+impl Caught {
+    /// What the peer is sent is the other end's stream in its place, within the room that the peer had.
+    fn check(&self, sequence: u32, bytes: &[u8]) {
+        // A question to a silent peer, or whether there is room.
+        if let [] | [_] = bytes {
+            return;
+        }
+        let first = self.first.expect("the SYN-ACK came first");
+        let from = usize::try_from(sequence.wrapping_sub(first)).expect("a place") % pattern().len();
+        assert!(pattern().iter().cycle().skip(from).zip(bytes).step_by(7).all(|(right, byte)| right == byte), "at {sequence}");
+        let end = sequence.wrapping_add(u32::try_from(bytes.len()).expect("a packet"));
+        assert!(self.edge.wrapping_sub(end) < 1 << 31, "{end} lies beyond {}", self.edge);
+    }
+
+    /// The peer says what it has, and its room. smoltcp believes it what was not sent yet.
+    fn hear(&mut self, acked: u32, room: u32) {
+        let edge = acked.wrapping_add(room);
+        if edge.wrapping_sub(self.edge) < 1 << 31 {
+            self.edge = edge;
+        }
     }
 }
 
@@ -77,6 +116,12 @@ impl Segment<'_> {
 fn byte_at(place: u32) -> u8 {
     let [high, ..] = place.wrapping_mul(0x9e37_79b1).to_be_bytes();
     high
+}
+
+/// The stream for the peer, over and over.
+fn pattern() -> &'static [u8] {
+    static PATTERN: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    PATTERN.get_or_init(|| (0..65_521).map(byte_at).collect())
 }
 
 fn wrap(tcp: &[u8], from: IpAddr, to: IpAddr) -> Vec<u8> {
@@ -135,6 +180,11 @@ struct Peer {
     taken: usize,
     /// Where the next one stands in the peer's stream; None once it has said that nothing follows, and goes on all the same.
     next: Option<u32>,
+    /// By how many bits the peer's room is shifted.
+    shift: u32,
+    /// Bytes that the other end has said.
+    said: usize,
+    has_said_all: bool,
 }
 
 impl Peer {
@@ -142,11 +192,13 @@ impl Peer {
         let (from, to) = if v6 { ("[fd00::2]:40000", "[2001:db8::10]:443") } else { ("10.9.0.2:40000", "203.0.113.10:443") };
         let now = Instant::now();
         let (from, to) = (from.parse().expect("an address"), to.parse().expect("an address"));
-        Self { stack: Stack::new(7, now), now, caught: Caught::default(), from, to, sent: 1000, taken: 0, next: Some(1001) }
+        let (stack, caught) = (Stack::new(7, now), Caught::default());
+        Self { stack, now, caught, from, to, sent: 1000, taken: 0, next: Some(1001), shift: 0, said: 0, has_said_all: false }
     }
 
     fn open(&mut self, options: &[u8]) {
-        let syn = Segment { flags: 2, sequence: self.sent, ack: 0, window: 64_240, urgent: 0, options, len: 0 };
+        self.shift = if let [3, 3, shift, ..] = options { u32::from(*shift).min(14) } else { 0 };
+        let syn = Segment { flags: 2, sequence: self.sent, ack: 0, window: ROOM, urgent: 0, options, len: 0 };
         let syn = syn.bytes(self.from, self.to);
         self.sent += 1;
         let tuple = FiveTuple { protocol: Protocol::TCP, local: self.from, remote: self.to };
@@ -160,6 +212,9 @@ impl Peer {
         let Ok(packet) = IpPacket::parse(&bytes, Checksums::Unfinished) else { return };
         if segment.flags & 1 != 0 {
             self.next = None;
+        }
+        if segment.flags & 0x10 != 0 {
+            self.caught.hear(segment.ack, u32::from(segment.window) << self.shift);
         }
         let (taken, next) = (&mut self.taken, &mut self.next);
         let passed = most.map_or_else(Passed::default, |most| {
@@ -182,11 +237,34 @@ impl Peer {
                     socket.recv(|data| (take(data, taken, next), ())).expect("it said that it can");
                 }
             }
-            2 | 3 if socket.can_send() => assert!(socket.send_slice(&[9; 3000]).is_ok()),
-            4 if choice > 200 => socket.close(),
             5 if choice > 230 => socket.abort(),
             _ => {}
         });
+        let len = match choice % 6 {
+            2 | 3 => [100, 3000, 9000, 40_000][usize::from(choice >> 4 & 3)],
+            4 if choice > 200 => 0,
+            _ => return,
+        };
+        let (said, has_said_all) = (&mut self.said, &mut self.has_said_all);
+        let drawn = self.stack.draw(
+            SLOT,
+            |room| {
+                assert!(!*has_said_all, "the end was the end");
+                let len = len.min(room.len());
+                let from = *said % pattern().len();
+                for (to, byte) in room.iter_mut().take(len).zip(pattern().iter().cycle().skip(from)) {
+                    *to = *byte;
+                }
+                *said += len;
+                Ok(len)
+            },
+            &mut self.caught,
+            self.now,
+        );
+        if drawn.is_some_and(|drawn| drawn.read.is_ok_and(|read| read == 0)) {
+            self.has_said_all = true;
+            self.stack.with_socket(SLOT, Socket::close);
+        }
     }
 
     fn settle(&mut self, time: Duration) {
@@ -202,15 +280,15 @@ impl Peer {
     }
 }
 
-/// Gives how many of the peer's bytes were taken.
-pub(super) fn run(bytes: &[u8]) -> usize {
-    let Some((first, mut rest)) = bytes.split_first() else { return 0 };
+/// Gives how many of the peer's bytes were taken, and how many it was sent.
+pub(super) fn run(bytes: &[u8]) -> (usize, usize) {
+    let Some((first, mut rest)) = bytes.split_first() else { return (0, 0) };
     let mut peer = Peer::new(first & 1 == 1);
     peer.open(OPTIONS[usize::from(first >> 1) % 7]);
     if first & 0x80 == 0 {
         // The rest of the handshake, so that most conversations get beyond it.
-        let ack = peer.caught.next.wrapping_add(1);
-        peer.says(&Segment { flags: 0x10, sequence: peer.sent, ack, window: 64_240, urgent: 0, options: &[], len: 0 }, None);
+        let ack = peer.caught.end;
+        peer.says(&Segment { flags: 0x10, sequence: peer.sent, ack, window: ROOM, urgent: 0, options: &[], len: 0 }, None);
     }
     while let [flags, shape, near, window, upstream, time, tail @ ..] = rest {
         rest = tail;
@@ -220,7 +298,12 @@ pub(super) fn run(bytes: &[u8]) -> usize {
         let segment = Segment {
             flags: if shape & 0xe0 == 0xe0 { *flags } else { 0x10 | (flags & 0x08) },
             sequence: peer.sent.wrapping_add(off),
-            ack: peer.caught.next.wrapping_add(u32::from(shape >> 4 & 7)).wrapping_sub(if near % 8 == 1 { 100_000 } else { 0 }),
+            ack: match near % 8 {
+                1 => peer.caught.next.wrapping_sub(100_000),
+                2 => peer.caught.next.wrapping_add(u32::from(shape >> 4 & 7)),
+                3 => peer.caught.end.wrapping_sub(u32::from(*time) << 6),
+                _ => peer.caught.end,
+            },
             window: if window % 8 == 0 { 0 } else { u16::from(*window) << 8 },
             urgent: if flags & 0x20 == 0 { 0 } else { u16::from(*near) },
             options: OPTIONS[usize::from(shape >> 2) % 8],
@@ -237,5 +320,5 @@ pub(super) fn run(bytes: &[u8]) -> usize {
     }
     peer.stack.remove(SLOT, u64::MAX);
     assert_eq!(peer.stack.poll_timeout(), None, "a timer of nobody");
-    peer.taken
+    (peer.taken, peer.said)
 }
