@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use smoltcp::wire::TcpControl;
 
+use super::upstream::is_passing;
 use super::{Counter, Output, Router};
 use crate::flow::{Bound, FlowId, Service, State};
 use crate::packet::{Checksums, IpPacket, Protocol, Transport, Unreachable, reset, unreachable};
-use crate::verdict::{Check, Verdict};
+use crate::verdict::Verdict;
 
 /// How long the socket tables and /proc may take before the flow is refused.
 const IDENTIFY_DEADLINE: Duration = Duration::from_secs(5);
@@ -40,9 +41,7 @@ impl Router {
             }
             State::Refused => {
                 let drop = flow.decision.as_ref().is_some_and(|d| d.verdict == Verdict::Drop);
-                let crowded = flow.decision.as_ref().is_some_and(|d| d.reason.check == Check::Limit);
-                // Where nobody was found in time, or there was no room, the question is worth asking again soon.
-                if !flow.owners.is_empty() && !crowded {
+                if !is_passing(flow) {
                     flow.last_active = now;
                 }
                 self.count(Counter::RefusedAgain);

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::{Output, Router};
-use crate::flow::{FlowId, Service, State};
+use crate::flow::{Flow, FlowId, Service, State};
 use crate::packet::{
     Checksums, ErrorMessage, FiveTuple, IpPacket, Protocol, Unreachable, echo_request, error_message, reset, udp_datagram,
     unreachable,
@@ -49,8 +49,9 @@ const IDLE_BOTH_WAYS: Duration = Duration::from_secs(180);
 /// A question is answered in seconds or never.
 const IDLE_DNS: Duration = Duration::from_secs(10);
 const IDLE_REFUSED: Duration = Duration::from_secs(10);
-/// Where there was no room there may be some soon.
-const IDLE_CROWDED: Duration = Duration::from_secs(1);
+/// Where there was no room there may be some soon, and what belonged to nobody may be somebody's: the port of a socket that closed behind its
+/// last datagram is the next one's.
+const IDLE_PASSING: Duration = Duration::from_secs(1);
 
 impl Router {
     pub(super) fn on_opened(&mut self, id: FlowId, now: Instant) {
@@ -134,7 +135,7 @@ impl Router {
     fn idle_deadline(&self, id: FlowId) -> Option<Instant> {
         let flow = self.table.flow(id)?;
         let idle = match (flow.state(), flow.service) {
-            (State::Refused, _) if flow.decision.as_ref().is_some_and(|d| d.reason.check == Check::Limit) => IDLE_CROWDED,
+            (State::Refused, _) if is_passing(flow) => IDLE_PASSING,
             (State::Refused, _) => IDLE_REFUSED,
             (_, Service::Dns) => IDLE_DNS,
             _ if flow.bytes_down > 0 => IDLE_BOTH_WAYS,
@@ -142,6 +143,12 @@ impl Router {
         };
         Some(flow.last_active + idle)
     }
+}
+
+/// Whether a refusal is worth another look soon: there was no room, or the owner was not found.
+pub(super) fn is_passing(flow: &Flow) -> bool {
+    let check = flow.decision.as_ref().map(|decision| decision.reason.check);
+    flow.owners.is_empty() || matches!(check, Some(Check::Limit | Check::Identity))
 }
 
 /// The packet that tells the sender of `packet` what happened upstream; None where silence is the truth.

@@ -140,6 +140,22 @@ fn a_program_that_goes_on_sending_is_looked_up_again_where_nobody_was_found_in_t
 }
 
 #[test]
+fn a_socket_with_the_port_of_one_that_closed_too_soon_to_be_found_is_looked_up() {
+    for way in ways(443).into_iter().filter(|way| way.kind != Kindred::Tcp) {
+        let mut bench = Bench::new(ACCEPT);
+        let id = bench.begin(&way);
+        let identity = Arc::new(Identity::tagged(Tag::UNATTRIBUTED, None));
+        let nobody = Owner { subject: bench.subject(&identity), asker: Asker::Unattributed { uid: None }, names: Vec::new() };
+        bench.input(Input::Identified { flow: id, owners: vec![nobody] });
+        bench.pass(Duration::from_millis(600));
+        assert_eq!(told(&bench.send(&way.opener())), [way.prohibited()], "at once it is the same");
+        bench.pass(Duration::from_millis(600));
+        let outputs = bench.send(&way.opener());
+        assert!(matches!(outputs[..], [Output::Identify(_)]), "{outputs:?}");
+    }
+}
+
+#[test]
 fn the_answer_of_another_flow_in_the_same_place_is_ignored() {
     let way = Way::new(Kindred::Tcp, false, 40_000, 443);
     let mut bench = Bench::new(ACCEPT);
