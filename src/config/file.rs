@@ -5,7 +5,7 @@
 //!
 //! ```toml
 //! level = "dynamic"                           # at start
-//! queues = 2                                  # of the TUN, each with a thread; else half as many as there are cores
+//! queues = 2                                  # of the TUN, each with a thread; else half as many as there are cores, or two
 //!
 //! [dns]
 //! upstream = ["tls://192.0.2.53#dns.example.com", "192.0.2.1"]   # in this order; else the system's resolvers
