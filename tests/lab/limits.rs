@@ -81,13 +81,15 @@ fn programs_that_keep_all_the_connections_they_can_have_leave_names_and_status_t
     let [one, two] = [(); 2].map(|()| object(&running.line()));
     let answer = running.line();
     eprintln!("the first {one}, the second {two}");
-    assert_eq!((number(&one, "/kept"), number(&one, "/said/ECONNREFUSED")), (141, 259), "three quarters of 188");
+    // Each queue has its share of the places, and rounds its three quarters up.
+    let (kept, refused) = (number(&one, "/kept"), number(&one, "/said/ECONNREFUSED"));
+    assert!((141..=144).contains(&kept) && kept + refused == 400, "three quarters of 188: {one}");
     assert_eq!(number(&two, "/kept") + number(&two, "/said/ECONNREFUSED"), 400);
     assert!((20..47).contains(&number(&two, "/kept")), "three quarters of the rest: {two}");
     assert_eq!(answer, Lab::SERVER_4);
     let status = status(&lab.laptop());
     assert!(number(&status, "/flows_open") >= number(&one, "/kept") + number(&two, "/kept"), "{status}");
-    assert!(number(&status, "/counters/program_flows_out") >= 259, "{status}");
+    assert!(number(&status, "/counters/program_flows_out") >= refused, "{status}");
 }
 
 fn a_killed_program_leaves_no_connection_behind(way: Way) {
