@@ -9,7 +9,7 @@ use super::*;
 use crate::packet::{VNET_HEADER_LEN, stream_bytes};
 use wire::{Caught, Source};
 
-/// The peer's bytes, as many at a time as `most` says; then the end, or nothing for now.
+/// The peer's bytes, as many at a time as `most` says; then the end, or `WouldBlock`.
 pub(super) fn source(bytes: Vec<u8>, ends: bool, mut most: impl FnMut() -> usize + 'static) -> Source {
     let mut at = 0;
     Box::new(move |room| {
