@@ -13,6 +13,12 @@ pub fn stream_end(packet: &[u8]) -> Option<u32> {
     Some(number(tcp.seq_number().0).wrapping_add(len))
 }
 
+/// Whether the segment is the first of its stream.
+#[must_use]
+pub fn starts_stream(packet: &[u8]) -> bool {
+    tcp_of(packet).is_some_and(|tcp| tcp.syn())
+}
+
 /// What the segment acknowledges.
 #[must_use]
 pub fn acknowledged(packet: &[u8]) -> Option<u32> {

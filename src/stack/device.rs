@@ -7,7 +7,8 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, R
 use super::RING_LEN;
 use super::flight::Flight;
 use crate::packet::{
-    StreamHeaders, VNET_HEADER_LEN, acknowledge_more, acknowledged, step_back, step_forward, stream_end, unfinished_tcp,
+    StreamHeaders, VNET_HEADER_LEN, acknowledge_more, acknowledged, starts_stream, step_back, step_forward, stream_end,
+    unfinished_tcp,
 };
 
 /// Largest IP packet.
@@ -66,7 +67,7 @@ impl Numbers {
         }
         self.acked = acknowledged(packet).unwrap_or(self.acked);
         if let Some(end) = stream_end(packet)
-            && (self.headers.is_empty() || end.wrapping_sub(self.end) < 1 << 31)
+            && (starts_stream(packet) || end.wrapping_sub(self.end) < 1 << 31)
         {
             self.end = end;
         }
