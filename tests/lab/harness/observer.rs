@@ -8,11 +8,15 @@ use std::io::{BufRead, BufReader};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use etherparse::{Icmpv6Slice, NetSlice, SlicedPacket, TransportSlice};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::Lab;
+
+/// How long an expected packet may take from the link into the file on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Where a packet that left the laptop was going.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,11 +74,12 @@ impl Capture {
         Self { tcpdump, file }
     }
 
-    /// Ends the capture.
+    /// Ends the capture once nothing more comes.
     ///
     /// # Panics
     /// Where nothing was seen: an empty capture proves nothing.
     pub(crate) fn stop(mut self) -> BTreeSet<Seen> {
+        self.settle();
         let pid = i32::try_from(self.tcpdump.id()).ok().and_then(Pid::from_raw).expect("a child has a PID");
         kill_process(pid, Signal::INT).expect("tcpdump runs");
         self.tcpdump.wait().expect("tcpdump ends");
@@ -83,8 +88,28 @@ impl Capture {
         seen
     }
 
+    /// Waits until no frame was written for a while: tcpdump drops at its signal what it has not read by then.
+    fn settle(&self) {
+        let length = || std::fs::metadata(&self.file).map_or(0, |file| file.len());
+        let mut before = length();
+        loop {
+            std::thread::sleep(Duration::from_millis(100));
+            let now = length();
+            if now == before {
+                break;
+            }
+            before = now;
+        }
+    }
+
     /// Ends the capture and demands that nothing but `allowed` left, and that all of `expected` did.
+    ///
+    /// Whoever sends the expected packets last knows that what was sent before them was seen, too.
     pub(crate) fn stop_with_only(self, expected: &[Seen], allowed: &[Seen]) {
+        let deadline = Instant::now() + PATIENCE;
+        while !expected.iter().all(|wanted| read(&self.file).contains(wanted)) && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(20));
+        }
         let seen = self.stop();
         for wanted in expected {
             assert!(seen.contains(wanted), "the positive control {wanted:?} is missing in {seen:?}");
