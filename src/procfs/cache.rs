@@ -65,6 +65,8 @@ pub(super) struct Candidate {
     pub(super) process: Arc<Process>,
     /// The descriptors where its newest socket may be, the likeliest first.
     pub(super) likely: Vec<u32>,
+    /// The descriptor of the last socket that was found.
+    pub(super) newest: u32,
 }
 
 /// A descriptor that got an answer.
@@ -97,7 +99,7 @@ impl Hot {
         let answered = self.answered.iter().filter(is_due).map(|answered| answered.fd).take(ANSWERED_TRIED);
         let closed = self.closed.iter().copied().take(CLOSED_TRIED);
         let likely = answered.chain(closed).chain([self.fd, self.fd.saturating_add(1)]).collect();
-        Candidate { process: Arc::clone(&self.process), likely }
+        Candidate { process: Arc::clone(&self.process), likely, newest: self.fd }
     }
 
     fn is(&self, process: &Process) -> bool {

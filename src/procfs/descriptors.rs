@@ -105,23 +105,29 @@ impl Process {
 
     /// Looks at the descriptors above the highest one seen, one number after the other: a program that opens many at once gets these.
     pub(super) fn climb(&self, socket: &SocketLink, walk: &mut Walk) -> Option<u32> {
+        self.follow(self.top.load(Relaxed), usize::MAX, socket, walk)
+    }
+
+    /// Looks at the descriptors above a number, at most so many, until there are none.
+    pub(super) fn follow(&self, from: u32, most: usize, socket: &SocketLink, walk: &mut Walk) -> Option<u32> {
         let mut target = [MaybeUninit::<u8>::uninit(); 64];
         let mut gap = 0;
-        let mut number = self.top.load(Relaxed);
-        while gap < GAP {
-            number = number.checked_add(1)?;
+        for number in (from.checked_add(1)?..=u32::MAX).take(most) {
             walk.step()?;
             let name = FdName::new(format_args!("fd/{number}"))?;
             match readlinkat_raw(self.dir(), name.as_bytes(), &mut target) {
                 Ok((target, _)) => {
                     gap = 0;
-                    self.top.store(number, Relaxed);
+                    self.top.fetch_max(number, Relaxed);
                     if socket.is(target) {
                         return Some(number);
                     }
                     walk.pass(target, number);
                 }
                 Err(_) => gap += 1,
+            }
+            if gap == GAP {
+                break;
             }
         }
         None

@@ -3,12 +3,12 @@
 //! Keeps one rule: it reads a bounded number of links, whatever the number of processes and of their descriptors.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::cache::Candidate;
 use super::descriptors::{SocketLink, Walk};
 use super::hints::Holder;
-use super::process::Process;
 use super::search::Processes;
 use crate::process::{Identity, Socket};
 
@@ -16,9 +16,11 @@ use crate::process::{Identity, Socket};
 const QUICK_LINKS: usize = 256;
 /// Hot processes that the quick search looks at.
 const QUICK_PROCESSES: usize = 32;
+/// Descriptors looked at behind the newest socket's, where a program has too many for a search.
+const FOLLOWED: usize = 32;
 
 /// A way to look through a process.
-type Look = fn(&Process, &SocketLink, &mut Walk) -> Option<u32>;
+type Look = fn(&Candidate, &SocketLink, &mut Walk) -> Option<u32>;
 
 impl Processes {
     /// The holder of a socket where it most likely is; `None` means "ask [`Self::find`], off the data path".
@@ -78,9 +80,9 @@ impl Processes {
             return likely;
         }
         // Programs open many at once; who passes by the others need not come again for each.
-        let looks: [Look; 2] = [Process::climb, Process::search];
-        for (look, Candidate { process, .. }) in looks.iter().flat_map(|look| hot.iter().map(move |entry| (look, entry))) {
-            let found = look(process, &link, &mut walk);
+        let looks: [Look; 2] = [|entry, link, walk| entry.process.climb(link, walk), look_through];
+        for (look, entry) in looks.iter().flat_map(|look| hot.iter().map(move |entry| (look, entry))) {
+            let (process, found) = (&entry.process, look(entry, &link, &mut walk));
             self.hints().note_passed(process, walk.take_passed());
             if let Some(fd) = found {
                 return Some((Arc::clone(process), fd));
@@ -112,5 +114,45 @@ impl Processes {
             hints.hot.missed(&entry.process, entry.likely.get(..missed).unwrap_or_default(), now);
         }
         found.copied()
+    }
+}
+
+/// Looks through all descriptors where they are few. A program with more of them goes round and round if it opens one socket after the
+/// other, so the next ones are behind the newest; whoever is elsewhere is left to the thorough search.
+fn look_through(entry: &Candidate, link: &SocketLink, walk: &mut Walk) -> Option<u32> {
+    if entry.process.top.load(Relaxed) as usize <= QUICK_LINKS {
+        entry.process.search(link, walk)
+    } else {
+        entry.process.follow(entry.newest, FOLLOWED, link, walk)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::UdpSocket;
+    use std::os::fd::AsRawFd as _;
+    use std::os::unix::fs::MetadataExt as _;
+    use std::path::Path;
+
+    use crate::procfs::process::Process;
+
+    #[test]
+    fn program_with_many_descriptors_is_looked_at_behind_the_newest_alone() {
+        let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let fd = u32::try_from(socket.as_raw_fd()).expect("positive");
+        let link = SocketLink::new(std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("open").ino());
+        let look = |highest: usize, newest: u32, budget: usize| {
+            let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
+            process.top.store(u32::try_from(highest).expect("small"), Relaxed);
+            let mut walk = Walk::short(budget);
+            let found = look_through(&Candidate { process, likely: vec![], newest }, &link, &mut walk);
+            (found, budget - walk.budget)
+        };
+        assert_eq!(look(QUICK_LINKS, 100_000, 1_000).0, Some(fd), "few descriptors are looked through");
+        assert_eq!(look(QUICK_LINKS + 1, fd - 1, 1_000), (Some(fd), 1));
+        let (found, cost) = look(QUICK_LINKS + 1, fd, 1_000);
+        assert!(found.is_none() && cost <= FOLLOWED, "{cost}");
+        assert_eq!(look(QUICK_LINKS + 1, 100_000, 1_000).0, None);
     }
 }

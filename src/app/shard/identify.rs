@@ -10,7 +10,7 @@ use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
 use crate::flow::FlowId;
 use crate::netlink::SocketTable;
-use crate::packet::{FiveTuple, IpPacket};
+use crate::packet::{FiveTuple, IpPacket, Protocol};
 use crate::process::{Identity, Socket, Tag};
 use crate::procfs::Processes;
 use crate::router::{Counter, Input};
@@ -72,9 +72,13 @@ impl Attributor {
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         let mut told = false;
-        while let Some(Job { flow, socket, others, .. }) = jobs.next() {
+        while let Some(Job { flow, mut socket, others, tuple }) = jobs.next() {
             if shards.are_stopping() {
                 return;
+            }
+            if tuple.protocol == Protocol::TCP && !self.is_there(&tuple) {
+                // Closed before it was connected; a search would be through all programs, and in vain.
+                socket.inode = 0;
             }
             // Another search may have found the program meanwhile.
             let identities = if others.is_empty() { self.holders(&socket) } else { self.processes.find_any(&socket, &others) };
@@ -105,7 +109,7 @@ impl Shard {
         {
             return self.identified(id, &[identity], now);
         }
-        if !self.jobs.push(Job { flow: id, socket, others, remote: tuple.remote.ip() }) {
+        if !self.jobs.push(Job { flow: id, socket, others, tuple }) {
             // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
             self.tell_hand_over();

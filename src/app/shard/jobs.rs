@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::turns::Turns;
 use crate::app::shared::locked;
 use crate::flow::FlowId;
+use crate::packet::FiveTuple;
 use crate::process::Socket;
 
 /// A socket whose holder must be searched for.
@@ -19,7 +20,7 @@ pub(in crate::app) struct Job {
     pub(super) socket: Socket,
     /// Raw sockets that may have sent it as well.
     pub(super) others: Vec<Socket>,
-    pub(super) remote: IpAddr,
+    pub(super) tuple: FiveTuple,
 }
 
 /// Who asks, as far as the socket table says.
@@ -50,7 +51,7 @@ impl Jobs {
     /// False when there is no place for a job of this user and cgroup.
     pub(super) fn push(&self, job: Job) -> bool {
         let group = (job.socket.uid, job.socket.cgroup_id);
-        locked(&self.queues).push(group, job.remote, job) && self.tokens.try_send(()).is_ok()
+        locked(&self.queues).push(group, job.tuple.remote.ip(), job) && self.tokens.try_send(()).is_ok()
     }
 }
 
@@ -59,7 +60,7 @@ impl JobQueue {
     pub(super) fn next(&self) -> Option<Job> {
         loop {
             self.tokens.recv().ok()?;
-            if let Some(job) = locked(&self.queues).pop() {
+            if let Some(job) = locked(&self.queues).pop(|_| true) {
                 return Some(job);
             }
         }
@@ -70,7 +71,7 @@ impl JobQueue {
 mod tests {
     use super::*;
     use crate::flow::{Amounts, Service, Table};
-    use crate::packet::{FiveTuple, Protocol};
+    use crate::packet::Protocol;
     use crate::process::Confidence;
     use std::time::Instant;
 
@@ -82,7 +83,7 @@ mod tests {
         let tuple = FiveTuple { protocol: Protocol::TCP, local: end, remote: end };
         let flow = table.open(tuple, Service::Relay, Instant::now()).expect("there is room");
         let socket = Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), confidence: Confidence::Exact };
-        Job { flow, socket, others: Vec::new(), remote: end.ip() }
+        Job { flow, socket, others: Vec::new(), tuple }
     }
 
     fn pushed(jobs: &Jobs, uid: u32, cgroup: u64, count: u64) -> usize {

@@ -2,17 +2,19 @@
 //!
 //! To judge a new flow costs as much as to carry twenty packets on, so a scan or a flood of one program would fill the TUN's queue, and
 //! everybody's packets would be lost in it. Here the queue is emptied first. Keeps one rule: newcomers take turns by the network that they
-//! are for, and within it by the host, so that those who scan one host or one network wait for each other.
+//! are for, and within it by the host, so that those who scan one host or one network wait for each other; and a network whose newcomers go
+//! on crowding is let in at a measured pace, which leaves the machine's cores to the others.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::IpAddr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 
 use super::Shard;
-use super::turns::Turns;
+use super::turns::{Load, Turns};
 use crate::packet::{FiveTuple, IpPacket, Kept, Transport};
 use crate::router::{Counter, Input};
 
@@ -28,8 +30,17 @@ const AT_ONCE: usize = 8;
 const PLACES: usize = 2048;
 const MAX_BYTES: usize = 4 << 20;
 
+/// Newcomers for one host, or hosts of one network that newcomers are for, that are a crowd.
+const CROWD: usize = 64;
+/// The crowds' pace, one newcomer after the other: to judge one may cost 30 µs.
+const CROWDS_PACE: Duration = Duration::from_micros(250);
+/// What crowds may be ahead of it: a program may begin two thousand connections at once and wait for nothing.
+const CROWDS_START: Duration = Duration::from_millis(500);
+
 /// First packets of new flows, by the host that they are for.
 pub(super) struct Rush {
+    /// When the next newcomer of a crowd would be due if none had come early.
+    crowds_due: Option<Instant>,
     newcomers: Turns<IpNet, IpAddr, Kept>,
     /// How many packets wait of a flow that others of it are not to overtake.
     of_flow: HashMap<FiveTuple, usize>,
@@ -39,13 +50,24 @@ pub(super) struct Rush {
 
 impl Default for Rush {
     fn default() -> Self {
-        Self { newcomers: Turns::new(PLACES), of_flow: HashMap::new(), bytes: 0, put_off: 0 }
+        Self { crowds_due: None, newcomers: Turns::new(PLACES), of_flow: HashMap::new(), bytes: 0, put_off: 0 }
     }
 }
 
 impl Rush {
     pub(super) fn is_on(&self) -> bool {
         !self.newcomers.is_empty()
+    }
+
+    /// When the next newcomer may be let in; None where nobody waits, or somebody need not.
+    pub(super) fn next(&self) -> Option<Instant> {
+        let only_crowds = self.is_on() && !self.newcomers.has(is_no_crowd);
+        self.crowds_due.filter(|_| only_crowds).and_then(|due| due.checked_sub(CROWDS_START))
+    }
+
+    /// Whether one may be let in at once.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        self.is_on() && self.next().is_none_or(|at| at <= now)
     }
 
     /// How many newcomers have not been let in at once since the start.
@@ -70,8 +92,17 @@ impl Rush {
         is_in
     }
 
-    fn pop(&mut self) -> Option<Kept> {
-        let kept = self.newcomers.pop()?;
+    fn pop(&mut self, now: Instant) -> Option<Kept> {
+        let due = self.crowds_due.map_or(now, |due| due.max(now));
+        let crowds_may = due <= now + CROWDS_START;
+        let is_crowd = Cell::new(false);
+        let kept = self.newcomers.pop(|load| {
+            is_crowd.set(!is_no_crowd(load));
+            crowds_may || !is_crowd.get()
+        })?;
+        if is_crowd.get() {
+            self.crowds_due = Some(due + CROWDS_PACE);
+        }
         self.bytes = self.bytes.saturating_sub(kept.len());
         if let Ok(tuple) = kept.parse().map(|packet| packet.tuple())
             && let Some(waiting) = self.of_flow.get_mut(&tuple)
@@ -140,7 +171,7 @@ impl Shard {
     pub(super) fn let_in(&mut self, now: Instant) {
         // Those that are turned down at once count, too.
         for _ in self.unidentified.len()..AT_ONCE {
-            let Some(kept) = self.rush.pop() else { return };
+            let Some(kept) = self.rush.pop(now) else { return };
             self.take_kept(&kept, now);
         }
     }
@@ -155,6 +186,10 @@ impl Shard {
 /// What one scan mostly stays within: 256 IPv4 addresses, or one site's IPv6 ones.
 fn network_of(host: IpAddr) -> IpNet {
     IpNet::new(host, if host.is_ipv4() { 24 } else { 48 }).map_or_else(|_| host.into(), |net| net.trunc())
+}
+
+fn is_no_crowd(load: Load) -> bool {
+    load.matters < CROWD && load.alike < CROWD
 }
 
 fn may_begin(packet: &IpPacket<'_>) -> bool {
@@ -188,9 +223,9 @@ mod tests {
             let (one, last) = (datagram(scanned, 20), datagram(other, 20));
             assert_eq!((0..3 * PLACES).filter(|_| push(&mut rush, &one)).count(), PLACES / 4);
             assert!(push(&mut rush, &last));
-            let order: Vec<bool> = (0..3).filter_map(|_| rush.pop()).map(|kept| *kept == *last).collect();
+            let order: Vec<bool> = (0..3).filter_map(|_| rush.pop(Instant::now())).map(|kept| *kept == *last).collect();
             assert_eq!(order, [false, true, false]);
-            while rush.pop().is_some() {}
+            while rush.pop(Instant::now()).is_some() {}
             assert!(!rush.is_on() && rush.bytes == 0 && rush.of_flow.is_empty());
         }
     }
@@ -225,7 +260,10 @@ mod tests {
         assert!((PLACES / 3..=PLACES / 2).contains(&taken), "{taken}");
         let other = datagram("198.51.100.10:443", 20);
         assert!(push(&mut rush, &other));
-        assert_eq!((0..2).filter_map(|_| rush.pop()).map(|kept| *kept == *other).collect::<Vec<_>>(), [false, true]);
+        assert_eq!(
+            (0..2).filter_map(|_| rush.pop(Instant::now())).map(|kept| *kept == *other).collect::<Vec<_>>(),
+            [false, true]
+        );
     }
 
     #[test]
@@ -234,7 +272,43 @@ mod tests {
         let one = datagram("203.0.113.66:80", 20);
         let tuple = IpPacket::parse(&one, Checksums::Unfinished).expect("well-formed").tuple();
         assert!(!rush.holds(&tuple) && push(&mut rush, &one) && push(&mut rush, &one));
-        assert!(rush.pop().is_some() && rush.holds(&tuple), "the second still waits");
-        assert!(rush.pop().is_some() && !rush.holds(&tuple));
+        assert!(rush.pop(Instant::now()).is_some() && rush.holds(&tuple), "the second still waits");
+        assert!(rush.pop(Instant::now()).is_some() && !rush.holds(&tuple));
+    }
+
+    #[test]
+    fn crowd_has_a_start_and_then_a_pace_and_nobody_else_waits_for_it() {
+        let crowds = [|n: usize| format!("203.0.113.66:{}", n + 1), |n: usize| format!("203.0.113.{}:{}", n % 250, n + 1)];
+        for crowd in crowds {
+            let (mut rush, now) = (Rush::default(), Instant::now());
+            let mut begun = 0..;
+            let mut fill = |rush: &mut Rush| while push(rush, &datagram(&crowd(begun.next().expect("endless")), 20)) {};
+            let mut at_once = 0;
+            while rush.pop(now).is_some() || at_once == 0 {
+                at_once += 1;
+                fill(&mut rush);
+            }
+            assert!((2000..2100).contains(&at_once), "{at_once}");
+            let next = rush.next().expect("they have to wait");
+            assert!(!rush.is_due(now) && rush.is_due(next) && next <= now + 2 * CROWDS_PACE);
+            let other = datagram("198.51.100.10:443", 20);
+            assert!(push(&mut rush, &other) && rush.is_due(now));
+            assert_eq!(rush.pop(now).map(|kept| *kept == *other), Some(true));
+            assert!(rush.pop(now).is_none() && rush.pop(next).is_some() && rush.pop(next).is_none());
+        }
+    }
+
+    #[test]
+    fn one_newcomer_beside_a_crowd_of_its_network_need_not_wait() {
+        let (mut rush, now) = (Rush::default(), Instant::now());
+        let (one, other) = (datagram("203.0.113.66:80", 20), datagram("203.0.113.10:80", 20));
+        while push(&mut rush, &one) && rush.pop(now).is_some() {
+            while push(&mut rush, &one) {}
+        }
+        while rush.pop(now).is_some() {
+            assert!(push(&mut rush, &one));
+        }
+        assert!(push(&mut rush, &other));
+        assert_eq!(rush.pop(now).map(|kept| *kept == *other), Some(true));
     }
 }

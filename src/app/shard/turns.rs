@@ -23,6 +23,15 @@ struct Asker<M, V> {
     order: VecDeque<M>,
 }
 
+/// What waits beside an item, itself included.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    /// Matters of its asker.
+    pub(super) matters: usize,
+    /// Items of the same matter.
+    pub(super) alike: usize,
+}
+
 impl<M: Copy + Eq + Hash, V> Asker<M, V> {
     fn push(&mut self, matter: M, item: V) {
         let queue = self.by_matter.entry(matter).or_default();
@@ -33,8 +42,15 @@ impl<M: Copy + Eq + Hash, V> Asker<M, V> {
         self.waiting += 1;
     }
 
-    fn pop(&mut self) -> Option<V> {
-        let matter = self.order.pop_front()?;
+    /// The first of its matters that may have a turn.
+    fn next(&self, may: impl Fn(Load) -> bool) -> Option<usize> {
+        self.order.iter().position(|matter| {
+            self.by_matter.get(matter).is_some_and(|queue| may(Load { matters: self.by_matter.len(), alike: queue.len() }))
+        })
+    }
+
+    fn pop(&mut self, next: usize) -> Option<V> {
+        let matter = self.order.remove(next)?;
         let queue = self.by_matter.get_mut(&matter)?;
         let item = queue.pop_front()?;
         self.waiting -= 1;
@@ -56,6 +72,11 @@ impl<K: Copy + Eq + Hash, M: Copy + Eq + Hash, V> Turns<K, M, V> {
         self.waiting == 0
     }
 
+    /// Whether any item may have a turn.
+    pub(super) fn has(&self, may: impl Fn(Load) -> bool) -> bool {
+        self.by_asker.values().any(|asker| asker.next(&may).is_some())
+    }
+
     /// False when there is no place for this asker.
     pub(super) fn push(&mut self, asker: K, matter: M, item: V) -> bool {
         let queue = self.by_asker.get(&asker);
@@ -74,10 +95,13 @@ impl<K: Copy + Eq + Hash, M: Copy + Eq + Hash, V> Turns<K, M, V> {
         true
     }
 
-    pub(super) fn pop(&mut self) -> Option<V> {
-        let asker = self.order.pop_front()?;
+    /// The next item that may have a turn.
+    pub(super) fn pop(&mut self, may: impl Fn(Load) -> bool) -> Option<V> {
+        let next = |asker| self.by_asker.get(asker).and_then(|queue| queue.next(&may));
+        let (turn, next) = self.order.iter().enumerate().find_map(|(turn, asker)| Some((turn, next(asker)?)))?;
+        let asker = self.order.remove(turn)?;
         let queue = self.by_asker.get_mut(&asker)?;
-        let item = queue.pop()?;
+        let item = queue.pop(next)?;
         self.waiting -= 1;
         if queue.waiting == 0 {
             self.by_asker.remove(&asker);
@@ -111,8 +135,20 @@ mod tests {
         let mut turns = Turns::new(64);
         pushed(&mut turns, 1, 30);
         assert!(turns.push(7, 0, 99));
-        let order: Vec<u64> = (0..4).filter_map(|_| turns.pop()).collect();
+        let order: Vec<u64> = (0..4).filter_map(|_| turns.pop(|_| true)).collect();
         assert_eq!(order, [0, 99, 1, 2]);
+    }
+
+    #[test]
+    fn what_may_not_have_a_turn_keeps_its_place_and_holds_nobody_up() {
+        let mut turns: Turns<u32, u64, u64> = Turns::new(64);
+        assert!((0..9).all(|item| turns.push(1, 0, item)) && turns.push(1, 1, 99) && turns.push(2, 0, 77));
+        pushed(&mut turns, 3, 9);
+        let is_small = |load: Load| load.matters < 8 && load.alike < 8;
+        let order: Vec<u64> = (0..4).filter_map(|_| turns.pop(is_small)).collect();
+        assert_eq!(order, [99, 77], "neither the many of one matter nor the many matters");
+        assert!(!turns.has(is_small) && turns.has(|_| true));
+        assert_eq!([(); 4].map(|()| turns.pop(|_| true)), [Some(0), Some(0), Some(1), Some(1)]);
     }
 
     #[test]
@@ -121,7 +157,7 @@ mod tests {
         for round in 0..100 {
             assert!(turns.push(1, 0, round) && turns.push(1, 1, round + 1000), "{round}");
             assert!(!turns.push(1, 0, 1), "half of four");
-            assert_eq!([turns.pop(), turns.pop(), turns.pop()], [Some(round), Some(round + 1000), None]);
+            assert_eq!([(); 3].map(|()| turns.pop(|_| true)), [Some(round), Some(round + 1000), None]);
         }
         assert!(
             turns.is_empty() && turns.by_asker.is_empty() && turns.order.is_empty(),
@@ -137,7 +173,7 @@ mod tests {
         assert_eq!((2..200).filter(|matter| turns.push(1, *matter, 0)).count(), 15);
         let mut turns: Turns<u32, u64, u64> = Turns::new(64);
         assert!((0..10).all(|item| turns.push(1, 0, item)) && turns.push(1, 1, 99) && turns.push(2, 0, 77));
-        let order: Vec<u64> = (0..5).filter_map(|_| turns.pop()).collect();
+        let order: Vec<u64> = (0..5).filter_map(|_| turns.pop(|_| true)).collect();
         assert_eq!(order, [0, 77, 99, 1, 2]);
     }
 }
