@@ -13,10 +13,10 @@ pub fn stream_end(packet: &[u8]) -> Option<u32> {
     Some(number(tcp.seq_number().0).wrapping_add(len))
 }
 
-/// Whether the segment is the first of its stream.
+/// Whether the segment resets its connection.
 #[must_use]
-pub fn starts_stream(packet: &[u8]) -> bool {
-    tcp_of(packet).is_some_and(|tcp| tcp.syn())
+pub fn resets(packet: &[u8]) -> bool {
+    tcp_of(packet).is_some_and(|tcp| tcp.rst())
 }
 
 /// What the segment acknowledges.

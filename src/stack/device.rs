@@ -7,8 +7,7 @@ use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, R
 use super::RING_LEN;
 use super::flight::Flight;
 use crate::packet::{
-    StreamHeaders, VNET_HEADER_LEN, acknowledge_more, acknowledged, starts_stream, step_back, step_forward, stream_end,
-    unfinished_tcp,
+    StreamHeaders, VNET_HEADER_LEN, acknowledge_more, acknowledged, resets, step_back, step_forward, stream_end, unfinished_tcp,
 };
 
 /// Largest IP packet.
@@ -65,9 +64,13 @@ impl Numbers {
         if sent != 0 {
             step_forward(packet, sent);
         }
+        if resets(packet) {
+            // Its number may be the peer's word: what answers a wrong acknowledgement stands where that one says (RFC 9293 §3.5.2).
+            return;
+        }
         self.acked = acknowledged(packet).unwrap_or(self.acked);
         if let Some(end) = stream_end(packet)
-            && (starts_stream(packet) || end.wrapping_sub(self.end) < 1 << 31)
+            && (self.headers.is_empty() || end.wrapping_sub(self.end) < 1 << 31)
         {
             self.end = end;
         }

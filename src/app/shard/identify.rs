@@ -72,11 +72,11 @@ impl Attributor {
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         let mut told = false;
-        while let Some(Job { flow, mut socket, others, tuple }) = jobs.next() {
+        while let Some(Job { flow, mut socket, is_raw, others, tuple }) = jobs.next() {
             if shards.are_stopping() {
                 return;
             }
-            if tuple.protocol == Protocol::TCP && !self.is_there(&tuple) {
+            if tuple.protocol == Protocol::TCP && !is_raw && !self.is_there(&tuple) {
                 // Closed before it was connected; a search would be through all programs, and in vain.
                 socket.inode = 0;
             }
@@ -101,6 +101,7 @@ impl Shard {
         }
         let socket = self.attributor.socket(&tuple);
         self.lanes.note_holder(id, socket.as_ref(), now);
+        let is_raw = socket.is_none();
         // Without a socket of its own it is a raw one's, or nobody's.
         let (socket, others) = socket.map_or_else(|| self.raw_senders(id, &tuple, sent), |socket| (Some(socket), Vec::new()));
         let Some(socket) = socket else { return self.identified(id, &[unattributed(None)], now) };
@@ -109,7 +110,7 @@ impl Shard {
         {
             return self.identified(id, &[identity], now);
         }
-        if !self.jobs.push(Job { flow: id, socket, others, tuple }) {
+        if !self.jobs.push(Job { flow: id, socket, is_raw, others, tuple }) {
             // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
             self.tell_hand_over();

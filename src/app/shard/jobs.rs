@@ -18,6 +18,8 @@ use crate::process::Socket;
 pub(in crate::app) struct Job {
     pub(super) flow: FlowId,
     pub(super) socket: Socket,
+    /// The socket is no end of the flow, only able to send the like.
+    pub(super) is_raw: bool,
     /// Raw sockets that may have sent it as well.
     pub(super) others: Vec<Socket>,
     pub(super) tuple: FiveTuple,
@@ -83,7 +85,7 @@ mod tests {
         let tuple = FiveTuple { protocol: Protocol::TCP, local: end, remote: end };
         let flow = table.open(tuple, Service::Relay, Instant::now()).expect("there is room");
         let socket = Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), confidence: Confidence::Exact };
-        Job { flow, socket, others: Vec::new(), tuple }
+        Job { flow, socket, is_raw: false, others: Vec::new(), tuple }
     }
 
     fn pushed(jobs: &Jobs, uid: u32, cgroup: u64, count: u64) -> usize {

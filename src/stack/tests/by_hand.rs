@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::super::Opening;
 use super::flight::{flying, in_flight, source};
 use super::*;
 use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, stream_bytes, stream_end};
@@ -139,6 +140,28 @@ fn messages_behind_a_large_piece_are_smoltcps() {
         peer.says(60_000);
         peer.draw();
         assert_eq!((in_flight(&peer.line), peer.line.stack.with_socket(SLOT, |socket| socket.send_queue())), (false, Some(100)));
+    }
+}
+
+#[test]
+fn what_answers_a_wrong_acknowledgement_moves_no_number() {
+    for v6 in FAMILIES {
+        let bytes = through::segment(v6, 1000, 0, &|tcp| tcp.syn());
+        let packet = IpPacket::parse(&bytes, Checksums::Unfinished).expect("a whole packet");
+        let (mut stack, mut caught, now) = (Stack::new(7, Instant::now()), Caught::default(), Instant::now());
+        let opening = Opening { syn: &bytes, max_segment: Some(1460), has_timestamps: false };
+        stack.accept(SLOT, &packet.tuple(), opening, &mut caught, now).expect("memory for two rings");
+        let begin = written(&mut caught).first().and_then(|packet| stream_end(packet)).expect("the SYN-ACK");
+        for beyond in [100_000, (1 << 31) - 2, 1 << 31, u32::MAX - 5] {
+            let wrong = begin.wrapping_add(beyond);
+            stack.input(SLOT, &through::segment(v6, 1001, 0, &|tcp| tcp.ack(wrong)), &mut caught, now);
+            let resets = written(&mut caught);
+            assert!(resets.iter().all(|packet| crate::packet::resets(packet)));
+            let numbers = &stack.connections[SLOT].as_ref().expect("it waits").numbers;
+            assert_eq!((numbers.acked, numbers.end, resets.len()), (1001, begin, 1), "{beyond}");
+        }
+        stack.input(SLOT, &through::segment(v6, 1001, 0, &|tcp| tcp.ack(begin)), &mut caught, now);
+        assert_eq!(stack.with_socket(SLOT, |socket| socket.state()), Some(State::Established));
     }
 }
 
