@@ -137,17 +137,20 @@ impl Drop for Running {
     }
 }
 
+/// How long whatever is waited for may take on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Asks until the answer is there.
 ///
 /// # Panics
-/// After ten seconds without one.
+/// After half a minute without one.
 pub(crate) fn eventually<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
-    while start.elapsed() < Duration::from_secs(10) {
+    while start.elapsed() < PATIENCE {
         if let Some(answer) = ask() {
             return answer;
         }
         std::thread::sleep(Duration::from_millis(20));
     }
-    panic!("waited ten seconds in vain: {what}");
+    panic!("waited half a minute in vain: {what}");
 }
