@@ -8,7 +8,7 @@ use std::time::Duration;
 use portreeve::enclosure::{CommandStatus, EncloseError, Enclosed, Request, enclose_with};
 use portreeve::tun::{DEVICE_NAME, Queue, VNET_HEADER_LEN};
 
-use super::{binary, until};
+use super::{PATIENCE, binary, until};
 
 fn request(command: &[&str]) -> Request {
     Request {
@@ -69,7 +69,7 @@ fn packets_of_the_command_come_out_of_the_tun_in_both_families() {
         let queue = Queue::adopt(enclosed.tun[0].try_clone().expect("a copy")).expect("a queue");
         enclosed.start().expect("started");
         let mut packet = vec![0; 2048];
-        let came = until(Duration::from_secs(5), || {
+        let came = until(PATIENCE, || {
             queue.read(&mut packet).is_ok_and(|length| {
                 // The kernel's own multicast reports come out too; protocol 17 is UDP.
                 let ip = &packet[VNET_HEADER_LEN..length];
@@ -85,14 +85,14 @@ fn packets_of_the_command_come_out_of_the_tun_in_both_families() {
 fn questions_to_a_loopback_resolver_arrive_outside_and_answers_come_from_the_asked_address() {
     let script = "import socket\nfor a in ('127.0.0.53', '127.0.0.1', '::1'):\n \
                   f = socket.AF_INET6 if ':' in a else socket.AF_INET\n \
-                  s = socket.socket(f, socket.SOCK_DGRAM); s.settimeout(5); s.sendto(b'q', (a, 53)); d, p = s.recvfrom(9)\n \
+                  s = socket.socket(f, socket.SOCK_DGRAM); s.settimeout(20); s.sendto(b'q', (a, 53)); d, p = s.recvfrom(9)\n \
                   assert d == b'a' and p[:2] == (a, 53), p\n \
-                  c = socket.create_connection((a, 53), 5); c.sendall(b'q'); assert c.recv(9) == b'a'\n";
+                  c = socket.create_connection((a, 53), 20); c.sendall(b'q'); assert c.recv(9) == b'a'\n";
     let mut enclosed = enclosed(&["/usr/bin/python3", "-c", script]);
     enclosed.start().expect("started");
     assert_eq!((enclosed.dns_udp.len(), enclosed.dns_tcp.len()), (3, 3));
     let mut answered = 0;
-    let all = until(Duration::from_secs(8), || {
+    let all = until(PATIENCE, || {
         let mut question = [0; 16];
         for udp in &enclosed.dns_udp {
             if let Ok((_, from)) = udp.recv_from(&mut question) {
@@ -117,16 +117,17 @@ fn questions_to_a_loopback_resolver_arrive_outside_and_answers_come_from_the_ask
 #[test]
 fn signals_reach_the_command_and_its_group_where_a_terminal_would() {
     // The group's second process hears HUP, not TERM or USR1.
-    let script = "trap 'sleep 0.3; exit 21' USR1; trap 'sleep 0.3; exit 22' TERM; trap 'sleep 0.3; exit 23' HUP; \
-                  (trap 'touch \"$0\"; exit' HUP; trap 'touch \"$0.too-much\"' TERM USR1; while :; do sleep 0.05; done) & \
-                  while :; do sleep 0.05; done";
+    let script = "trap 'sleep 0.3; exit 21' USR1; trap 'sleep 0.3; exit 22' TERM; \
+                  trap 'until [ -e \"$0\" ]; do sleep 0.05; done; exit 23' HUP; \
+                  (trap 'touch \"$0\"; exit' HUP; trap 'touch \"$0.too-much\"' TERM USR1; touch \"$0.ready\"; \
+                  while :; do sleep 0.05; done) & while :; do sleep 0.05; done";
     for (signal, code) in [(libc::SIGUSR1, 21), (libc::SIGTERM, 22), (libc::SIGHUP, 23), (libc::SIGKILL, 137)] {
         let dir = tempfile::tempdir().expect("a directory");
         let file = dir.path().join("heard");
         let mut enclosed = enclosed(&["sh", "-c", script, &file.to_string_lossy()]);
         enclosed.start().expect("started");
-        assert!(until(Duration::from_secs(5), || children(&enclosed).len() == 1));
-        std::thread::sleep(Duration::from_millis(300));
+        let ready = dir.path().join("heard.ready");
+        assert!(until(PATIENCE, || ready.exists()));
         enclosed.signal(signal).expect("sent");
         let status = enclosed.wait().expect("a status");
         assert_eq!(status.code(), code, "{status}");
@@ -146,12 +147,23 @@ fn what_is_no_signal_is_refused() {
     }
 }
 
+/// A command that ends as soon as the file is there that it is called with.
+const UNTIL_TOLD: &str = "until [ -e \"$0\" ]; do sleep 0.05; done; exit 8";
+
+fn is_stopped(pid: &str) -> bool {
+    std::fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|status| status.contains("State:\tT"))
+}
+
 #[test]
 fn a_stopped_command_goes_on_by_signal() {
-    let mut enclosed = enclosed(&["sh", "-c", "sleep 0.4; exit 8"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let go = dir.path().join("go");
+    let mut enclosed = enclosed(&["sh", "-c", UNTIL_TOLD, &go.to_string_lossy()]);
     enclosed.start().expect("started");
-    assert!(until(Duration::from_secs(5), || children(&enclosed).len() == 1));
+    assert!(until(PATIENCE, || children(&enclosed).len() == 1));
     enclosed.signal(libc::SIGTSTP).expect("sent");
+    assert!(until(PATIENCE, || children(&enclosed).iter().all(|pid| is_stopped(pid))));
+    std::fs::write(&go, "").expect("the directory is ours");
     std::thread::sleep(Duration::from_millis(700));
     assert_eq!(children(&enclosed).len(), 1);
     enclosed.signal(libc::SIGCONT).expect("sent");
@@ -164,7 +176,7 @@ fn dropping_the_handle_ends_everything_at_once() {
         let mut enclosed = enclosed(&["sh", "-c", "trap '' TERM; setsid sleep 60 & sleep 60"]);
         if started {
             enclosed.start().expect("started");
-            assert!(until(Duration::from_secs(5), || !children(&enclosed).is_empty()));
+            assert!(until(PATIENCE, || !children(&enclosed).is_empty()));
         }
         let init = enclosed.init_pid;
         drop(enclosed);
@@ -183,14 +195,17 @@ fn the_thread_that_made_it_may_end_before_it() {
 #[test]
 fn the_status_descriptor_is_readable_when_the_command_has_ended_and_not_before() {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    let mut enclosed = enclosed(&["sleep", "0.5"]);
+    let dir = tempfile::tempdir().expect("a directory");
+    let go = dir.path().join("go");
+    let mut enclosed = enclosed(&["sh", "-c", UNTIL_TOLD, &go.to_string_lossy()]);
     enclosed.start().expect("started");
     let readable = |millis: i64| {
         let limit = Timespec { tv_sec: millis / 1000, tv_nsec: millis % 1000 * 1_000_000 };
         poll(&mut [PollFd::from_borrowed_fd(enclosed.status_fd(), PollFlags::IN)], Some(&limit)).expect("polled") == 1
     };
     assert!(!readable(200));
-    assert!(readable(5000));
-    assert_eq!(enclosed.wait().expect("a status").code(), 0);
+    std::fs::write(&go, "").expect("the directory is ours");
+    assert!(readable(30_000));
+    assert_eq!(enclosed.wait().expect("a status").code(), 8);
     assert!(enclosed.start().is_err());
 }

@@ -35,7 +35,7 @@ fn what_is_mounted_below_sys_is_still_there() {
 #[test]
 fn loopback_works_and_so_does_an_unprivileged_ping() {
     for caller in CALLERS {
-        let output = caller.shell("ping -c1 -W2 127.0.0.1 && ping -c1 -W2 ::1; cat /proc/sys/net/ipv4/ping_group_range");
+        let output = caller.shell("ping -c1 -W10 127.0.0.1 && ping -c1 -W10 ::1; cat /proc/sys/net/ipv4/ping_group_range");
         assert_eq!(output.status.code(), Some(0), "{caller:?} {}", stderr(&output));
         let id = caller.id();
         assert!(stdout(&output).ends_with(&format!("\n{id}\t{id}\n")), "{}", stdout(&output));

@@ -5,7 +5,7 @@ use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use super::{binary, until};
+use super::{PATIENCE, binary, processes_with, until};
 
 /// A program on a terminal of its own.
 struct Typist {
@@ -46,9 +46,22 @@ impl Typist {
         self.keys.write_all(keys.as_bytes()).expect("typed");
     }
 
+    /// Types again and again, until the screen shows this since the keys before.
+    fn types_until(&mut self, keys: &str, text: &str) {
+        let seen = until(PATIENCE, || {
+            self.keys.write_all(keys.as_bytes()).expect("typed");
+            until(Duration::from_millis(500), || self.shows(text))
+        });
+        assert!(seen, "no {text:?} in {:?}", self.screen.lock().expect("not poisoned"));
+    }
+
+    fn shows(&self, text: &str) -> bool {
+        self.screen.lock().expect("not poisoned").contains(text)
+    }
+
     /// Waits until the screen shows this since the last keys.
     fn expect(&self, text: &str) {
-        let seen = until(Duration::from_secs(8), || self.screen.lock().expect("not poisoned").contains(text));
+        let seen = until(PATIENCE, || self.shows(text));
         assert!(seen, "no {text:?} in {:?}", self.screen.lock().expect("not poisoned"));
     }
 }
@@ -63,6 +76,15 @@ impl Drop for Typist {
 
 fn exec(command: &str) -> String {
     format!("{} exec -- {command}", binary().display())
+}
+
+/// A `sleep` that can be found by its argument.
+fn mark(offset: u32) -> String {
+    format!("{}.{offset}", 1_000_000 + std::process::id())
+}
+
+fn wait_for_sleep(mark: &str) {
+    assert!(until(PATIENCE, || !processes_with(&format!("sleep\0{mark}")).is_empty()), "no sleep {mark}");
 }
 
 #[test]
@@ -95,11 +117,10 @@ fn a_stop_is_seen_by_the_shell_and_the_job_goes_on_in_the_foreground() {
 fn a_reader_in_the_background_stops_until_it_is_fetched() {
     let mut typist = Typist::bash();
     typist.types(&format!("{} &\n", exec("cat")));
-    std::thread::sleep(Duration::from_millis(500));
-    typist.types("\n");
-    typist.expect("Stopped");
+    // The shell tells it at its next prompt.
+    typist.types_until("\n", "Stopped");
     typist.types("fg\n");
-    std::thread::sleep(Duration::from_millis(200));
+    typist.expect("exec -- cat");
     typist.types("words\n");
     typist.expect("words\r\nwords");
 }
@@ -111,15 +132,19 @@ fn a_shell_inside_has_jobs_of_its_own_and_gives_the_terminal_back() {
     typist.expect("lab> ");
     typist.types("echo pid=$$\n");
     typist.expect("pid=2\r");
-    typist.types("sleep 50\n");
+    let mark = mark(78);
+    typist.types(&format!("sleep {mark}\n"));
+    wait_for_sleep(&mark);
     typist.types("\x1a");
     typist.expect("Stopped");
     typist.types("exit\n");
+    typist.expect("stopped jobs");
     typist.types("exit 7\n");
     typist.expect("lab> ");
     typist.types("echo status=$?\n");
     typist.expect("status=7");
-    typist.types("cat\n");
+    typist.types("echo rea\"\"dy; cat\n");
+    typist.expect("ready");
     typist.types("words\n");
     typist.expect("words\r\nwords");
 }
@@ -127,18 +152,19 @@ fn a_shell_inside_has_jobs_of_its_own_and_gives_the_terminal_back() {
 #[test]
 fn an_interrupt_ends_the_script_around_the_command_too() {
     let mut typist = Typist::bash();
-    typist.types(&format!("sh -c '{}; echo af\"\"ter'\n", exec("sleep 50")));
-    std::thread::sleep(Duration::from_millis(500));
+    let mark = mark(79);
+    typist.types(&format!("sh -c '{}; echo af\"\"ter'\n", exec(&format!("sleep {mark}"))));
+    wait_for_sleep(&mark);
     typist.types("\x03");
     typist.expect("lab> ");
     typist.types("echo status=$?\n");
     typist.expect("status=130");
-    assert!(!typist.screen.lock().expect("not poisoned").contains("after"));
+    assert!(!typist.shows("after"));
 }
 
 #[test]
 fn a_stop_without_a_shell_that_could_undo_it_does_not_last() {
-    let mut typist = Typist::sit_down(&exec("sh -c 'echo ready; sleep 1; echo done'"));
+    let mut typist = Typist::sit_down(&exec("sh -c 'echo ready; sleep 3; echo done'"));
     typist.expect("ready");
     typist.types("\x1a");
     typist.expect("done");
@@ -146,12 +172,13 @@ fn a_stop_without_a_shell_that_could_undo_it_does_not_last() {
 
 #[test]
 fn the_terminal_comes_back_when_the_outer_process_is_killed() {
-    let mark = format!("{}.77", 1_000_000 + std::process::id());
+    let mark = mark(77);
     let mut typist = Typist::bash();
     typist.types(&format!("sh -c '{}; cat'\n", exec(&format!("sleep {mark}"))));
-    assert!(until(Duration::from_secs(5), || !super::processes_with(&format!("sleep\0{mark}")).is_empty()));
+    wait_for_sleep(&mark);
     let outer = super::ends::outer_of(&mark).to_string();
     assert!(Command::new("kill").args(["-KILL", &outer]).status().expect("kill runs").success());
+    typist.expect("Killed");
     typist.types("words\n");
     typist.expect("words\r\nwords");
 }
@@ -159,8 +186,8 @@ fn the_terminal_comes_back_when_the_outer_process_is_killed() {
 #[test]
 fn a_pager_at_the_end_of_a_pipe_gets_the_terminal() {
     let mut typist = Typist::bash();
-    typist.types(&format!("seq 100 | {}\n", exec("sh -c 'read x </dev/tty; echo got=$x; wc -l'")));
-    std::thread::sleep(Duration::from_millis(300));
+    typist.types(&format!("seq 100 | {}\n", exec("sh -c 'echo as\"\"ks; read x </dev/tty; echo got=$x; wc -l'")));
+    typist.expect("asks");
     typist.types("key\n");
     typist.expect("got=key\r\n100");
 }
@@ -168,8 +195,9 @@ fn a_pager_at_the_end_of_a_pipe_gets_the_terminal() {
 #[test]
 fn a_background_job_of_a_script_leaves_the_terminal_to_the_script() {
     let mut typist = Typist::bash();
-    typist.types(&format!("sh -c '{} & sleep 0.5; read x; echo got=$x; kill $!'\n", exec("sleep 50")));
-    std::thread::sleep(Duration::from_millis(700));
+    let mark = mark(80);
+    typist.types(&format!("sh -c '{} & sleep 0.5; read x; echo got=$x; kill $!'\n", exec(&format!("sleep {mark}"))));
+    wait_for_sleep(&mark);
     typist.types("words\n");
     typist.expect("got=words");
 }
