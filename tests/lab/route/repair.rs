@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::harness::{Lab, Profiles, Router, Way, binary};
+use crate::harness::{Lab, Profiles, Router, Way, binary, eventually};
 
 /// Rules, routes and tables, without what counts by itself.
 fn state(lab: &Lab) -> String {
@@ -11,12 +11,10 @@ fn state(lab: &Lab) -> String {
     lab.laptop().run(["sh", "-c", commands]).stdout
 }
 
-/// How long it took until `whole` holds; at most two seconds.
+/// How long it took until `whole` holds. The time limit is a busy machine's: looking alone takes a dozen processes.
 fn until(whole: impl Fn() -> bool) -> Duration {
     let start = Instant::now();
-    while !whole() {
-        assert!(start.elapsed() < Duration::from_secs(2), "waited in vain");
-    }
+    eventually("the guard is whole", || whole().then_some(()));
     start.elapsed()
 }
 
@@ -42,7 +40,7 @@ fn whatever_is_removed_is_back_at_once() {
         lab.laptop().run(["sh", "-c", removal]).expect_success();
         let took = until(|| state(&lab) == before);
         println!("{removal}: whole again after at most {} ms", took.as_millis());
-        let page = router.run(["curl", "-sS", "--max-time", "5", "http://203.0.113.10/hello"]).expect_success();
+        let page = router.run(["curl", "-sS", "--max-time", "30", "http://203.0.113.10/hello"]).expect_success();
         assert_eq!(page, "hello from the lab\n", "{removal}");
     }
 }
