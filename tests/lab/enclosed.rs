@@ -51,8 +51,8 @@ fn an_ordinary_user_needs_no_root() {
     for url in ["http://example.com/hello", "http://203.0.113.10/hello", "http://[2001:db8::10]/hello"] {
         assert_eq!(exec(&["--", "curl", "-sS", url]), "hello from the lab\n", "{url}");
     }
-    assert!(exec(&["--", "ping", "-c1", "-W2", Lab::SERVER_4]).contains("1 received"));
-    assert!(exec(&["--", "ping", "-c1", "-W2", Lab::SERVER_6]).contains("1 received"));
+    assert!(exec(&["--", "ping", "-c1", "-W10", Lab::SERVER_4]).contains("1 received"));
+    assert!(exec(&["--", "ping", "-c1", "-W10", Lab::SERVER_6]).contains("1 received"));
 }
 
 #[test]

@@ -22,14 +22,14 @@ fn a_refused_name_is_answered_by_an_address_that_says_so(way: Way) {
     let profiles = without_trackers();
     let capture = Capture::start(&lab, "names");
     let router = Router::start(&lab, way, &profiles);
-    let ask = |kind: &str| router.run(["dig", "+tries=1", "+time=3", kind, "tracker.example.net"]).expect_success();
+    let ask = |kind: &str| router.run(["dig", "+tries=1", "+time=20", kind, "tracker.example.net"]).expect_success();
     let (four, six, text) = (ask("A"), ask("AAAA"), ask("TXT"));
     assert!(four.lines().any(|line| line.contains("\tA\t0.0.0.17") && line.contains("\t1\t")), "{way:?}: {four}");
     assert!(six.lines().any(|line| line.contains("\tAAAA\t::17")), "{way:?}: {six}");
     assert!(text.contains("status: NXDOMAIN"), "{way:?}: {text}");
     assert!(four.contains("EDE: ") && text.contains("EDE: "), "{way:?}: no reason given: {four}\n{text}");
     // 7: curl could not connect, which is what a program makes of 0.0.0.17.
-    router.run(["curl", "-sS", "--max-time", "5", "http://tracker.example.net/hello"]).expect_code(7);
+    router.run(["curl", "-sS", "--max-time", "30", "http://tracker.example.net/hello"]).expect_code(7);
     router.run(["curl", "-sS", "http://203.0.113.10/hello"]).expect_success();
     let question = router.record("the refused question", |record| record.proto == "dns" && record.verdict == "block");
     assert!(question.rule.as_deref().is_some_and(|rule| rule.contains(".tracker.example.net")), "{way:?}: {question:?}");
@@ -40,9 +40,9 @@ fn a_refused_name_stays_refused_behind_an_alias(way: Way) {
     let lab = Lab::new();
     let profiles = without_trackers();
     let router = Router::start(&lab, way, &profiles);
-    let told = router.run(["dig", "+short", "+tries=1", "A", "cloaked.example.net"]).expect_success();
+    let told = router.run(["dig", "+short", "+tries=1", "+time=20", "A", "cloaked.example.net"]).expect_success();
     assert_eq!(told, "0.0.0.17\n", "{way:?}");
-    let control = router.run(["dig", "+short", "+tries=1", "A", "ask.example.net"]).expect_success();
+    let control = router.run(["dig", "+short", "+tries=1", "+time=20", "A", "ask.example.net"]).expect_success();
     assert_eq!(control, "203.0.113.11\n", "{way:?}");
 }
 
@@ -54,7 +54,7 @@ fn a_rule_by_name_holds_for_the_flow(way: Way) {
     assert_eq!(router.run(["curl", "-sS", "http://other.example.com/hello"]).expect_success(), "hello from the lab\n");
     // An address that the program did not learn as a name of example.com.
     router.run(["curl", "-sS", "http://198.51.100.10/hello"]).expect_code(7);
-    router.run(["curl", "-sS", "--max-time", "5", "http://two.example.test/hello"]).expect_code(7);
+    router.run(["curl", "-sS", "--max-time", "30", "http://two.example.test/hello"]).expect_code(7);
 }
 
 fn a_private_address_for_a_public_name_is_filtered(way: Way) {
@@ -64,7 +64,7 @@ fn a_private_address_for_a_public_name_is_filtered(way: Way) {
     let profiles = Profiles::accepting();
     let router = Router::start(&lab, way, &profiles);
     for kind in ["A", "AAAA"] {
-        let told = router.run(["dig", "+short", "+tries=1", kind, "private.example.com"]).expect_success();
+        let told = router.run(["dig", "+short", "+tries=1", "+time=20", kind, "private.example.com"]).expect_success();
         assert!(!told.contains("192.168.77.10") && !told.contains("fd77::10"), "{way:?}: {told}");
     }
 }
@@ -76,7 +76,7 @@ fn questions_are_answered_whatever_address_is_asked(way: Way) {
     let router = Router::start(&lab, way, &profiles);
     for asked in ["@192.0.2.53", "@2001:db8:ffff::53", "@203.0.113.66"] {
         for flag in ["+notcp", "+tcp"] {
-            let told = router.run(["dig", asked, flag, "+short", "+tries=1", "+time=3", "A", "v4.example.com"]).expect_success();
+            let told = router.run(["dig", asked, flag, "+short", "+tries=1", "+time=20", "A", "v4.example.com"]).expect_success();
             assert_eq!(told, "203.0.113.10\n", "{way:?}, {asked} {flag}");
         }
     }
@@ -91,7 +91,7 @@ fn loopback_resolvers_answer_inside() {
     let router = Router::start(&lab, Way::Exec, &profiles);
     for asked in ["@127.0.0.53", "@127.0.0.1"] {
         for flag in ["+notcp", "+tcp"] {
-            let told = router.run(["dig", asked, flag, "+short", "+tries=1", "+time=3", "A", "v4.example.com"]).expect_success();
+            let told = router.run(["dig", asked, flag, "+short", "+tries=1", "+time=20", "A", "v4.example.com"]).expect_success();
             assert_eq!(told, "203.0.113.10\n", "{asked} {flag}");
         }
     }

@@ -91,7 +91,7 @@ fn a_local_server_keeps_answering() {
     let ask = |address: &str| lab.internet().run(probe(&["connect", address, "2000"])).expect_success();
     let echo = |address: &str| {
         let bracketed = if address.contains(':') { format!("TCP6:[{address}]:2000") } else { format!("TCP4:{address}:2000") };
-        lab.internet().run(["sh", "-c", &format!("echo inbound | socat -t5 - '{bracketed}'")]).expect_success()
+        lab.internet().run(["sh", "-c", &format!("echo inbound | socat -t30 - '{bracketed}'")]).expect_success()
     };
     let profiles = Profiles::empty();
     let mut talks = Vec::new();
@@ -151,7 +151,7 @@ fn a_loopback_stub_is_no_upstream() {
     });
     // No upstream is known, so the address that was asked is.
     let asked =
-        lab.laptop().run(["dig", "@198.51.100.53", "+short", "+tries=1", "+time=5", "A", "v4.example.com"]).expect_success();
+        lab.laptop().run(["dig", "@198.51.100.53", "+short", "+tries=1", "+time=20", "A", "v4.example.com"]).expect_success();
     assert_eq!(asked, "203.0.113.10\n");
     lab.laptop().run([binary().into_os_string(), "down".into()]).expect_success();
 }

@@ -7,7 +7,8 @@ wide ADDRESS            1400 bytes that may be fragmented, three times: what eac
 expires ADDRESS         a datagram of hop limit 1: the ICMP error's origin, type, code, sender and quote
 ports ADDRESS OTHER     one socket to two peers (serve): whether they saw one port
 stranger ADDRESS        a datagram whose answer comes from another address (serve): that address
-serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"join GROUP ADDRESS      answers from ADDRESS, port 9010, what is sent to the group there. Says "joined"
+serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"
+join GROUP ADDRESS      answers from ADDRESS, port 9010, what is sent to the group there. Says "joined"
 """
 
 import json
@@ -16,7 +17,6 @@ import select
 import socket
 import struct
 import sys
-import time
 
 IP_MTU_DISCOVER, IP_MTU, IP_RECVERR = 10, 14, 11
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25
@@ -24,10 +24,10 @@ PMTUDISC_DO, UDP_SEGMENT = 2, 103
 PATTERN = bytes(range(256)) * 256
 
 
-def made(address):
+def made(address, limit_s=20):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     peer = socket.socket(family, socket.SOCK_DGRAM)
-    peer.settimeout(2)
+    peer.settimeout(limit_s)
     return peer
 
 
@@ -95,8 +95,9 @@ def expires(address):
     set_option(peer, IP_RECVERR, IPV6_RECVERR, 1)
     set_option(peer, socket.IP_TTL, socket.IPV6_UNICAST_HOPS, 1)
     peer.send(b"what was sent")
-    select.select([], [], [peer], 2)
-    time.sleep(0.2)
+    waiting = select.poll()
+    waiting.register(peer, 0)
+    waiting.poll(20000)
     quoted, control, _, _ = peer.recvmsg(100, 300, socket.MSG_ERRQUEUE)
     error = control[0][2]
     _, origin, kind, code = struct.unpack("IBBB", error[:7])
@@ -115,7 +116,8 @@ def ports(address, other):
 
 
 def stranger(address):
-    peer = made(address)
+    # Silence is an answer, too.
+    peer = made(address, 4)
     return said(lambda: asked(peer, b"other", address)[1][0])
 
 

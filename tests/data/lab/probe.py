@@ -20,10 +20,10 @@ import time
 LIMIT_S = 4
 
 
-def made(address, kind):
+def made(address, kind, limit_s=LIMIT_S):
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     made = socket.socket(family, kind)
-    made.settimeout(LIMIT_S)
+    made.settimeout(limit_s)
     return made
 
 
@@ -75,14 +75,14 @@ def hold(address):
 
 def halfclose(address, seconds):
     body = os.urandom(3 << 20)
-    first = made(address, socket.SOCK_STREAM)
+    first = made(address, socket.SOCK_STREAM, 30)
     first.connect((address, 8007))
     first.sendall(body)
     first.shutdown(socket.SHUT_WR)
     answer = b"".join(iter(lambda: first.recv(1000), b"")).decode().strip()
     assert answer == f"{len(body)} {hashlib.sha256(body).hexdigest()}", answer
 
-    second = made(address, socket.SOCK_STREAM)
+    second = made(address, socket.SOCK_STREAM, 30)
     second.connect((address, 8008))
     greeting = b"".join(iter(lambda: second.recv(1000), b""))
     assert greeting == b"bye\n", greeting

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import time
 
+# How long an answer may take. No answer is one, too.
+LIMIT_S = 4
 TCP, UDP, WHOLE = socket.IPPROTO_TCP, socket.IPPROTO_UDP, socket.IPPROTO_RAW
 
 
@@ -34,7 +36,7 @@ class Net:
 
     def raw(self, protocol):
         made = socket.socket(self.domain, socket.SOCK_RAW, protocol)
-        made.settimeout(1.0)
+        made.settimeout(LIMIT_S)
         return made
 
     def summed(self, protocol, data, at):
@@ -56,7 +58,7 @@ class Net:
 
     def heard(self, made, source):
         """The next of this raw socket that is for the port, without the IP header."""
-        until = time.monotonic() + 1.0
+        until = time.monotonic() + LIMIT_S
         while time.monotonic() < until:
             try:
                 data = made.recv(2048)
@@ -85,7 +87,8 @@ def send(net, how):
         made = net.raw(WHOLE)
         for protocol, data in ((TCP, segment), (UDP, datagram)):
             made.sendto(net.whole(protocol, data), (net.remote, 0))
-        time.sleep(0.5)
+        # What carries it must have taken it before it ends with this program.
+        time.sleep(1.5)
         return "sent"
     by_tcp, by_udp = net.raw(TCP), net.raw(UDP)
     by_tcp.sendto(segment, (net.remote, 0))
@@ -104,7 +107,7 @@ def closed(net):
                 made.send(b"gone")
             else:
                 made.sendto(b"gone", (net.remote, 7))
-    time.sleep(0.5)
+    time.sleep(1.5)
     return "sent"
 
 
