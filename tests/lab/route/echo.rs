@@ -63,6 +63,11 @@ fn turn_round(packet: &mut [u8]) -> bool {
     true
 }
 
+/// Whether one of five requests is answered within its second: a busy machine may take longer once.
+fn is_answered(laptop: &Laptop, to: &str) -> bool {
+    (0..5).any(|_| laptop.pings("", to))
+}
+
 #[test]
 fn answers_come_back_through_the_tun_whatever_the_reverse_path_filter() {
     for filter in [0, 1, 2] {
@@ -72,7 +77,7 @@ fn answers_come_back_through_the_tun_whatever_the_reverse_path_filter() {
         let queue = installed.take_queues().pop().expect("the queue");
         while_answering(&queue, || {
             for to in ["203.0.113.99", "2001:db8::99", "10.9.0.77", "fd09::77"] {
-                assert!(laptop.pings("", to), "rp_filter {filter}: {to}");
+                assert!(is_answered(&laptop, to), "rp_filter {filter}: {to}");
             }
         });
         laptop.inner.inside(|| drop(installed));
@@ -86,7 +91,7 @@ fn a_host_without_an_ipv6_address_of_its_own_still_sends_ipv6_into_the_tun_alone
     let mut installed = laptop.up(&plan()).expect("up");
     assert!(!laptop.inner.run("ip -6 addr show dev portreeve0").contains("2001:2::1"));
     let queue = installed.take_queues().pop().expect("the queue");
-    while_answering(&queue, || assert!(laptop.pings("", "2001:db8::99")));
+    while_answering(&queue, || assert!(is_answered(&laptop, "2001:db8::99")));
     laptop.inner.inside(|| drop(installed));
 }
 

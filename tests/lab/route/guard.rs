@@ -70,6 +70,8 @@ fn canaries(laptop: &Laptop, work: impl FnOnce() + Send) -> usize {
         )
         .expect("a packet socket");
         work();
+        // Whatever left before this is there when this is.
+        assert!((0..5).any(|_| laptop.pings(&format!("-m {MARK}"), "10.9.0.1")), "the control");
         std::thread::sleep(std::time::Duration::from_millis(50));
         let mut buffer = [0; 2048];
         let mut found = 0;
@@ -243,7 +245,7 @@ fn forwarded_packets_go_into_the_tun_and_not_past_it() {
     guest.run("ip addr add 172.17.0.2/24 dev g1 && ip link set g1 up && ip route add default via 172.17.0.1");
     laptop.gateway.run("ip route add 172.17.0.0/24 via 10.9.0.2");
     let reaches = || guest.attempt("ping -n -c1 -W1 -p 43414e415259 203.0.113.10").status.success();
-    assert!(reaches(), "control: forwarding works");
+    assert!((0..20).any(|_| reaches()), "control: forwarding works");
     let mut installed = laptop.up(&plan()).expect("up");
     let queue = installed.take_queues().pop().expect("the queue");
     assert_eq!(canaries(&laptop, || assert!(!reaches())), 0);
@@ -254,7 +256,7 @@ fn forwarded_packets_go_into_the_tun_and_not_past_it() {
     }
     assert!(arrived, "the router sees it");
     laptop.inner.inside(|| drop(installed));
-    assert!(reaches());
+    assert!((0..5).any(|_| reaches()));
 }
 
 #[test]
@@ -269,7 +271,7 @@ fn what_comes_in_from_an_excluded_link_is_forwarded_past_the_tun() {
     guest.run("ip addr add 172.17.0.2/24 dev g1 && ip link set g1 up && ip route add default via 172.17.0.1");
     laptop.gateway.run("ip route add 172.17.0.0/24 via 10.9.0.2");
     let installed = laptop.up(&plan_with("[exclude]\ninterfaces = [\"g0\"]\n")).expect("up");
-    assert!(guest.attempt("ping -n -c1 -W1 203.0.113.10").status.success());
+    assert!((0..20).any(|_| guest.attempt("ping -n -c1 -W1 203.0.113.10").status.success()));
     assert!(laptop.pings("-I g0", "172.17.0.2"), "and what leaves by it");
     assert!(!laptop.pings("", "203.0.113.10"), "this host's own programs are still judged");
     laptop.inner.inside(|| drop(installed));

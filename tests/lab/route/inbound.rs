@@ -20,7 +20,7 @@ const CLIENT: &str = r#"
 import socket, sys
 def ask(port):
     try:
-        with socket.create_connection((sys.argv[1], port), 2) as s:
+        with socket.create_connection((sys.argv[1], port), 20) as s:
             s.sendall(b"hello"); return s.recv(100).decode()
     except OSError as error:
         return type(error).__name__

@@ -8,6 +8,7 @@ use std::path::Path;
 use portreeve::netlink::{Install, InstallError, Installed, Plan};
 
 use super::namespace::Namespace;
+use crate::harness::eventually;
 
 /// The mark that the tests' plans fix.
 pub(crate) const MARK: u32 = 0x2a00_0000;
@@ -38,6 +39,8 @@ impl Laptop {
         inner.run("ip -6 route add default via fd09::1");
         let laptop = Self { inner, gateway, dir: tempfile::tempdir().expect("a folder") };
         assert!(laptop.reaches_within("fd09::1", 40), "the link never came up");
+        // The kernel does that at leisure, and a snapshot shows it.
+        eventually("the addresses are settled", || laptop.inner.run("ip -6 address show tentative").is_empty().then_some(()));
         laptop
     }
 

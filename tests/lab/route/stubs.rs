@@ -28,7 +28,7 @@ to, mark = sys.argv[1], int(sys.argv[2])
 for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM):
     s = socket.socket(socket.AF_INET6 if ":" in to else socket.AF_INET, kind)
     if mark: s.setsockopt(socket.SOL_SOCKET, 36, mark)
-    s.settimeout(2)
+    s.settimeout(20)
     try:
         s.connect((to, 53)); s.send(b"?"); print(s.recv(100).decode())
     except OSError as error:
