@@ -51,6 +51,14 @@ fn ready<T>(result: io::Result<T>) -> Option<io::Result<T>> {
     }
 }
 
+/// Whether the kernel has heard that this connection is over.
+fn has_ended(connecting: &Connecting) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    // SAFETY: the descriptor is that of `connecting`, which is borrowed meanwhile.
+    let fd = unsafe { BorrowedFd::borrow_raw(std::os::fd::AsRawFd::as_raw_fd(connecting)) };
+    poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::empty())], Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).expect("polled") == 1
+}
+
 fn opener(port: u16) -> Opener {
     Opener { port, hop_limit: 64 }
 }
@@ -148,6 +156,7 @@ fn a_connection_that_stood_and_was_reset_at_once_is_not_refused() {
         peer.write_all(b"last words").expect("the connection stands");
         SockRef::from(&peer).set_linger(Some(Duration::ZERO)).expect("a socket");
         drop(peer);
+        wait("the reset", || has_ended(&connecting).then_some(()));
         let Progress::Reset(stream) = connecting.finish(false) else { panic!("the connection stood") };
         assert_eq!(read(&stream).expect("what came before"), b"last words");
         assert_eq!(read(&stream).expect("and nothing more"), b"");

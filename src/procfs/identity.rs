@@ -158,18 +158,22 @@ fn ancestors(parent: u32, child_start: u64, proc_root: &Path) -> Vec<(u32, Ances
 mod tests {
     use super::*;
 
-    fn read_child(command: &mut std::process::Command, mounts: &[FileId]) -> Identity {
-        let mut child = command.spawn().expect("it runs");
-        // Until exec is done the child is a copy of this program, then for an instant one without arguments.
-        let process = loop {
-            let process = Process::open(Path::new("/proc"), child.id()).expect("it runs");
-            let ours = Process::open(Path::new("/proc"), std::process::id()).expect("we run");
-            let file = |process: &Process| process.file("exe").ok().map(|stat| FileId::from(&stat));
+    /// A child once it is its own program: until exec is done it is a copy of this one, then for an instant one without arguments.
+    fn started(pid: u32) -> Process {
+        let ours = Process::open(Path::new("/proc"), std::process::id()).expect("we run");
+        let file = |process: &Process| process.file("exe").ok().map(|stat| FileId::from(&stat));
+        loop {
+            let process = Process::open(Path::new("/proc"), pid).expect("it runs");
             if file(&process) != file(&ours) && !process.cmdline().is_empty() {
-                break process;
+                return process;
             }
             std::thread::sleep(std::time::Duration::from_millis(1));
-        };
+        }
+    }
+
+    fn read_child(command: &mut std::process::Command, mounts: &[FileId]) -> Identity {
+        let mut child = command.spawn().expect("it runs");
+        let process = started(child.id());
         let users = Users::new(Path::new("/etc"), Path::new("/run"));
         let around = Surroundings { proc_root: Path::new("/proc"), users: &users, mounts };
         let socket = Socket { inode: 1, uid: 0, cookie: 1, cgroup_id: None, confidence: Confidence::Exact };
@@ -228,19 +232,13 @@ mod tests {
         for (mounts, expected) in [(vec![ours], true), (vec![], false)] {
             let dir = tempfile::tempdir().expect("a directory");
             let path = copy_of_sleep(dir.path(), OsStr::new("tool"));
-            let script = format!("{0} 60 & child=$!; sleep 0.1; mv {0}.new {0}; wait $child", path.display());
             copy("/bin/cat", &dir.path().join("tool.new"));
-            let mut shell = std::process::Command::new("sh").args(["-c", &script]).spawn().expect("it runs");
-            std::thread::sleep(std::time::Duration::from_millis(300));
-            let children = Process::open(Path::new("/proc"), shell.id()).expect("it runs").children();
-            let process = Process::open(Path::new("/proc"), *children.first().expect("a child")).expect("it runs");
+            let mut child = std::process::Command::new(&path).arg("60").spawn().expect("it runs");
+            let process = started(child.id());
+            std::fs::rename(dir.path().join("tool.new"), &path).expect("replaced");
             let (exe, certain) = executable(&process, &mounts);
-            rustix::process::kill_process(
-                rustix::process::Pid::from_raw(i32::try_from(process.pid).expect("small")).expect("not 0"),
-                rustix::process::Signal::KILL,
-            )
-            .expect("ours to kill");
-            shell.wait().expect("ours to reap");
+            child.kill().expect("ours to kill");
+            child.wait().expect("ours to reap");
             let exe = exe.expect("readable");
             assert_eq!((exe.path, exe.path_is_ours), (path, expected));
             assert!(!certain, "a deleted file's path cannot be compared");

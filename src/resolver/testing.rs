@@ -114,7 +114,8 @@ impl FakeUpstream {
     }
 }
 
-async fn sockets(ip: IpAddr) -> (UdpSocket, TcpListener, SocketAddr) {
+/// The same port in UDP and TCP.
+pub(super) async fn sockets(ip: IpAddr) -> (UdpSocket, TcpListener, SocketAddr) {
     for _ in 0..20 {
         let udp = UdpSocket::bind((ip, 0)).await.expect("loopback has a free UDP port");
         let address = udp.local_addr().expect("a bound socket has an address");

@@ -18,7 +18,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, UdpSocket};
 
 use crate::resolver::testing::*;
 use crate::resolver::{Dialer, Resolver, Upstreams};
@@ -59,9 +58,7 @@ async fn serve(scheme: &str, zone: Zone) -> (Server<Zone>, SocketAddr) {
     let certified = CertifiedKey::new(vec![CertificateDer::from(CERTIFICATE)], key);
     let certified = Arc::new(SingleCertAndKey::from(certified));
     let mut server = Server::new(zone);
-    let tcp = TcpListener::bind((LOOPBACKS[0], 0)).await.expect("a free port");
-    let address = tcp.local_addr().expect("bound");
-    let udp = UdpSocket::bind(address).await.expect("the same port in UDP");
+    let (udp, tcp, address) = sockets(LOOPBACKS[0]).await;
     match scheme {
         "tls" => server.register_tls_listener(tcp, HANDSHAKE, certified),
         "https" => server.register_https_listener(tcp, HANDSHAKE, certified, None, "/dns-query".to_owned()),
@@ -129,9 +126,7 @@ async fn a_certificate_of_another_name_or_of_nobody_known_gets_no_question() {
 async fn an_encrypted_upstream_that_fails_is_not_replaced_by_a_plain_one_unless_allowed() {
     let plain = FakeUpstream::start(LOOPBACKS[0], plain_zone).await;
     // Speaks no TLS: whatever connects is answered in plain text and closed.
-    let fake_tls = TcpListener::bind((LOOPBACKS[0], 0)).await.expect("a free port");
-    let address = fake_tls.local_addr().expect("bound");
-    let spied = UdpSocket::bind(address).await.expect("the same port in UDP");
+    let (spied, fake_tls, address) = sockets(LOOPBACKS[0]).await;
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = fake_tls.accept().await {
             let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
