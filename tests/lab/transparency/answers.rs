@@ -55,18 +55,18 @@ impl Answers {
         self.0.extend(newer.0);
     }
 
-    /// The behaviours that do not show the refusal that is promised, with a line about each: TCP is reset; whatever else there is comes to
+    /// The behaviours that do not show the refusal that is promised, with what was seen: TCP is reset; whatever else there is comes to
     /// another end than without a router.
-    pub(super) fn not_refused<'a>(&'a self, without: &'a Self) -> impl Iterator<Item = String> + 'a {
-        self.0.iter().filter(|(_, line)| !line.local).filter_map(|(key, line)| {
+    pub(super) fn not_refused(&self, without: &Self) -> Vec<(Key, Value)> {
+        let unlike = self.0.iter().filter(|(_, line)| !line.local).filter(|(key, line)| {
             let usual = if line.id.starts_with("tcp.") {
                 line.result.to_string().contains("ECONNREFUSED")
             } else {
                 without.result(key) != Some(&line.result)
             };
-            let refused = usual || line.expected_refusal.as_ref() == Some(&line.result);
-            (!refused).then(|| format!("{}/{}: {}", line.id, line.family, line.result))
-        })
+            !usual && line.expected_refusal.as_ref() != Some(&line.result)
+        });
+        unlike.map(|(key, line)| (key.clone(), line.result.clone())).collect()
     }
 
     /// How many behaviours of datagrams were told that they are prohibited: EHOSTUNREACH in IPv4, EACCES in IPv6 (RFC 1812 §5.2.7.1 code 13,

@@ -1,7 +1,9 @@
 //! Programs that others wrote to look at a network see the same one.
 
 use std::collections::BTreeSet;
+use std::fmt::Debug;
 
+use super::AGAIN;
 use super::site::Site;
 use crate::harness::{Lab, Profiles, Router, Way};
 
@@ -31,8 +33,9 @@ fn a_scan_of_ports_finds_the_same_as_without_a_router(way: Way) {
     let without: Vec<_> = asked.map(|one| scan(&direct, one)).into();
     assert!(without.iter().all(|ports| ports.iter().any(|port| port.starts_with("80/open"))), "{without:?}");
     let router = Router::start(&lab, way, &profiles);
-    let through: Vec<_> = asked.map(|one| scan(&router, one)).into();
-    assert_eq!(through, without, "{way:?}");
+    for (one, without) in asked.into_iter().zip(without) {
+        assert_agrees(way, &without, || scan(&router, one));
+    }
 }
 
 /// Traceroute by UDP, by echo and by TCP; the last sends from a raw socket. By UDP to port 53 (-U) there are no hops: questions end at the router.
@@ -41,7 +44,8 @@ fn traceroute_sees_the_same_hops_as_without_a_router(way: Way) {
     // Where hosts limit how often they answer, a second traceroute sees less than the first.
     let _site = Site::build(&lab);
     let hops = |router: &Router<'_>, (method, address): Asked| -> Vec<String> {
-        let words = ["traceroute", "-n", "-q1", "-m5", "-w1"];
+        // 0,0: a hop has its five seconds however quick the next one was.
+        let words = ["traceroute", "-n", "-q1", "-m5", "-w5,0,0"];
         let told = router.run(words.into_iter().chain(method.split_whitespace()).chain([address])).expect_success();
         let hop = |line: &str| line.split_whitespace().take(2).collect::<Vec<_>>().join(" ");
         told.lines().skip(1).map(hop).collect()
@@ -73,8 +77,20 @@ fn assert_same_hops(lab: &Lab, way: Way, asked: &[Asked], hops: impl Fn(&Router<
     let without: Vec<_> = asked.iter().map(|one| hops(&direct, *one)).collect();
     assert!(without.iter().all(|hops| hops.len() == 2), "{without:?}");
     let router = Router::start(lab, way, &profiles);
-    let through: Vec<_> = asked.iter().map(|one| hops(&router, *one)).collect();
-    assert_eq!(through, without, "{way:?}");
+    for (one, without) in asked.iter().zip(without) {
+        assert_agrees(way, &without, || hops(&router, *one));
+    }
+}
+
+/// What differs is asked again: these programs give an answer little time, and a busy machine may need more.
+fn assert_agrees<T: Debug + PartialEq>(way: Way, without: &T, ask: impl Fn() -> T) {
+    let mut through = ask();
+    for _ in 0..AGAIN {
+        if through != *without {
+            through = ask();
+        }
+    }
+    assert_eq!(through, *without, "{way:?}");
 }
 
 /// Words for the tool, and whom it asks.
