@@ -19,7 +19,8 @@ impl Namespace {
     pub(crate) fn new(role: &str) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let name = format!("pr-{role}-{}-{number}", std::process::id());
-        shell(&format!("ip netns add {name}"));
+        // `ip netns add` prepares /run/netns at its first use, which two at a time get wrong; scripts/lab takes the same lock.
+        shell(&format!("flock /run/portreeve-lab.lock ip netns add {name}"));
         let namespace = Self { name };
         namespace.run("ip link set lo up");
         namespace
