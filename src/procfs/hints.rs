@@ -14,6 +14,9 @@ use crate::process::{Confidence, Identity};
 /// A socket that nobody held is not searched again for this long.
 const MISS_PAUSE: Duration = Duration::from_millis(100);
 
+/// A process that was looked through in vain as far as may be is not looked through again for this long: some 3 % of a core.
+const MANY_PAUSE: Duration = Duration::from_millis(10);
+
 /// A process that has the socket open, and at which descriptor.
 pub(super) type Holder = (Arc<Process>, u32);
 
@@ -36,6 +39,8 @@ pub(super) struct Hints {
     missed: Recent<u64, Instant>,
     /// Processes that held a socket and were no program any more, by PID and start.
     ending: Recent<(u32, u64), Instant>,
+    /// Processes that were looked through in vain as far as may be, by PID and start.
+    many: Recent<(u32, u64), Instant>,
     pub(super) walked: Recent<u32, Instant>,
 }
 
@@ -51,6 +56,7 @@ impl Default for Hints {
             looked: Recent::new(256),
             missed: Recent::new(1024),
             ending: Recent::new(64),
+            many: Recent::new(64),
             walked: Recent::new(256),
         }
     }
@@ -90,17 +96,26 @@ impl Hints {
 
     /// Whether this socket was searched in vain just now.
     pub(super) fn was_missed(&mut self, inode: u64, now: Instant) -> bool {
-        self.missed.find(&inode).is_some_and(|at| is_recent(*at, now))
+        self.missed.find(&inode).is_some_and(|at| is_recent(*at, now, MISS_PAUSE))
+    }
+
+    pub(super) fn note_many(&mut self, process: &Process, now: Instant) {
+        self.many.insert((process.pid, process.start_ticks), now);
+    }
+
+    /// Whether this process had too many descriptors to be looked through just now.
+    pub(super) fn has_many(&mut self, process: &Process, now: Instant) -> bool {
+        self.many.find(&(process.pid, process.start_ticks)).is_some_and(|at| is_recent(*at, now, MANY_PAUSE))
     }
 
     /// Whether this process is ending: that takes a while where it has thousands of sockets, and a search for each of them is in vain.
     pub(super) fn is_ending(&mut self, process: &Process, now: Instant) -> bool {
-        self.ending.find(&(process.pid, process.start_ticks)).is_some_and(|at| is_recent(*at, now))
+        self.ending.find(&(process.pid, process.start_ticks)).is_some_and(|at| is_recent(*at, now, MISS_PAUSE))
     }
 }
 
-fn is_recent(at: Instant, now: Instant) -> bool {
-    now.saturating_duration_since(at) < MISS_PAUSE
+fn is_recent(at: Instant, now: Instant, pause: Duration) -> bool {
+    now.saturating_duration_since(at) < pause
 }
 
 #[cfg(test)]

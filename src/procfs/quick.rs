@@ -3,7 +3,6 @@
 //! Keeps one rule: it reads a bounded number of links, whatever the number of processes and of their descriptors.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use super::cache::Candidate;
@@ -20,7 +19,7 @@ const QUICK_PROCESSES: usize = 32;
 const FOLLOWED: usize = 32;
 
 /// A way to look through a process.
-type Look = fn(&Candidate, &SocketLink, &mut Walk) -> Option<u32>;
+type Look = fn(&Processes, &Candidate, &SocketLink, &mut Walk) -> Option<u32>;
 
 impl Processes {
     /// The holder of a socket where it most likely is; `None` means "ask [`Self::find`], off the data path".
@@ -80,9 +79,9 @@ impl Processes {
             return likely;
         }
         // Programs open many at once; who passes by the others need not come again for each.
-        let looks: [Look; 2] = [|entry, link, walk| entry.process.climb(link, walk), look_through];
+        let looks: [Look; 2] = [Self::climb, Self::look_through];
         for (look, entry) in looks.iter().flat_map(|look| hot.iter().map(move |entry| (look, entry))) {
-            let (process, found) = (&entry.process, look(entry, &link, &mut walk));
+            let (process, found) = (&entry.process, look(self, entry, &link, &mut walk));
             self.hints().note_passed(process, walk.take_passed());
             if let Some(fd) = found {
                 return Some((Arc::clone(process), fd));
@@ -97,6 +96,24 @@ impl Processes {
             }
         }
         None
+    }
+
+    fn climb(&self, entry: &Candidate, link: &SocketLink, walk: &mut Walk) -> Option<u32> {
+        entry.process.climb(link, walk)
+    }
+
+    /// Looks through all descriptors, unless that took all that may be spent just now, and in vain: then behind the newest alone, where a
+    /// program that opens one after the other has the next ones. The thorough search finds the rest.
+    fn look_through(&self, entry: &Candidate, link: &SocketLink, walk: &mut Walk) -> Option<u32> {
+        let now = Instant::now();
+        if self.hints().has_many(&entry.process, now) {
+            return entry.process.follow(entry.newest, FOLLOWED, link, walk);
+        }
+        let found = entry.process.search(link, walk);
+        if found.is_none() && walk.budget == 0 {
+            self.hints().note_many(&entry.process, now);
+        }
+        found
     }
 
     fn look_where_likely(&self, entry: &Candidate, link: &SocketLink, walk: &mut Walk) -> Option<u32> {
@@ -117,16 +134,6 @@ impl Processes {
     }
 }
 
-/// Looks through all descriptors where they are few. A program with more of them goes round and round if it opens one socket after the
-/// other, so the next ones are behind the newest; whoever is elsewhere is left to the thorough search.
-fn look_through(entry: &Candidate, link: &SocketLink, walk: &mut Walk) -> Option<u32> {
-    if entry.process.top.load(Relaxed) as usize <= QUICK_LINKS {
-        entry.process.search(link, walk)
-    } else {
-        entry.process.follow(entry.newest, FOLLOWED, link, walk)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,25 +141,28 @@ mod tests {
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::MetadataExt as _;
     use std::path::Path;
+    use std::time::Duration;
 
     use crate::procfs::process::Process;
+    use crate::procfs::search::Options;
 
     #[test]
-    fn program_with_many_descriptors_is_looked_at_behind_the_newest_alone() {
+    fn program_with_too_many_descriptors_is_looked_at_behind_the_newest_alone_for_a_moment() {
         let socket = UdpSocket::bind("127.0.0.1:0").expect("loopback");
         let fd = u32::try_from(socket.as_raw_fd()).expect("positive");
         let link = SocketLink::new(std::fs::metadata(format!("/proc/self/fd/{fd}")).expect("open").ino());
-        let look = |highest: usize, newest: u32, budget: usize| {
-            let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
-            process.top.store(u32::try_from(highest).expect("small"), Relaxed);
+        let processes = Processes::new(Options::default());
+        let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
+        let look = |newest: u32, budget: usize| {
             let mut walk = Walk::short(budget);
-            let found = look_through(&Candidate { process, likely: vec![], newest }, &link, &mut walk);
-            (found, budget - walk.budget)
+            let entry = Candidate { process: Arc::clone(&process), likely: vec![], newest };
+            (processes.look_through(&entry, &link, &mut walk), budget - walk.budget)
         };
-        assert_eq!(look(QUICK_LINKS, 100_000, 1_000).0, Some(fd), "few descriptors are looked through");
-        assert_eq!(look(QUICK_LINKS + 1, fd - 1, 1_000), (Some(fd), 1));
-        let (found, cost) = look(QUICK_LINKS + 1, fd, 1_000);
+        assert_eq!(look(100_000, 1_000).0, Some(fd), "few are looked through");
+        assert_eq!(look(100_000, 2), (None, 2), "too many for what may be spent");
+        assert_eq!(look(fd - 1, 1_000), (Some(fd), 1));
+        let (found, cost) = look(fd, 1_000);
         assert!(found.is_none() && cost <= FOLLOWED, "{cost}");
-        assert_eq!(look(QUICK_LINKS + 1, 100_000, 1_000).0, None);
+        assert!(!processes.hints().has_many(&process, Instant::now() + Duration::from_secs(1)), "looked through again later");
     }
 }

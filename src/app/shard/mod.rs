@@ -11,7 +11,7 @@
 //!
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
-//! `start` makes the loops, `patience` waits, `rush` reads the TUN and lets newcomers wait, by `turns`; `lanes` holds what carries a flow,
+//! `start` makes the loops, `patience` waits, `rush` reads the TUN and lets `newcomers` wait, by `turns`; `lanes` holds what carries a flow,
 //! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` and `raw` ask who owns a flow, `faults` keeps a fault of our
 //! own to one flow; `inbox` is what other threads say, `telling` speaks to people.
 
@@ -26,6 +26,7 @@ mod identify;
 mod inbox;
 mod jobs;
 mod lanes;
+mod newcomers;
 mod patience;
 mod ports;
 mod raw;
@@ -64,9 +65,9 @@ pub(super) use identify::Attributor;
 pub(super) use inbox::{Handles, Message, Snapshot};
 pub(super) use jobs::{Jobs, job_queue};
 use lanes::{Lane, Lanes};
+use newcomers::Newcomers;
 use patience::Patience;
 pub(super) use ports::Ports;
-use rush::Rush;
 pub(super) use start::Parts;
 
 const TUN: Token = Token(usize::MAX);
@@ -103,7 +104,7 @@ pub(super) struct Shard {
     held: Held,
     out: Vec<u8>,
     datagrams: Datagrams,
-    rush: Rush,
+    newcomers: Newcomers,
     told_older: bool,
     told_hand_over: bool,
     older_until: Instant,

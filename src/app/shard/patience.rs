@@ -45,7 +45,7 @@ impl Shard {
         let timeout = self.timeout();
         let began = Instant::now();
         // In a rush the packets come by themselves, and others want the cores.
-        let window = if self.rush.is_on() { Duration::ZERO } else { self.patience.window() };
+        let window = if self.newcomers.is_empty() { self.patience.window() } else { Duration::ZERO };
         let window = window.min(timeout.unwrap_or(Duration::MAX));
         while !window.is_zero() && began.elapsed() < window {
             self.poll_for(events, Some(Duration::ZERO))?;
@@ -70,19 +70,18 @@ impl Shard {
     }
 
     fn timeout(&self) -> Option<Duration> {
-        if self.tun_ready || self.rush.is_due(Instant::now()) || !self.dirty.is_empty() || !self.unidentified.is_empty() {
+        let now = Instant::now();
+        let newcomer = self.newcomers.next(now);
+        let is_due = newcomer.is_some_and(|at| at <= now);
+        if self.tun_ready || is_due || !self.dirty.is_empty() || !self.unidentified.is_empty() {
             return Some(Duration::ZERO);
         }
         let fresh = self.datagrams.fresh.next();
         let later = self.later.first().map(|(at, _)| *at);
         let stack = [self.stack.poll_timeout(), self.stack.cool_timeout()];
-        let next = [self.router.poll_timeout(), self.stop_at, self.rush.next(), fresh, later]
-            .into_iter()
-            .chain(stack)
-            .flatten()
-            .min()?;
+        let next = [self.router.poll_timeout(), self.stop_at, newcomer, fresh, later].into_iter().chain(stack).flatten().min()?;
         // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
-        Some(next.saturating_duration_since(Instant::now()) + Duration::from_millis(1))
+        Some(next.saturating_duration_since(now) + Duration::from_millis(1))
     }
 }
 

@@ -14,8 +14,8 @@ use mio::{Interest, Poll, Waker};
 use super::datagrams::Datagrams;
 use super::held::Held;
 use super::inbox::Handle;
+use super::newcomers::Newcomers;
 use super::patience::Patience;
-use super::rush::Rush;
 use super::{Attributor, Handles, INBOX, Jobs, Lanes, Message, PACKET_MAX, Shard, TUN};
 use crate::app::dns::{Datagram, Stream};
 use crate::app::older;
@@ -116,7 +116,7 @@ impl Shard {
             held: Held::default(),
             out: Vec::with_capacity(PACKET_MAX),
             datagrams: Datagrams::default(),
-            rush: Rush::default(),
+            newcomers: Newcomers::default(),
             told_older: false,
             told_hand_over: false,
             older_until: if takes_over { now + OLDER } else { now },

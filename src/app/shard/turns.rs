@@ -43,7 +43,12 @@ impl<M: Copy + Eq + Hash, V> Asker<M, V> {
     }
 
     /// The first of its matters that may have a turn.
+    ///
+    /// What may not have one with others like it may not have one among more of them: many matters are passed over at once.
     fn next(&self, may: impl Fn(Load) -> bool) -> Option<usize> {
+        if !may(Load { matters: self.by_matter.len(), alike: 1 }) {
+            return None;
+        }
         self.order.iter().position(|matter| {
             self.by_matter.get(matter).is_some_and(|queue| may(Load { matters: self.by_matter.len(), alike: queue.len() }))
         })
