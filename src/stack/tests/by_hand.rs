@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use super::super::Opening;
 use super::flight::{flying, in_flight, source};
 use super::*;
 use crate::packet::{Checksums, IpPacket, VNET_HEADER_LEN, stream_bytes, stream_end};
@@ -24,46 +23,6 @@ fn no_byte_is_sent_beyond_the_room_that_the_program_named() {
             // A window that is closed may be asked about with one byte.
             assert!(sent <= named.max(1) && (sent + 20_000 > named || sent == 600_000), "{room} << {shift}: {sent}");
         }
-    }
-}
-
-#[test]
-fn the_third_repeated_answer_is_heard_before_more_is_sent() {
-    for v6 in FAMILIES {
-        let mut peer = ByHand::new(v6, &data(1 << 20));
-        (0..3).for_each(|_| peer.draw());
-        peer.says(60_000);
-        (0..2).for_each(|_| peer.says(60_000));
-        written(&mut peer.caught);
-        peer.hears(60_000, 60_000);
-        assert!(!peer.try_draw(), "what is lost goes first");
-        let sent: usize = written(&mut peer.caught).iter().filter_map(|packet| Some(stream_bytes(packet)?.len())).sum();
-        assert_eq!((sent, in_flight(&peer.line)), (120_000, false));
-    }
-}
-
-#[test]
-fn words_that_bytes_came_twice_are_no_loss() {
-    for v6 in FAMILIES {
-        let mut peer = ByHand::new(v6, &data(1 << 20));
-        (0..3).for_each(|_| peer.draw());
-        peer.says(60_000);
-        let acked = peer.begin.wrapping_add(60_000);
-        let twice = etherparse::TcpOptionElement::SelectiveAcknowledgement((acked.wrapping_sub(100), acked), [None, None, None]);
-        for _ in 0..5 {
-            let bytes =
-                through::segment(v6, peer.at, 0, &|tcp| tcp.ack(acked).options(std::slice::from_ref(&twice)).expect("it fits"));
-            peer.feed(&through::with_room(bytes, 60_000));
-        }
-        assert!(in_flight(&peer.line));
-        // Bytes of its own do not count either, and do not begin the count anew.
-        (0..2).for_each(|_| peer.says(60_000));
-        let request = through::segment(v6, peer.at, 10, &|tcp| tcp.ack(acked));
-        peer.feed(&through::with_room(request, 60_000));
-        assert!(in_flight(&peer.line));
-        peer.at = peer.at.wrapping_add(10);
-        peer.says(60_000);
-        assert!(!in_flight(&peer.line));
     }
 }
 
@@ -143,98 +102,29 @@ fn messages_behind_a_large_piece_are_smoltcps() {
     }
 }
 
-#[test]
-fn what_answers_a_wrong_acknowledgement_moves_no_number() {
-    for v6 in FAMILIES {
-        let bytes = through::segment(v6, 1000, 0, &|tcp| tcp.syn());
-        let packet = IpPacket::parse(&bytes, Checksums::Unfinished).expect("a whole packet");
-        let (mut stack, mut caught, now) = (Stack::new(7, Instant::now()), Caught::default(), Instant::now());
-        let opening = Opening { syn: &bytes, max_segment: Some(1460), has_timestamps: false };
-        stack.accept(SLOT, &packet.tuple(), opening, &mut caught, now).expect("memory for two rings");
-        let begin = written(&mut caught).first().and_then(|packet| stream_end(packet)).expect("the SYN-ACK");
-        for beyond in [100_000, (1 << 31) - 2, 1 << 31, u32::MAX - 5] {
-            let wrong = begin.wrapping_add(beyond);
-            stack.input(SLOT, &through::segment(v6, 1001, 0, &|tcp| tcp.ack(wrong)), &mut caught, now);
-            let resets = written(&mut caught);
-            assert!(resets.iter().all(|packet| crate::packet::resets(packet)));
-            let numbers = &stack.connections[SLOT].as_ref().expect("it waits").numbers;
-            assert_eq!((numbers.acked, numbers.end, resets.len()), (1001, begin, 1), "{beyond}");
-        }
-        stack.input(SLOT, &through::segment(v6, 1001, 0, &|tcp| tcp.ack(begin)), &mut caught, now);
-        assert_eq!(stack.with_socket(SLOT, |socket| socket.state()), Some(State::Established));
-    }
-}
-
-#[test]
-fn what_was_never_sent_cannot_be_acknowledged() {
-    for v6 in FAMILIES {
-        let mut line = flying(v6);
-        line.source = None;
-        let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-        let (at, end, before) = (connection.numbers.acked, connection.numbers.end, connection.numbers.flight.lag());
-        let mut caught = Caught::default();
-        for beyond in [1, 1000, 1 << 20, (1 << 31) - 1, 1 << 31] {
-            line.stack.input(SLOT, &answer(v6, at, end.wrapping_add(beyond), 60_000), &mut caught, line.now);
-            let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-            assert_eq!(connection.numbers.flight.lag(), before, "{beyond}");
-        }
-        line.stack.input(SLOT, &answer(v6, at, end, 60_000), &mut caught, line.now);
-        assert!(!in_flight(&line));
-        assert_drained(line);
-    }
-}
-
 /// What the stack wrote since the last look, without virtio headers.
-fn written(caught: &mut Caught) -> Vec<Vec<u8>> {
+pub(super) fn written(caught: &mut Caught) -> Vec<Vec<u8>> {
     std::mem::take(&mut caught.0).into_iter().map(|packet| packet[VNET_HEADER_LEN..].to_vec()).collect()
 }
 
-#[test]
-fn three_answers_that_repeat_each_other_mean_a_loss_and_two_do_not() {
-    for v6 in FAMILIES {
-        let mut line = flying(v6);
-        line.source = None;
-        let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-        let (at, first) = (connection.numbers.acked, connection.passage.said.expect("an answer").0);
-        let mut caught = Caught::default();
-        let window = connection.passage.said.expect("an answer").1;
-        for room in [window.wrapping_add(1), window, window.wrapping_add(1)] {
-            line.stack.input(SLOT, &answer(v6, at, first, room), &mut caught, line.now);
-            line.stack.flush(SLOT, &mut caught, line.now);
-        }
-        assert!(in_flight(&line) && written(&mut caught).is_empty(), "each named another room");
-        for _ in 0..3 {
-            assert!(in_flight(&line) && written(&mut caught).is_empty());
-            line.stack.input(SLOT, &answer(v6, at, first, window.wrapping_add(1)), &mut caught, line.now);
-            line.stack.flush(SLOT, &mut caught, line.now);
-        }
-        assert!(!in_flight(&line));
-        let again = written(&mut caught);
-        let begins = again
-            .first()
-            .and_then(|packet| Some(stream_end(packet)?.wrapping_sub(u32::try_from(stream_bytes(packet)?.len()).ok()?)));
-        assert_eq!(begins, Some(first), "from the first byte that is missing");
-        assert_drained(line);
-    }
-}
-
 /// An empty segment that acknowledges.
-fn answer(v6: bool, sequence: u32, acked: u32, room: u16) -> Vec<u8> {
+pub(super) fn answer(v6: bool, sequence: u32, acked: u32, room: u16) -> Vec<u8> {
     through::with_room(through::segment(v6, sequence, 0, &|tcp| tcp.ack(acked)), room)
 }
 
 /// A peer who says by hand what it has, and where that stands in the stream.
-struct ByHand {
-    line: Line,
+/// A peer whose every word is chosen, and the stack before it.
+pub(super) struct ByHand {
+    pub(super) line: Line,
     source: Source,
-    caught: Caught,
+    pub(super) caught: Caught,
     v6: bool,
-    at: u32,
-    begin: u32,
+    pub(super) at: u32,
+    pub(super) begin: u32,
 }
 
 impl ByHand {
-    fn new(v6: bool, bytes: &[u8]) -> Self {
+    pub(super) fn new(v6: bool, bytes: &[u8]) -> Self {
         let mut line = connected(v6);
         line.settle();
         let numbers = &line.stack.connections[SLOT].as_ref().expect("it stands").numbers;
@@ -246,23 +136,23 @@ impl ByHand {
     }
 
     /// So many bytes have come, and there is room.
-    fn says(&mut self, len: usize) {
+    pub(super) fn says(&mut self, len: usize) {
         self.says_room(len, 60_000);
     }
 
-    fn says_room(&mut self, len: usize, room: u16) {
+    pub(super) fn says_room(&mut self, len: usize, room: u16) {
         self.hears(len, room);
         self.line.stack.flush(SLOT, &mut self.caught, self.line.now);
     }
 
     /// The stack reads the word, and has not acted on it yet.
-    fn hears(&mut self, len: usize, room: u16) {
+    pub(super) fn hears(&mut self, len: usize, room: u16) {
         let acked = self.begin.wrapping_add(u32::try_from(len).expect("a short stream"));
         let bytes = answer(self.v6, self.at, acked, room);
         self.line.stack.input(SLOT, &bytes, &mut self.caught, self.line.now);
     }
 
-    fn feed(&mut self, bytes: &[u8]) {
+    pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.line.stack.input(SLOT, bytes, &mut self.caught, self.line.now);
         self.line.stack.flush(SLOT, &mut self.caught, self.line.now);
     }
@@ -285,11 +175,11 @@ impl ByHand {
         (self.begin, self.at) = (self.begin.wrapping_add(past), self.at.wrapping_add(lag));
     }
 
-    fn draw(&mut self) {
+    pub(super) fn draw(&mut self) {
         assert!(self.try_draw());
     }
 
-    fn try_draw(&mut self) -> bool {
+    pub(super) fn try_draw(&mut self) -> bool {
         let drawn = self.line.stack.draw(SLOT, &mut self.source, &mut self.caught, self.line.now).is_some();
         self.line.stack.flush(SLOT, &mut self.caught, self.line.now);
         drawn
@@ -380,23 +270,4 @@ fn timestamps_are_echoed_as_they_came_last() {
     assert!(line.stack.draw(SLOT, &mut source, &mut caught, line.now).is_some() && in_flight(&line));
     let packet = written(&mut caught).pop().expect("a piece");
     assert_eq!(packet.get(40 + 20 + 8..40 + 20 + 12), Some(&stamp.to_be_bytes()[..]));
-}
-
-#[test]
-fn the_end_carries_an_answer_that_was_due_with_it() {
-    for v6 in FAMILIES {
-        let mut line = flying(v6);
-        let connection = line.stack.connections[SLOT].as_ref().expect("it stands");
-        let (at, first) = (connection.numbers.acked, connection.passage.said.expect("an answer").0);
-        let mut caught = Caught::default();
-        // A small request, whose acknowledgement waits for company.
-        let request = through::with_room(through::segment(v6, at, 100, &|tcp| tcp.ack(first)), 60_000);
-        line.stack.input(SLOT, &request, &mut caught, line.now);
-        line.stack.flush(SLOT, &mut caught, line.now);
-        assert!(written(&mut caught).is_empty() && in_flight(&line));
-        assert!(line.stack.draw(SLOT, |_| Ok(0), &mut caught, line.now).is_some());
-        line.stack.flush(SLOT, &mut caught, line.now + Duration::from_millis(5));
-        let answers: Vec<_> = written(&mut caught).iter().filter_map(|packet| crate::packet::acknowledged(packet)).collect();
-        assert_eq!(answers, [at.wrapping_add(100)], "said once, without the bytes that are on their way");
-    }
 }

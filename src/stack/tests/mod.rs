@@ -1,5 +1,6 @@
 //! The stack against a peer in memory: both families, both directions, good and bad weather.
 
+mod answers;
 mod by_hand;
 mod dead;
 mod flight;
