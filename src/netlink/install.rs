@@ -171,9 +171,7 @@ impl State {
         for setting in &self.undo.settings {
             setting.apply()?;
         }
-        for rule in steer::rules(plan, host, mark) {
-            rule.add(&mut self.socket)?;
-        }
+        steer::add_rules(&mut self.socket, &steer::rules(plan, host, mark))?;
         self.lead_beside(&look(host), mark)?;
         self.load_guard(guard)?;
         if let Some(found) = found {

@@ -4,6 +4,7 @@
 //! `cleanup` when the owner was killed; what others remove meanwhile is put back. Judges no packet.
 
 mod beside;
+mod front;
 mod guard;
 mod host;
 mod install;
@@ -12,6 +13,7 @@ mod nft;
 mod plan;
 mod repair;
 mod route_socket;
+mod rule;
 pub mod setup;
 mod show;
 mod sockdiag;

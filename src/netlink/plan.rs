@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::Mark;
+use super::front::MEANWHILE;
+use super::steer::BEFORE;
 
 /// The plan that `up` uses when none is given.
 pub const DEFAULT: &str = include_str!("../../routes/default.toml");
@@ -20,6 +22,9 @@ const KERNEL_TABLES: [u32; 4] = [0, 253, 254, 255];
 
 /// Rules from here on belong to the kernel (`main` and `default`); ours must come before.
 const KERNEL_PRIORITY: u32 = 32766;
+
+/// Rules before the plan's own need room, behind what [`super::front`] needs.
+const LEAST_PRIORITY: u32 = BEFORE + MEANWHILE + 1;
 
 /// What a file says, as typed.
 #[derive(Debug, Deserialize)]
@@ -148,7 +153,7 @@ impl Plan {
             device: link_name(device)?,
             addresses: own_addresses(addresses)?,
             table: number(&table, "a table number from 1 to 4294967295 except 253 to 255", |n| !KERNEL_TABLES.contains(&n))?,
-            priority: number(&priority, "a rule priority from 2 to 32765", |n| (2..KERNEL_PRIORITY).contains(&n))?,
+            priority: number(&priority, "a rule priority from 5 to 32765", |n| (LEAST_PRIORITY..KERNEL_PRIORITY).contains(&n))?,
             mark: mark.map(|mark| Mark::new(*mark.get_ref()).map_err(|e| at(&mark, e.to_string()))).transpose()?,
             failure,
             exclude: Exclude {
@@ -310,7 +315,7 @@ mod tests {
             ("table = 17", "table = 254"),
             ("table = 17", "table = 0"),
             ("priority = 1700", "priority = 32766"),
-            ("priority = 1700", "priority = 1"),
+            ("priority = 1700", "priority = 4"),
             ("\"portreeve0\"", "\"lo\""),
             ("\"portreeve0\"", "\"a-name-that-is-too-long\""),
             ("\"portreeve0\"", "\"quote\\\"\""),

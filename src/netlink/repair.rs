@@ -25,9 +25,7 @@ impl Installed {
         }
         let guard = Guard { plan, host: &host, mark: *mark };
         state.repair_device(&guard, *mtu)?;
-        for rule in state.undo.rules.clone() {
-            rule.add(&mut state.socket)?;
-        }
+        steer::add_rules(&mut state.socket, &state.undo.rules)?;
         for setting in &state.undo.settings {
             setting.apply()?;
         }

@@ -4,10 +4,12 @@
 //! persistent one, and the live tables have no owner, since a shell that ends would take them along.
 
 use super::Mark;
+use super::front::{FRONT, MEANWHILE};
 use super::guard::{self, Guard};
 use super::host::Host;
 use super::plan::{Failure, Plan};
-use super::steer::{self, FAMILIES, LAST_METRIC};
+use super::rule::{FAMILIES, Family, LOCAL, Rule, Selector};
+use super::steer::{self, LAST_METRIC};
 
 /// The commands that give this host the plan, in order. A line may hold a whole nft script as a here-document.
 #[must_use]
@@ -33,15 +35,34 @@ pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
     if host.strict {
         lines.push("sysctl -w net.ipv4.conf.all.src_valid_mark=1".to_owned());
     }
-    let rules = steer::rules(plan, host, mark).into_iter().filter(|rule| host.ipv6 || rule.family == steer::Family::Ipv4);
-    lines.extend(rules.map(|rule| format!("ip {} rule add {}", rule.family.option(), rule.words())));
+    let rules = steer::rules(plan, host, mark).into_iter().filter(|rule| host.ipv6 || rule.family == Family::Ipv4);
+    let (front, others): (Vec<Rule>, Vec<Rule>) = rules.partition(|rule| rule.priority == FRONT);
+    lines.extend(before_local(&front));
+    lines.extend(others.iter().map(|rule| command("add", rule)));
     lines
+}
+
+/// As [`super::front`] does it.
+fn before_local(rules: &[Rule]) -> Vec<String> {
+    if rules.is_empty() {
+        return Vec::new();
+    }
+    let local = |priority| Rule { family: Family::Ipv6, priority, selector: Selector::default(), table: LOCAL };
+    let [first, meanwhile] = [FRONT, MEANWHILE].map(local);
+    let mut lines = vec![command("add", &meanwhile), command("del", &first)];
+    lines.extend(rules.iter().map(|rule| command("add", rule)));
+    lines.extend([command("add", &first), command("del", &meanwhile)]);
+    lines
+}
+
+fn command(verb: &str, rule: &Rule) -> String {
+    format!("ip {} rule {verb} {}", rule.family.option(), rule.words())
 }
 
 fn table(plan: &Plan, host: &Host) -> Vec<String> {
     let Plan { device, table, failure, .. } = plan;
     let mut lines = Vec::new();
-    for family in FAMILIES.into_iter().filter(|family| host.ipv6 || *family == steer::Family::Ipv4) {
+    for family in FAMILIES.into_iter().filter(|family| host.ipv6 || *family == Family::Ipv4) {
         let option = family.option();
         lines.push(format!("ip {option} route add default dev {device} table {table} protocol kernel"));
         match failure {
@@ -50,6 +71,7 @@ fn table(plan: &Plan, host: &Host) -> Vec<String> {
             Failure::Open => {}
         }
     }
+    lines.extend(host.ipv6.then(|| format!("ip -6 route del {} dev {device} table local", steer::GROUPS_6)));
     lines
 }
 

@@ -1,76 +1,109 @@
 //! The routing table of our own and the rules that lead into it.
 //!
+//! # Theory of operation
+//!
+//! One rule takes every lookup without our mark into our table, and others before it spare what the plan excludes. Multicast takes more.
+//! Without a named link, where it goes is looked up twice: when a program sends, which must end in the TUN, and when it joins a group,
+//! which must not, since what is sent to the group comes in by a link of the host.
+//!
+//! In IPv4 the two differ in the protocol alone, which a join has none of (`ip_mc_find_dev` in net/ipv4/igmp.c). So datagrams and echoes
+//! go into our table, and all else that asks for a group is answered by the main table.
+//!
+//! In IPv6 every link has `ff00::/8` in the table `local`, which is asked before all of our rules; so those for multicast come in front
+//! of it ([`super::front`]). They take what is sent (a join has no link that it came in by: `rt6_lookup` in net/ipv6/route.c)
+//! without our mark. A socket that names its link finds nothing in our table, where only the TUN is, and goes on to `local`; the
+//! unreachable default is on loopback, so who names loopback is spared. What carries our mark leaves as without us. The TUN's own
+//! `ff00::/8` is removed, lest the kernel choose it for a group.
+//!
 //! Keeps one rule: the unreachable default is a *route*; an unreachable rule would also refuse "is this gateway on the link"
 //! and so keep DHCP from ever setting a default route. The table comes before `main`: whatever DHCP, a router
 //! advertisement or a VPN writes there carries only what was judged.
 
-use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteType};
-use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleFlags, RuleMessage, RuleUidRange};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use serde::{Deserialize, Serialize};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
 
+use super::front::{self, FRONT};
 use super::host::Host;
-use super::mark::MASK;
 use super::plan::{Failure, Plan};
-use super::setup::{add_route, default_route, ignoring, ipv6_is_missing};
+use super::rule::{Carried, FAMILIES, Family, LOCAL, MAIN, Marks, Rule, Selector, tolerate};
+use super::setup::{add_route, default_route, ignoring};
 use super::{Mark, RequestError, RouteSocket};
 
 /// The metric of the unreachable default, worse than any that a person or a daemon would choose (wg-quick's siblings use it).
 pub(super) const LAST_METRIC: u32 = 4_278_198_272;
 
-/// Both families. IPv6 is steered wherever the kernel has it, also while this host has no address.
-pub(super) const FAMILIES: [Family; 2] = [Family::Ipv4, Family::Ipv6];
+/// How many priorities before its own a plan takes.
+pub(super) const BEFORE: u32 = 3;
 
-/// An address family, in the words of `ip`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Family {
-    Ipv4,
-    Ipv6,
-}
+/// RFC 5771 and RFC 4291 §2.7.
+const GROUPS_4: IpNet = IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(224, 0, 0, 0), 4));
+pub(super) const GROUPS_6: IpNet = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8));
 
-/// Which packets a rule takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum Selector {
-    /// Everything without our mark, into our own table.
-    Unmarked { mark: u32, table: u32 },
-    /// Excluded destinations, and the networks of excluded links, by the main table.
-    Network(ipnet::IpNet),
-    /// Sockets bound to an excluded link, by the main table.
-    Link(String),
-    /// Programs of an excluded user, by the main table.
-    User(u32),
-}
-
-/// One policy rule. Written to the undo file, so it holds all that deleting it takes.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Rule {
-    pub(super) family: Family,
-    pub(super) priority: u32,
-    pub(super) selector: Selector,
-}
-
-/// The rules of a plan, in the order in which they are added: exclusions before the rule that would catch them.
+/// The rules of a plan, in the order in which they are asked: exclusions before what would catch them.
 pub(super) fn rules(plan: &Plan, host: &Host, mark: Mark) -> Vec<Rule> {
+    let mut rules = groups_6(plan);
     let exclude = &plan.exclude;
-    let mut selectors: Vec<Selector> = exclude.networks.iter().copied().map(Selector::Network).collect();
-    selectors.extend(exclude.interfaces.iter().flat_map(|name| host.networks_of(name)).map(Selector::Network));
-    selectors.extend(exclude.interfaces.iter().cloned().map(Selector::Link));
-    selectors.extend(exclude.users.iter().copied().map(Selector::User));
-    let before = plan.priority.saturating_sub(1);
-    let mut rules: Vec<Rule> = Vec::new();
+    let mut selectors: Vec<Selector> = exclude.networks.iter().copied().map(to).collect();
+    selectors.extend(exclude.interfaces.iter().flat_map(|name| host.networks_of(name)).map(to));
+    selectors.extend(exclude.interfaces.iter().map(|name| Selector { link: Some(name.clone()), ..Selector::default() }));
+    selectors.extend(exclude.users.iter().map(|uid| user(*uid)));
+    let priority = plan.priority.saturating_sub(BEFORE);
     for selector in selectors {
-        let families = FAMILIES.into_iter().filter(|family| selector.fits(*family));
-        rules.extend(families.map(|family| Rule { family, priority: before, selector: selector.clone() }));
+        let families = FAMILIES.into_iter().filter(|family| selector.to.is_none_or(|net| family.has(&net)));
+        rules.extend(families.map(|family| Rule { family, priority, selector: selector.clone(), table: MAIN }));
     }
-    let unmarked = Selector::Unmarked { mark: mark.value(), table: plan.table };
-    rules.extend(FAMILIES.map(|family| Rule { family, priority: plan.priority, selector: unmarked.clone() }));
+    rules.extend(groups_4(plan));
+    let unmarked = Selector { marks: Marks::Not(mark.value()), ..Selector::default() };
+    let last = |family| Rule { family, priority: plan.priority, selector: unmarked.clone(), table: plan.table };
+    rules.extend(FAMILIES.map(last));
     rules
 }
 
-/// Fills our own table: the device, and behind it nothing, unless the plan fails open.
+/// IPv6 multicast that names no link, before the table `local` is asked.
+fn groups_6(plan: &Plan) -> Vec<Rule> {
+    let exclude = &plan.exclude;
+    let nets = exclude.networks.iter().copied().filter(|net| net.contains(&GROUPS_6) || GROUPS_6.contains(net));
+    let loopback = Selector { link: Some("lo".to_owned()), ..to(GROUPS_6) };
+    let users = exclude.users.iter().map(|uid| Selector { to: Some(GROUPS_6), ..user(*uid) });
+    let spared = std::iter::once(loopback).chain(nets.map(to)).chain(users).map(|selector| (selector, LOCAL));
+    let sent = Selector { marks: Marks::None, sent: true, ..to(GROUPS_6) };
+    let all = spared.chain([(sent, plan.table)]);
+    all.map(|(selector, table)| Rule { family: Family::Ipv6, priority: FRONT, selector, table }).collect()
+}
+
+/// IPv4 multicast: what we carry into our table, what else asks for a group by the main table.
+fn groups_4(plan: &Plan) -> Vec<Rule> {
+    let of = |protocol| Selector { marks: Marks::None, protocol, ..to(GROUPS_4) };
+    let rule =
+        |before, selector, table| Rule { family: Family::Ipv4, priority: plan.priority.saturating_sub(before), selector, table };
+    let sent = [Carried::Udp, Carried::Icmp].map(|protocol| rule(2, of(Some(protocol)), plan.table));
+    sent.into_iter().chain([rule(1, of(None), MAIN)]).collect()
+}
+
+fn to(net: IpNet) -> Selector {
+    Selector { to: Some(net), ..Selector::default() }
+}
+
+fn user(uid: u32) -> Selector {
+    Selector { user: Some(uid), ..Selector::default() }
+}
+
+/// Adds what is missing of the rules.
+pub(super) fn add_rules(socket: &mut RouteSocket, rules: &[Rule]) -> Result<(), RequestError> {
+    let (before_local, others): (Vec<&Rule>, Vec<&Rule>) = rules.iter().partition(|rule| rule.priority == FRONT);
+    tolerate(Family::Ipv6, front::put(socket, &before_local))?;
+    others.into_iter().try_for_each(|rule| rule.add(socket))
+}
+
+/// Removes the rules, those that were added last first. Goes on after a failure and returns the first one.
+pub(super) fn remove_rules(socket: &mut RouteSocket, rules: &[Rule]) -> Result<(), RequestError> {
+    let removed: Vec<_> = rules.iter().rev().map(|rule| rule.remove(socket)).collect();
+    let settled = tolerate(Family::Ipv6, front::settle(socket));
+    removed.into_iter().chain([settled]).collect()
+}
+
+/// Fills our own table: the device, and behind it nothing, unless the plan fails open. The device carries nothing else.
 pub(super) fn add_table(socket: &mut RouteSocket, plan: &Plan, index: u32) -> Result<(), RequestError> {
     for family in FAMILIES {
         let what = format!("add the {} default route to table {}", family.name(), plan.table);
@@ -80,7 +113,9 @@ pub(super) fn add_table(socket: &mut RouteSocket, plan: &Plan, index: u32) -> Re
             tolerate(family, add_route(socket, &what, &unreachable(family, plan.table)))?;
         }
     }
-    Ok(())
+    let what = format!("remove {GROUPS_6} of {} from the table local", plan.device);
+    let result = socket.change(&what, RouteNetlinkMessage::DelRoute(own_groups(index)), 0);
+    tolerate(Family::Ipv6, ignoring(libc::ESRCH, result))
 }
 
 /// Empties our own table; `index` is our device's, where it still exists.
@@ -96,91 +131,6 @@ pub(super) fn remove_table(socket: &mut RouteSocket, table: u32, index: Option<u
     Ok(())
 }
 
-impl Rule {
-    pub(super) fn add(&self, socket: &mut RouteSocket) -> Result<(), RequestError> {
-        let what = format!("add the {} rule {}", self.family.name(), self.words());
-        let message = RouteNetlinkMessage::NewRule(self.message());
-        tolerate(self.family, ignoring(libc::EEXIST, socket.change(&what, message, NLM_F_CREATE | NLM_F_EXCL)))
-    }
-
-    pub(super) fn remove(&self, socket: &mut RouteSocket) -> Result<(), RequestError> {
-        let what = format!("remove the {} rule {}", self.family.name(), self.words());
-        let result = socket.change(&what, RouteNetlinkMessage::DelRule(self.message()), 0);
-        tolerate(self.family, ignoring(libc::ENOENT, result))
-    }
-
-    /// As `ip rule add` takes it.
-    pub(super) fn words(&self) -> String {
-        let selector = match &self.selector {
-            Selector::Unmarked { mark, table } => format!("not fwmark {mark:#x}/{MASK:#x} lookup {table}"),
-            Selector::Network(net) => format!("to {net} lookup main"),
-            Selector::Link(name) => format!("oif {name} lookup main"),
-            Selector::User(uid) => format!("uidrange {uid}-{uid} lookup main"),
-        };
-        format!("{selector} priority {} protocol kernel", self.priority)
-    }
-
-    fn message(&self) -> RuleMessage {
-        let mut message = RuleMessage::default();
-        message.header.family = self.family.into();
-        message.header.action = RuleAction::ToTable;
-        let mut table = u32::from(RouteHeader::RT_TABLE_MAIN);
-        // systemd-networkd deletes rules that are not its own unless their protocol is the kernel's.
-        let mut attributes = vec![RuleAttribute::Priority(self.priority), RuleAttribute::Protocol(RouteProtocol::Kernel)];
-        match &self.selector {
-            Selector::Unmarked { mark, table: own } => {
-                message.header.flags = RuleFlags::Invert;
-                attributes.extend([RuleAttribute::FwMark(*mark), RuleAttribute::FwMask(MASK)]);
-                table = *own;
-            }
-            Selector::Network(net) => {
-                message.header.dst_len = net.prefix_len();
-                attributes.push(RuleAttribute::Destination(net.network()));
-            }
-            Selector::Link(name) => attributes.push(RuleAttribute::Oifname(name.clone())),
-            Selector::User(uid) => attributes.push(RuleAttribute::UidRange(RuleUidRange { start: *uid, end: *uid })),
-        }
-        attributes.push(RuleAttribute::Table(table));
-        message.attributes = attributes;
-        message
-    }
-}
-
-impl Selector {
-    fn fits(&self, family: Family) -> bool {
-        match self {
-            Self::Network(net) => net.addr().is_ipv4() == (family == Family::Ipv4),
-            Self::Unmarked { .. } | Self::Link(_) | Self::User(_) => true,
-        }
-    }
-}
-
-impl Family {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "IPv4",
-            Self::Ipv6 => "IPv6",
-        }
-    }
-
-    /// The option of `ip`.
-    pub(super) fn option(self) -> &'static str {
-        match self {
-            Self::Ipv4 => "-4",
-            Self::Ipv6 => "-6",
-        }
-    }
-}
-
-impl From<Family> for AddressFamily {
-    fn from(family: Family) -> Self {
-        match family {
-            Family::Ipv4 => Self::Inet,
-            Family::Ipv6 => Self::Inet6,
-        }
-    }
-}
-
 fn unreachable(family: Family, table: u32) -> RouteMessage {
     let mut route = RouteMessage::default();
     route.header.address_family = family.into();
@@ -190,12 +140,15 @@ fn unreachable(family: Family, table: u32) -> RouteMessage {
     route
 }
 
-/// A host without IPv6 has nothing to steer there; the guard still covers both families.
-fn tolerate(family: Family, result: Result<(), RequestError>) -> Result<(), RequestError> {
-    match result {
-        Err(error) if family == Family::Ipv6 && ipv6_is_missing(&error) => Ok(()),
-        other => other,
-    }
+/// What the kernel gives every link that takes multicast (`addrconf_add_mroute` in net/ipv6/addrconf.c).
+fn own_groups(index: u32) -> RouteMessage {
+    let mut route = RouteMessage::default();
+    route.header.address_family = Family::Ipv6.into();
+    route.header.kind = RouteType::Multicast;
+    route.header.destination_prefix_length = GROUPS_6.prefix_len();
+    let to = RouteAttribute::Destination(GROUPS_6.network().into());
+    route.attributes = vec![RouteAttribute::Table(LOCAL), RouteAttribute::Oif(index), to];
+    route
 }
 
 #[cfg(test)]
@@ -224,7 +177,8 @@ mod tests {
     #[test]
     fn the_rule_into_our_table_comes_last_and_in_both_families() {
         let words: Vec<String> = rules(&Plan::default()).iter().map(Rule::words).collect();
-        assert_eq!(words, ["not fwmark 0x2a000000/0xff000000 lookup 1717 priority 1700 protocol kernel"; 2]);
+        let last = words.last_chunk().expect("one for each family");
+        assert_eq!(*last, ["not fwmark 0x2a000000/0xff000000 lookup 1717 priority 1700 protocol kernel"; 2]);
     }
 
     #[test]
@@ -232,31 +186,64 @@ mod tests {
         let mut plan = Plan::default();
         plan.exclude.networks = vec!["192.0.2.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
         plan.exclude.users = vec![1000];
-        let rules = rules(&plan);
-        let families: Vec<Family> = rules.iter().map(|rule| rule.family).collect();
         use Family::{Ipv4, Ipv6};
-        assert_eq!(families, [Ipv4, Ipv6, Ipv4, Ipv6, Ipv4, Ipv6]);
-        assert!(rules.iter().take(4).all(|rule| rule.priority == 1699 && rule.words().contains("lookup main")));
+        let excluded: Vec<(Family, String)> =
+            rules(&plan).iter().filter(|rule| rule.priority == 1697).map(|rule| (rule.family, rule.words())).collect();
+        let tail = "lookup main priority 1697 protocol kernel";
+        let expected =
+            [(Ipv4, "to 192.0.2.0/24"), (Ipv6, "to 2001:db8::/32"), (Ipv4, "uidrange 1000-1000"), (Ipv6, "uidrange 1000-1000")];
+        assert_eq!(excluded, expected.map(|(family, from)| (family, format!("{from} {tail}"))));
     }
 
     #[test]
     fn the_networks_of_an_excluded_link_are_excluded_but_not_link_local_ones() {
         let mut plan = Plan::default();
         plan.exclude.interfaces = vec!["docker0".to_owned()];
-        let words: Vec<String> = rules(&plan).iter().map(Rule::words).filter(|words| words.contains("main")).collect();
-        let tail = "lookup main priority 1699 protocol kernel";
+        let words: Vec<String> = rules(&plan).iter().filter(|rule| rule.priority == 1697).map(Rule::words).collect();
+        let tail = "lookup main priority 1697 protocol kernel";
         let expected = ["to 172.17.0.0/16", "to fd17::/64", "oif docker0", "oif docker0"].map(|from| format!("{from} {tail}"));
         assert_eq!(words, expected);
     }
 
     #[test]
-    fn the_main_table_is_never_asked_before_ours_unless_the_plan_excludes_something() {
-        assert!(rules(&Plan::default()).iter().all(|rule| !rule.words().contains("main")));
+    fn datagrams_to_a_group_are_taken_before_who_joins_one_is_sent_to_the_main_table() {
+        let rules = rules(&Plan::default());
+        let words: Vec<String> = rules.iter().filter(|rule| rule.family == Family::Ipv4).map(Rule::words).collect();
+        let expected = [
+            "fwmark 0/0xff000000 to 224.0.0.0/4 ipproto udp lookup 1717 priority 1698 protocol kernel",
+            "fwmark 0/0xff000000 to 224.0.0.0/4 ipproto icmp lookup 1717 priority 1698 protocol kernel",
+            "fwmark 0/0xff000000 to 224.0.0.0/4 lookup main priority 1699 protocol kernel",
+        ];
+        assert_eq!(words[..3], expected);
+    }
+
+    #[test]
+    fn ipv6_multicast_comes_before_local_and_what_is_excluded_before_it() {
+        let mut plan = Plan::default();
+        plan.exclude.networks =
+            ["192.0.2.0/24", "2001:db8::/32", "ff05::/16", "::/0"].map(|net| net.parse().expect("a network")).into();
+        plan.exclude.users = vec![1000];
+        let front: Vec<String> = rules(&plan).iter().take_while(|rule| rule.priority == FRONT).map(Rule::words).collect();
+        let tail = "priority 0 protocol kernel";
+        let expected = [
+            "to ff00::/8 oif lo lookup local",
+            "to ff05::/16 lookup local",
+            "to ::/0 lookup local",
+            "to ff00::/8 uidrange 1000-1000 lookup local",
+            "fwmark 0/0xff000000 to ff00::/8 iif lo lookup 1717",
+        ];
+        assert_eq!(front, expected.map(|from| format!("{from} {tail}")));
+    }
+
+    #[test]
+    fn the_main_table_is_never_asked_before_ours_unless_the_plan_excludes_something_or_a_group_is_joined() {
+        let asked = |rule: &Rule| rule.table == MAIN && rule.selector.to != Some(GROUPS_4);
+        assert!(!rules(&Plan::default()).iter().any(asked));
     }
 
     #[test]
     fn no_rule_is_of_the_unreachable_kind() {
-        let actions: Vec<_> = rules(&Plan::default()).iter().map(|rule| rule.message().header.action).collect();
-        assert_eq!(actions, [RuleAction::ToTable; 2]);
+        use netlink_packet_route::rule::RuleAction;
+        assert!(rules(&Plan::default()).iter().all(|rule| rule.message().header.action == RuleAction::ToTable));
     }
 }

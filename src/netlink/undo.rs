@@ -14,8 +14,9 @@ use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::nft::{self, NftError};
+use super::rule::Rule;
 use super::setup::{ignoring, index_of};
-use super::steer::{self, Rule};
+use super::steer;
 use super::{RequestError, RouteSocket};
 
 const UNDO_FILE: &str = "undo.json";
@@ -126,9 +127,7 @@ impl Undo {
                 first = result;
             }
         };
-        for rule in rules.iter().rev() {
-            note(rule.remove(socket).map_err(Into::into));
-        }
+        note(steer::remove_rules(socket, rules).map_err(Into::into));
         for setting in settings.iter().rev() {
             note(setting.restore());
         }
