@@ -10,14 +10,12 @@ in_all_ways! {
     a_datagram_that_expires_is_told_by_the_true_hop,
     a_socket_has_one_port_for_all_its_peers,
     an_answer_from_another_address_comes_in_where_peers_are_allowed,
-    a_host_of_a_group_answers_from_its_own_address,
     ping_brings_large_echoes_back,
     traceroute_names_the_same_hops,
 }
 
 through_a_router! {
     an_answer_from_another_address_is_dropped_where_peers_are_not_allowed,
-    nothing_is_sent_to_a_group_where_the_network_is_refused,
 }
 
 const SERVERS: [(&str, &str); 2] = [(Lab::SERVER_4, Lab::OTHER_4), (Lab::SERVER_6, Lab::OTHER_6)];
@@ -115,33 +113,6 @@ fn an_answer_from_another_address_is_dropped_where_peers_are_not_allowed(way: Wa
         let _server = serve(&lab, (one, other));
         demand(&router, &[(&["stranger", one], "\"silence\"")]);
     }
-}
-
-/// A group within the site (RFC 2365), and the host that answers for it.
-const GROUP: &str = "239.255.17.17";
-const MEMBER: &str = "10.9.0.1";
-
-fn joined(lab: &Lab) -> Running {
-    let mut member = lab.gateway().spawn(datagrams(&["join", GROUP, MEMBER]));
-    assert_eq!(member.line(), "joined");
-    member
-}
-
-fn a_host_of_a_group_answers_from_its_own_address(way: Way) {
-    let lab = Lab::new();
-    let profiles = Profiles::accepting();
-    let router = Router::start(&lab, way, &profiles);
-    let _member = joined(&lab);
-    demand(&router, &[(&["stranger", GROUP], &format!("{MEMBER:?}"))]);
-}
-
-fn nothing_is_sent_to_a_group_where_the_network_is_refused(way: Way) {
-    let lab = Lab::new();
-    let profiles = Profiles::accepting();
-    profiles.user("python", &python(), "[scope]\nlan = false");
-    let router = Router::start(&lab, way, &profiles);
-    let _member = joined(&lab);
-    demand(&router, &[(&["stranger", GROUP], "\"silence\"")]);
 }
 
 fn ping_brings_large_echoes_back(way: Way) {

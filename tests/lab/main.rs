@@ -10,6 +10,7 @@ mod enclosed;
 mod enclosure;
 mod errors;
 mod faults;
+mod groups;
 mod killed;
 mod limits;
 mod live;

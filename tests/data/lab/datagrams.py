@@ -8,7 +8,9 @@ expires ADDRESS         a datagram of hop limit 1: the ICMP error's origin, type
 ports ADDRESS OTHER     one socket to two peers (serve): whether they saw one port
 stranger ADDRESS        a datagram whose answer comes from another address (serve): that address
 serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"
-join GROUP ADDRESS      answers from ADDRESS, port 9010, what is sent to the group there. Says "joined"
+join GROUP [LINK]       answers on port 9010 what is sent to the group, by LINK or by the one that the kernel finds. Says "joined", and
+                        then who sent
+tell GROUP LINK         sends to the group, port 9010, by this link
 """
 
 import json
@@ -134,15 +136,27 @@ def serve(*addresses):
             answers.sendto(b"%d" % sender[1], sender)
 
 
-def join(group, address):
-    peer = made(address)
+def join(group, link=None):
+    peer = made(group)
     peer.settimeout(None)
     peer.bind(("", 9010))
-    peer.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, socket.inet_aton(group) + socket.inet_aton(address))
+    index = socket.if_nametoindex(link) if link else 0
+    wanted = socket.inet_pton(peer.family, group)
+    any_address = bytes(4) if peer.family == socket.AF_INET else b""
+    set_option(peer, socket.IP_ADD_MEMBERSHIP, socket.IPV6_JOIN_GROUP, wanted + any_address + struct.pack("i", index))
     print("joined", flush=True)
     while True:
         sender = peer.recvfrom(100)[1]
+        print(sender[0].partition("%")[0], flush=True)
         peer.sendto(b"%d" % sender[1], sender)
+
+
+def tell(group, link):
+    peer = made(group)
+    index = struct.pack("i", socket.if_nametoindex(link))
+    v4 = peer.family == socket.AF_INET
+    set_option(peer, socket.IP_MULTICAST_IF, socket.IPV6_MULTICAST_IF, bytes(8) + index if v4 else index)
+    peer.sendto(b"word", (group, 9010))
 
 
 verb, *words = sys.argv[1:]

@@ -18,7 +18,8 @@ ancillary = []
 if how == "bind": s.setsockopt(socket.SOL_SOCKET, 25, b"v0\0")
 if how == "pktinfo" and family == socket.AF_INET: ancillary = [(socket.IPPROTO_IP, 8, struct.pack("I4s4s", index, bytes(4), bytes(4)))]
 if how == "pktinfo" and family == socket.AF_INET6: ancillary = [(socket.IPPROTO_IPV6, 50, struct.pack("16sI", bytes(16), index))]
-if how == "multicast": s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.9.0.2"))
+if how == "multicast" and family == socket.AF_INET: s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, socket.inet_aton("10.9.0.2"))
+if how == "multicast" and family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_MULTICAST_IF, index)
 if how == "broadcast": s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 try:
     s.sendmsg([b"CANARY"], ancillary, 0, peer)
@@ -47,7 +48,7 @@ except OSError as error:
 "#;
 
 /// Ways around the routing that need no privilege, and where they send.
-const WAYS: [(&str, &str); 8] = [
+const WAYS: [(&str, &str); 9] = [
     ("bind", "203.0.113.10"),
     ("bind", "2001:db8::10"),
     ("pktinfo", "203.0.113.10"),
@@ -55,11 +56,12 @@ const WAYS: [(&str, &str); 8] = [
     ("scope", "ff02::1%v0"),
     ("scope", "fe80::17%v0"),
     ("multicast", "239.1.2.3"),
+    ("multicast", "ff05::1:3"),
     ("broadcast", "10.9.0.255"),
 ];
 
 /// Frames with the canary that the gateway's link saw while `work` ran.
-fn canaries(laptop: &Laptop, work: impl FnOnce() + Send) -> usize {
+pub(super) fn canaries(laptop: &Laptop, work: impl FnOnce() + Send) -> usize {
     laptop.gateway.inside(|| {
         let socket = rustix::net::socket_with(
             rustix::net::AddressFamily::PACKET,

@@ -52,6 +52,11 @@ impl Router {
     }
 }
 
+/// What a killed router leaves.
+pub(super) fn leave_behind(laptop: &Laptop) {
+    Router::up(laptop, "").kill();
+}
+
 fn cleaned(laptop: &Laptop) -> Result<Cleaned, CleanupError> {
     let run_dir = laptop.run_dir();
     laptop.inner.inside(move || cleanup(&run_dir))

@@ -1,6 +1,7 @@
 //! Routes, rules and the guard, in namespaces of their own. Nothing here touches the first network namespace.
 
 mod echo;
+mod groups;
 mod guard;
 mod inbound;
 mod install;

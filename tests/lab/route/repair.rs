@@ -28,6 +28,8 @@ fn whatever_is_removed_is_back_at_once() {
     for removal in [
         "ip rule del pref 1700",
         "ip -6 rule del pref 1700",
+        "ip rule del pref 1698 ipproto icmp",
+        "ip -6 rule del pref 0 iif lo",
         "ip route flush table 1717",
         "ip -6 route flush table 1717",
         "nft delete table inet portreeve",

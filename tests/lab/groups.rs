@@ -1,0 +1,76 @@
+//! Multicast: what is sent to a group is judged and leaves, and who joined one hears it.
+
+use crate::harness::{Capture, Host, Lab, Profiles, Router, Running, Seen, Way, datagrams, python};
+
+in_all_ways! {
+    a_host_of_a_group_hears_what_is_sent_there_and_answers_from_its_own_address,
+}
+
+through_a_router! {
+    nothing_is_sent_to_a_group_where_the_network_is_refused,
+}
+
+/// Groups within the site (RFC 2365, RFC 4291), and the address of the laptop, and of the gateway, in each.
+const GROUPS: [[&str; 3]; 2] = [["239.255.17.17", Lab::LAPTOP_4, "10.9.0.1"], ["ff05::1717", Lab::LAPTOP_6, "fd09::1"]];
+
+/// Joins a group, by a link or by the one that the kernel finds.
+fn joined(host: &Host, group: &str, link: Option<&str>) -> Running {
+    let words: Vec<&str> = ["join", group].into_iter().chain(link).collect();
+    let mut member = host.spawn(datagrams(&words));
+    assert_eq!(member.line(), "joined");
+    member
+}
+
+fn a_host_of_a_group_hears_what_is_sent_there_and_answers_from_its_own_address(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for [group, laptop, gateway] in GROUPS {
+        let mut member = joined(&lab.gateway(), group, Some("lan0"));
+        let told = router.run(datagrams(&["stranger", group])).expect_success();
+        assert_eq!(told.trim(), format!("{gateway:?}"), "{group}");
+        assert_eq!(member.line(), laptop, "{group}");
+    }
+}
+
+fn nothing_is_sent_to_a_group_where_the_network_is_refused(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    profiles.user("python", &python(), "[scope]\nlan = false");
+    let router = Router::start(&lab, way, &profiles);
+    let capture = Capture::start(&lab, "groups");
+    for [group, _, _] in GROUPS {
+        let _member = joined(&lab.gateway(), group, Some("lan0"));
+        let told = router.run(datagrams(&["stranger", group])).expect_success();
+        assert_eq!(told.trim(), "\"silence\"", "{group}");
+    }
+    // The control: the laptop's echo reply.
+    lab.gateway().run(["ping", "-c1", "-q", Lab::LAPTOP_4]).expect_success();
+    capture.stop_with_only(&[Seen { protocol: "ICMP", destination: std::net::IpAddr::from([10, 9, 0, 1]), port: None }], &[]);
+}
+
+/// What comes in is not judged yet, so a profile set that refuses everything keeps nobody from hearing.
+#[test]
+fn who_joined_a_group_hears_it_before_up_under_it_and_after() {
+    let lab = Lab::new();
+    crate::whole::settle(&lab);
+    let profiles = Profiles::empty();
+    for [group, _, gateway] in GROUPS {
+        let hears = |member: &mut Running, when: &str| {
+            lab.gateway().run(datagrams(&["tell", group, "lan0"])).expect_success();
+            assert_eq!(member.line(), gateway, "{group}, {when}");
+        };
+        // Each alone: a datagram for a group goes to every socket of the port.
+        for link in [None, Some("eth0")] {
+            let mut member = joined(&lab.laptop(), group, link);
+            hears(&mut member, "before");
+            let router = Router::start(&lab, Way::Up, &profiles);
+            hears(&mut member, "joined before, under `up`");
+            drop(member);
+            let mut member = joined(&lab.laptop(), group, link);
+            hears(&mut member, "joined under `up`");
+            drop(router);
+            hears(&mut member, "joined under `up`, after `down`");
+        }
+    }
+}
