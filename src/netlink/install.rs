@@ -22,7 +22,7 @@ use super::guard::{self, Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
 use super::plan::{Failure, Plan};
-use super::setup::{configure_tun, index_of};
+use super::setup::{configure_tun, index_of, settings_of};
 use super::steer;
 use super::undo::{CleanupError, RunDir, Setting, Undo, namespace, remove_link};
 use super::{Mark, RequestError, RouteSocket};
@@ -160,9 +160,9 @@ impl State {
         let Guard { plan, host, mark } = *guard;
         let addresses: Vec<(IpAddr, u8)> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
-        if host.ipv6 {
-            // Off by default for new links does not mean off on this host. The setting goes with the device.
-            let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", plan.device), "0");
+        for (path, value) in settings_of(&plan.device, host.ipv6) {
+            // A kernel without one works as far as it goes.
+            let _ = std::fs::write(format!("/proc/sys/net/{path}"), value);
         }
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::add_table(&mut self.socket, plan, index)?;

@@ -47,6 +47,15 @@ pub fn configure_tun(socket: &mut RouteSocket, device: &str, addresses: &[(IpAdd
     Ok(index)
 }
 
+/// What the TUN needs of /proc/sys/net; it goes with the device.
+pub(super) fn settings_of(device: &str, ipv6: bool) -> Vec<(String, &'static str)> {
+    // Off by default for new links does not mean off on this host.
+    let ipv6 = ipv6.then(|| (format!("ipv6/conf/{device}/disable_ipv6"), "0"));
+    // Where the host of a group is this very one, it answers from an address that is on another link (ip-sysctl.rst).
+    let answers = [("accept_local", "1"), ("rp_filter", "2")].map(|(name, value)| (format!("ipv4/conf/{device}/{name}"), value));
+    ipv6.into_iter().chain(answers).collect()
+}
+
 /// Adds `default dev LINK` for IPv4 and IPv6 to the main table.
 ///
 /// # Errors

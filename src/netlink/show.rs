@@ -9,6 +9,7 @@ use super::guard::{self, Guard};
 use super::host::Host;
 use super::plan::{Failure, Plan};
 use super::rule::{FAMILIES, Family, LOCAL, Rule, Selector};
+use super::setup::{TX_QUEUE_LEN, settings_of};
 use super::steer::{self, LAST_METRIC};
 
 /// The commands that give this host the plan, in order. A line may hold a whole nft script as a here-document.
@@ -16,11 +17,9 @@ use super::steer::{self, LAST_METRIC};
 pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
     let device = &plan.device;
     let mut lines = vec![format!("ip tuntap add dev {device} mode tun vnet_hdr")];
-    if host.ipv6 {
-        // With slashes, since a link's name may hold dots.
-        lines.push(format!("sysctl -w net/ipv6/conf/{device}/disable_ipv6=0"));
-    }
-    lines.push(format!("ip link set {device} mtu {} txqueuelen {} up", host.uplink_mtu(device), super::setup::TX_QUEUE_LEN));
+    // With slashes, since a link's name may hold dots.
+    lines.extend(settings_of(device, host.ipv6).iter().map(|(path, value)| format!("sysctl -w net/{path}={value}")));
+    lines.push(format!("ip link set {device} mtu {} txqueuelen {} up", host.uplink_mtu(device), TX_QUEUE_LEN));
     for net in host.fitting(&plan.addresses, device) {
         let nodad = if net.addr().is_ipv6() { " nodad" } else { "" };
         lines.push(format!("ip addr add {net} dev {device}{nodad}"));

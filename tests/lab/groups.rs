@@ -49,6 +49,23 @@ fn nothing_is_sent_to_a_group_where_the_network_is_refused(way: Way) {
     capture.stop_with_only(&[Seen { protocol: "ICMP", destination: std::net::IpAddr::from([10, 9, 0, 1]), port: None }], &[]);
 }
 
+#[test]
+fn a_member_on_the_same_host_hears_once_and_is_heard() {
+    let lab = Lab::new();
+    crate::whole::settle(&lab);
+    let profiles = Profiles::accepting();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start(&lab, way, &profiles);
+        for [group, laptop, _] in GROUPS {
+            let member = joined(&lab.laptop(), group, None);
+            let told = router.run(datagrams(&["stranger", group])).expect_success();
+            assert_eq!(told.trim(), format!("{laptop:?}"), "{way:?}, {group}");
+            member.signal(rustix::process::Signal::TERM);
+            assert_eq!(member.finish().1, format!("{laptop}\n"), "{way:?}, {group}");
+        }
+    }
+}
+
 /// What comes in is not judged yet, so a profile set that refuses everything keeps nobody from hearing.
 #[test]
 fn who_joined_a_group_hears_it_before_up_under_it_and_after() {
