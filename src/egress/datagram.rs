@@ -11,6 +11,7 @@ use socket2::{SockAddr, SockRef, Socket};
 use super::Source;
 use super::message::{self, Received, Trouble};
 use super::options::{self, Options};
+use crate::flow::{HEARS, Way};
 use crate::packet::Marks;
 
 /// A UDP socket for one remote end.
@@ -25,27 +26,20 @@ pub struct Datagrams {
     cuts: bool,
     /// The socket has room for bursts out, and in.
     room: (bool, bool),
+    /// The mark without a way to a twin; None: there is no mark, or it is plain already.
+    plain_mark: Option<u32>,
 }
 
 impl Datagrams {
-    pub(super) fn new(socket: Socket, to: SocketAddr, from: Source) -> io::Result<Self> {
+    pub(super) fn new(socket: Socket, to: SocketAddr, hears: bool, plain_mark: Option<u32>) -> io::Result<Self> {
         options::ask_for_details(&SockRef::from(&socket), to.is_ipv4())?;
-        let name = match from {
-            Source::Alone { port } => {
-                bind_alone(&socket, to.is_ipv4(), port)?;
-                None
-            }
-            Source::Shared { port, must, hears } => {
-                bind(&socket, to.is_ipv4(), port, must)?;
-                hears.then(|| SockAddr::from(to))
-            }
-        };
+        let name = hears.then(|| SockAddr::from(to));
         if name.is_some() {
             socket.set_broadcast(true)?;
         } else {
             connect(&socket, to)?;
         }
-        Ok(Self { socket, to, name, options: Options::new(to.ip()), cuts: true, room: (false, false) })
+        Ok(Self { socket, to, name, options: Options::new(to.ip()), cuts: true, room: (false, false), plain_mark })
     }
 
     /// The port that datagrams leave from.
@@ -88,6 +82,11 @@ impl Datagrams {
                 self.room.0 = true;
                 send()
             }
+            // The guard cannot give back the program's port: another conversation has just these ends.
+            Err(error) if error.raw_os_error() == Some(libc::EPERM) => match self.plain_mark.take() {
+                Some(mark) => self.socket.set_mark(mark).and_then(|()| send()),
+                None => Err(error),
+            },
             // An error that came back for an earlier datagram takes the place of one send.
             Err(error) if may_be_earlier(&error) => send(),
             other => other,
@@ -146,30 +145,49 @@ fn any(v4: bool, port: u16) -> SockAddr {
     SockAddr::from(SocketAddr::new(ip, port))
 }
 
-/// Binds to a port if it can be had; connect(2) finds another otherwise.
-fn bind_alone(socket: &Socket, v4: bool, port: u16) -> io::Result<()> {
-    if port == 0 {
-        return Ok(());
-    }
-    if !v4 {
+/// Binds to the port of `from` if it can be had; where another is needed and nobody shares it, connect(2) finds one. Under a mark we
+/// live beside the programs, whose own sockets hold their ports, and bind to a [`Way`]'s twin. Socket options and bind(2) in turn.
+pub(super) fn bind(socket: &Socket, v4: bool, from: Source, mark: Option<u32>) -> io::Result<()> {
+    let (port, leased, shared) = match from {
+        Source::Alone { port } => (port, None, false),
+        Source::Shared { port, leased, .. } => (port, leased, true),
+    };
+    if !v4 && (port != 0 || shared) {
         // Else any IPv4 socket on this port would count as one on ours.
         socket.set_only_v6(true)?;
     }
-    match socket.bind(&any(v4, port)) {
-        Err(error) if is_taken(&error) => Ok(()),
-        other => other,
+    if shared {
+        // Nobody but the same user gets in (socket(7)).
+        socket.set_reuse_port(true)?;
     }
+    if let Some(leased) = leased {
+        if let (Some(mark), Some(way)) = (mark, Way::between(port, leased)) {
+            socket.set_mark(mark | way.bits | HEARS)?;
+        }
+        return socket.bind(&any(v4, leased));
+    }
+    let bound = match mark {
+        Some(mark) => bind_to_twin(socket, v4, port, if shared { mark | HEARS } else { mark })?,
+        None => port != 0 && is_bound(socket.bind(&any(v4, port)))?,
+    };
+    if shared && !bound { socket.bind(&any(v4, 0)) } else { Ok(()) }
 }
 
-/// Binds to a port that sockets of ours may share: SO_REUSEPORT lets nobody in but the same user (socket(7)).
-fn bind(socket: &Socket, v4: bool, port: u16, must: bool) -> io::Result<()> {
-    if !v4 {
-        socket.set_only_v6(true)?;
+/// False when no twin is free.
+fn bind_to_twin(socket: &Socket, v4: bool, port: u16, mark: u32) -> io::Result<bool> {
+    for way in Way::from(port) {
+        if is_bound(socket.bind(&any(v4, way.twin(port))))? {
+            return socket.set_mark(mark | way.bits).map(|()| true);
+        }
     }
-    socket.set_reuse_port(true)?;
-    match socket.bind(&any(v4, port)) {
-        Err(error) if !must && is_taken(&error) => socket.bind(&any(v4, 0)),
-        other => other,
+    Ok(false)
+}
+
+/// False when the port cannot be had.
+fn is_bound(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Err(error) if is_taken(&error) => Ok(false),
+        other => other.map(|()| true),
     }
 }
 

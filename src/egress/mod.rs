@@ -38,13 +38,18 @@ pub struct Opener {
     pub hop_limit: u8,
 }
 
-/// Where the datagrams of a flow come from.
+/// Where the datagrams of a flow come from: the program's `port` or what stands in for it, else any.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
-    /// This port where it is free, else any.
-    Alone { port: u16 },
-    /// A port that other flows share: this one, or if it need not be, any free one where it is taken.
-    Shared { port: u16, must: bool, hears: bool },
+    Alone {
+        port: u16,
+    },
+    /// A port that other flows share; `leased`: which one it is already. `hears`: what strangers send there, too.
+    Shared {
+        port: u16,
+        leased: Option<u16>,
+        hears: bool,
+    },
 }
 
 /// Why there is no upstream socket.
@@ -124,13 +129,11 @@ impl Dialer {
     /// As [`Dialer::tcp`].
     pub fn udp(&self, permit: Permit, to: SocketAddr, from: Source) -> Result<Datagrams, DialError> {
         let socket = self.socket(permit, to, Type::DGRAM, Some(Protocol::UDP))?;
-        // Beside the programs, in their own namespace, their ports are taken by themselves.
-        let from = match from {
-            Source::Shared { must: false, hears, .. } if self.mark.is_some() => Source::Shared { port: 0, must: false, hears },
-            Source::Alone { .. } if self.mark.is_some() => Source::Alone { port: 0 },
-            other => other,
-        };
-        Datagrams::new(socket, to, from).map_err(|source| kernel("connect", to, source))
+        let made = datagram::bind(&socket, to.is_ipv4(), from, self.mark).and_then(|()| {
+            let hears = matches!(from, Source::Shared { hears: true, .. });
+            Datagrams::new(socket, to, hears, self.mark)
+        });
+        made.map_err(|source| kernel("connect", to, source))
     }
 
     /// A socket for echo requests to one host.

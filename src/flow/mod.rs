@@ -8,6 +8,7 @@ mod numbers;
 mod parked;
 mod record;
 mod table;
+mod twin;
 
 pub use crate::packet::Direction;
 pub use accounts::{Amounts, Bound, Program};
@@ -15,3 +16,4 @@ pub use numbers::Numbers;
 pub use parked::Parked;
 pub use record::Record;
 pub use table::{Crowding, Flow, FlowId, Owner, Service, State, Table};
+pub use twin::{HEARS, WAY_MASK, WAYS, Way};

@@ -13,7 +13,8 @@
 //! link again, and the egress chains, which see AF_PACKET too, see the truth always.
 //!
 //! Replies of local servers: conntrack entries that a link opened get the inbound mark; what belongs to them in the reply
-//! direction gets our mark and is routed anew, directly; so do the flows that `beside` lists. Where reverse-path filters are strict, the answers to our own
+//! direction gets our mark and is routed anew, directly (`datagrams` sees to it that answers by UDP belong to them); so do the flows
+//! that `beside` lists. Where reverse-path filters are strict, the answers to our own
 //! sockets, everything addressed to this host and all ARP get our mark *on arrival*, since the filter's lookup without it would
 //! end in the TUN. Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are refused
 //! as `forwarded`.
@@ -28,6 +29,7 @@ use std::net::IpAddr;
 
 use super::Mark;
 use super::beside;
+use super::datagrams;
 use super::host::{Host, Link};
 use super::mark::MASK;
 use super::plan::{Failure, Plan};
@@ -100,7 +102,8 @@ impl Guard<'_> {
     pub(super) fn live(&self, owned: bool) -> String {
         let flags = if owned { "\tflags owner\n" } else { "" };
         let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
-        let mut text = format!("table inet portreeve_live {{\n{flags}{sets}{prerouting}{output}}}\n");
+        let datagrams = datagrams::text(self.plan, self.mark);
+        let mut text = format!("table inet portreeve_live {{\n{flags}{sets}{datagrams}{prerouting}{output}}}\n");
         if self.host.strict {
             let mark = set_mark(self.mark);
             let _ = write!(
@@ -189,11 +192,12 @@ impl Guard<'_> {
         let device = &self.plan.device;
         let (own, inbound) = (self.mark.value(), self.mark.inbound());
         let keep = !MASK;
-        let opened = format!("ct state new ct mark set ct mark & {keep:#010x} | {inbound:#010x}");
+        let opened = format!("ct mark set ct mark & {keep:#010x} | {inbound:#010x}");
         let mut text = format!(
             "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
              \t\tiifname {{ \"lo\", \"{device}\" }} accept\n\
-             \t\tmeta l4proto != tcp {opened}\n\t\t{SYN} {opened}\n"
+             \t\tmeta l4proto != tcp ct direction original ct mark & {MASK:#010x} != {inbound:#010x} {opened}\n\
+             \t\t{SYN} ct state new {opened}\n"
         );
         if self.host.strict {
             let mark = set_mark(self.mark);
@@ -208,7 +212,8 @@ impl Guard<'_> {
 
     fn live_output(&self) -> String {
         let (own, inbound) = (self.mark.value(), self.mark.inbound());
-        let (is_own, mark) = (is_marked(self.mark), set_mark(self.mark));
+        let (is_own, mark, hears) = (is_marked(self.mark), set_mark(self.mark), datagrams::hears(self.mark));
+        let is_answer = format!("ct direction reply ct mark & {MASK:#010x} == {inbound:#010x}");
         let keep = !MASK;
         let mut text = "\tchain output {\n\t\ttype route hook output priority mangle; policy accept;\n".to_owned();
         if self.host.strict {
@@ -216,7 +221,7 @@ impl Guard<'_> {
         }
         let _ = write!(
             text,
-            "\t\t{is_own} accept\n\t\tct direction reply ct mark & {MASK:#010x} == {inbound:#010x} {mark}\n\
+            "\t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
              \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n\t}}\n"
         );
         text

@@ -4,6 +4,7 @@
 //! `cleanup` when the owner was killed; what others remove meanwhile is put back. Judges no packet.
 
 mod beside;
+mod datagrams;
 mod front;
 mod guard;
 mod host;

@@ -21,5 +21,6 @@ mod queues;
 mod raw;
 mod refusal;
 mod route;
+mod served;
 mod transparency;
 mod whole;

@@ -194,6 +194,10 @@ fn down_leaves_an_older_flow_as_it_was_before() {
 #[test]
 fn datagrams_of_a_connected_socket_go_on_beside_and_those_of_another_into_the_router() {
     let lab = Lab::new();
+    // Conntrack follows them before `up` already, and holds on to their ports.
+    let watch = "nft 'add table inet mine; add chain inet mine c { type filter hook input priority 0; }; \
+         add rule inet mine c ct state established accept'";
+    lab.laptop().run(["sh", "-c", watch]).expect_success();
     let profiles = Profiles::accepting();
     let mut programs = Vec::new();
     for (address, kind) in

@@ -52,7 +52,8 @@ fn whatever_reaches_the_network_is_refused_and_nothing_leaves(way: Way) {
     let lab = Lab::new();
     let site = Site::build(&lab);
     let profiles = Profiles::empty();
-    let without = site.ask(&Router::start(&lab, Way::Direct, &profiles), &[]);
+    let direct = Router::start(&lab, Way::Direct, &profiles);
+    let mut without = site.ask(&direct, &[]);
     let router = Router::start(&lab, way, &profiles);
     let capture = Capture::start(&lab, "refused");
     let mut answers = site.ask(&router, &[]);
@@ -66,7 +67,12 @@ fn whatever_reaches_the_network_is_refused_and_nothing_leaves(way: Way) {
     // Who joins a group tells the link, as IPv6 does by what the capture leaves out (RFC 3376 §4.2.14).
     let joined = Seen { protocol: "IGMP", destination: std::net::IpAddr::from([224, 0, 0, 22]), port: None };
     capture.stop_with_only(&[control], &[joined]);
-    let unlike = answers.not_refused(&without);
+    drop(router);
+    let mut unlike = answers.not_refused(&without);
+    for _ in 0..AGAIN {
+        without.replace(site.ask_again(&direct, &unlike));
+        unlike = answers.not_refused(&without);
+    }
     assert!(unlike.is_empty(), "{way:?}: not refused as promised: {unlike:#?}");
     assert!(answers.prohibited() > 100, "{way:?}: {} behaviours were told that they are prohibited", answers.prohibited());
 }

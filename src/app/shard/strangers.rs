@@ -26,7 +26,7 @@ impl Shard {
         let known = ports.of(local);
         // What is sent to many is answered by each of them.
         let hears = to.ip().is_multicast() || known.is_none_or(|(_, heard)| !heard);
-        let from = Source::Shared { port: known.map_or(local.port(), |(port, _)| port), must: known.is_some(), hears };
+        let from = Source::Shared { port: local.port(), leased: known.map(|(port, _)| port), hears };
         let socket = self.dialer.udp(permit, to, from)?;
         let lease = socket.port().and_then(|port| ports.lease(local, port, hears));
         let fd = socket.as_raw_fd();
