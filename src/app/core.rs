@@ -30,7 +30,7 @@ use crate::names::Name;
 use crate::netlink::{Installed, SocketTable};
 use crate::procfs::Processes;
 use crate::profile::Level;
-use crate::resolver::{Resolver, Upstreams};
+use crate::resolver::{Near, Resolver, Upstreams};
 use crate::router;
 use crate::tun::Queue;
 
@@ -116,6 +116,7 @@ impl Core {
         let (jobs, job_queue) = shard::job_queue(JOBS);
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
+        let near = if plan.mark.is_some() { Near::this_host(&plan.own_addresses) } else { Near::nothing() };
         let parts = Parts {
             takes_over: plan.mark.is_some(),
             config: config_of(plan.host_loopback, descriptors),
@@ -128,7 +129,9 @@ impl Core {
             older: older.clone(),
         };
         let (shards, handles) = Shard::several(plan.tun, &parts, &shared)?;
-        let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, shared.clone())?;
+        let judge = PolicyJudge::new(shared.clone(), attributor.clone());
+        let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, judge)?;
+        resolver.set_near(near);
         runtime.spawn(dns::serve_datagrams(datagrams, resolver.clone(), handles.clone()));
         runtime.spawn(dns::serve_streams(streams, resolver.clone()));
         let stubs: Arc<[SocketAddr]> = plan.stubs.into();
@@ -250,15 +253,15 @@ fn make_resolver(
     upstreams: Upstreams,
     mark: Option<u32>,
     host_loopback: bool,
-    shared: Arc<Shared>,
+    judge: PolicyJudge,
 ) -> io::Result<Arc<Resolver<PolicyJudge>>> {
     let mut fixed = BTreeMap::new();
     if host_loopback && let Ok(name) = HOST_NAME.parse::<Name>() {
         fixed.insert(name, vec![HOST_LOOPBACK.0.into(), HOST_LOOPBACK.1.into()]);
     }
     let _inside = runtime.enter();
-    let judge = Arc::new(PolicyJudge::new(shared));
-    let resolver = Resolver::new(upstreams, crate::resolver::Dialer { mark }, fixed, judge).map_err(io::Error::other)?;
+    let dialer = crate::resolver::Dialer { mark };
+    let resolver = Resolver::new(upstreams, dialer, fixed, Arc::new(judge)).map_err(io::Error::other)?;
     Ok(Arc::new(resolver))
 }
 
@@ -273,10 +276,10 @@ fn config_of(host_loopback: bool, descriptors: u64) -> router::Config {
     config
 }
 
-/// The configured upstreams, else the system's. A loopback stub is none where our own capture would see the question.
-pub(super) fn upstreams_of(config: &Config, allow_loopback: bool) -> Result<Upstreams, String> {
+/// The configured upstreams, else the system's, of which those that are near would be a loop.
+pub(super) fn upstreams_of(config: &Config, near: &Near) -> Result<Upstreams, String> {
     if config.dns.upstream.is_empty() {
-        return Ok(Upstreams::system(allow_loopback));
+        return Ok(Upstreams::system(near));
     }
     Upstreams::parse(&config.dns.upstream).map_err(|error| format!("[dns] upstream: {error}"))
 }

@@ -60,11 +60,12 @@ pub(super) struct Stream {
 /// Judges questions by the rules in force.
 pub(super) struct PolicyJudge {
     shared: Arc<Shared>,
+    attributor: Arc<Attributor>,
 }
 
 impl PolicyJudge {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared }
+    pub(super) fn new(shared: Arc<Shared>, attributor: Arc<Attributor>) -> Self {
+        Self { shared, attributor }
     }
 
     fn record(&self, asker: &DnsAsker, program: Option<usize>, name: &Name, decision: &Decision) -> Record {
@@ -153,6 +154,16 @@ impl Judge for PolicyJudge {
             Asker::Program { inode, .. } => Some(*inode),
             Asker::ResolverService | Asker::Unattributed { .. } => None,
         }
+    }
+
+    async fn is_server(&self, asker: &DnsAsker, server: SocketAddr) -> bool {
+        let (attributor, programs) = (self.attributor.clone(), asker.programs.clone());
+        let is_server = move || {
+            let identities: Vec<_> = programs.iter().map(|(identity, _)| identity.clone()).collect();
+            attributor.is_server(&identities, server)
+        };
+        // A look that panics finds nobody; then the loop ends by itself.
+        tokio::task::spawn_blocking(is_server).await.unwrap_or_default()
     }
 }
 

@@ -19,7 +19,7 @@ use crate::control::{Access, Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
 use crate::netlink::{Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
-use crate::resolver::Upstreams;
+use crate::resolver::{Near, Upstreams};
 use crate::tun::{DEVICE_NAME, Queue, queues};
 
 /// What `exec` itself could not do, as env(1) has it.
@@ -200,7 +200,7 @@ fn reload(core: &Core) {
 }
 
 fn upstreams_of(config: &Config) -> Result<Upstreams, ExecError> {
-    super::core::upstreams_of(config, true).map_err(ExecError::Configuration)
+    super::core::upstreams_of(config, &Near::nothing()).map_err(ExecError::Configuration)
 }
 
 /// The smallest MTU of this host's uplinks.

@@ -26,7 +26,7 @@ use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
 use crate::netlink::{Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, Watcher, setup};
 use crate::procfs::{Options, Processes};
-use crate::resolver::Upstreams;
+use crate::resolver::{Near, Upstreams};
 use crate::router::Rules;
 use crate::tun::{OpenError, queues};
 use crate::verdict::Epoch;
@@ -95,8 +95,9 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         None => (Plan::default(), "routes/default.toml (shipped)".to_owned()),
     };
     let faults = |faults: Vec<String>| UpError::Configuration(faults.join("\n"));
-    // A loopback stub would be a loop: its own questions come back to us.
-    let upstreams = core::upstreams_of(&config, false).map_err(UpError::Configuration)?;
+    // What a server of this host asks comes back to us.
+    let near = Near::this_host(&own_addresses().unwrap_or_default());
+    let upstreams = core::upstreams_of(&config, &near).map_err(UpError::Configuration)?;
     let loader = Loader::new(args.profiles.clone(), false, &config, upstreams.search()).map_err(faults)?;
     let loaded = loader.load().map_err(faults)?;
     if !may_change_the_network() {
@@ -126,14 +127,15 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     make_run_dir(&run_dir)?;
     let listener = Listener::bind(&socket, Access::Machine)?;
     let (installed, older) = install(&prepared, &run_dir)?;
-    let asks_system = prepared.asks_system;
+    let system = prepared.asks_system.then(|| prepared.upstreams.clone());
+    let own = installed.own_addresses().to_vec();
     let installed = Arc::new(Mutex::new(Some(installed)));
     let core = start(&installed, older, prepared, socket)?;
     core.serve_control(listener);
     if args.foreground {
         core.print_verdicts();
     }
-    watch_network(core.handles(), installed.clone(), system_resolvers(&core, asks_system))?;
+    watch_network(core.handles(), installed.clone(), own, follow_network(&core, system))?;
     tracing::info!("Portreeve is up");
     daemon::ready();
     core.runtime.block_on(watch(&core))?;
@@ -251,37 +253,54 @@ fn bind_stubs(port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
     Ok((udp, tcp))
 }
 
-/// Another network brings other resolvers; the file that names them changes a moment later at the latest.
-fn system_resolvers(core: &Core, asks_system: bool) -> impl FnMut() + Send + 'static {
+/// Another network brings other resolvers; the file that names them changes a moment later at the latest. An address that this host
+/// gets makes a stub of the server that it names. `asked`: what was read of the system, where that is asked.
+fn follow_network(core: &Core, mut asked: Option<Upstreams>) -> impl FnMut(&[IpAddr]) + Send + 'static {
     let running = core.running.clone();
-    let mut last = Upstreams::system(false);
-    move || {
-        let now = Upstreams::system(false);
-        if asks_system && now != last {
-            running.resolver.set_upstreams(&now);
-            last = now;
+    move |own| {
+        let near = Near::this_host(own);
+        if let Some(asked) = &mut asked {
+            let now = Upstreams::system(&near);
+            if now != *asked {
+                running.resolver.set_upstreams(&now);
+                *asked = now;
+            }
         }
+        running.resolver.set_near(near);
     }
 }
 
+/// The addresses of this host; None where the kernel does not say.
+fn own_addresses() -> Option<Vec<IpAddr>> {
+    let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
+    host.map(|host| host.own_addresses())
+}
+
 /// Follows this host's network until the packet loop is gone: tells it the addresses, and has repaired what others remove.
-fn watch_network(shards: Handles, shelf: Shelf, mut network_changed: impl FnMut() + Send + 'static) -> io::Result<()> {
+fn watch_network(
+    shards: Handles,
+    shelf: Shelf,
+    own: Vec<IpAddr>,
+    mut follow: impl FnMut(&[IpAddr]) + Send + 'static,
+) -> io::Result<()> {
     let [addresses, routes, tables] = [Watcher::addresses()?, Watcher::routes()?, Watcher::tables()?];
+    // Read once more behind the subscription: what came before it sends no event.
+    let mut own = own_addresses().unwrap_or(own);
     let watch = move || {
         loop {
             let mut fds = [&addresses, &routes, &tables].map(|watcher| PollFd::new(watcher, PollFlags::IN));
             let wait = Timespec::try_from(Duration::from_secs(5)).ok();
             // An interrupted or empty wait only looks again.
             let _ = poll(&mut fds, wait.as_ref());
-            // Looked at after each wait, also without an event: resolv.conf sends none.
-            network_changed();
             let [moved, rerouted, reloaded] = [&addresses, &routes, &tables].map(|watcher| matches!(watcher.changed(), Ok(true)));
             if (moved || rerouted || reloaded) && !repair(&shelf) {
                 return;
             }
-            let host = moved.then(|| RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok())).flatten();
-            let Some(own) = host.map(|host| host.own_addresses()) else { continue };
-            if !shards.send_all(|| Message::Addresses(own.clone())) {
+            let now = moved.then(own_addresses).flatten();
+            own = now.clone().unwrap_or(own);
+            // After each wait, also without an event: resolv.conf sends none.
+            follow(&own);
+            if now.is_some() && !shards.send_all(|| Message::Addresses(own.clone())) {
                 return;
             }
         }

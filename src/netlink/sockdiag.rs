@@ -11,6 +11,7 @@
 //! Does not know processes. Not for packets that this host only forwards: their ports may be those of a local program.
 
 mod conversations;
+mod servers;
 mod wire;
 
 use std::io;
@@ -157,9 +158,13 @@ impl SocketTable {
     }
 
     fn exact(&mut self, tuple: &FiveTuple) -> io::Result<Option<Found>> {
+        self.exact_at(tuple, self.interface)
+    }
+
+    fn exact_at(&mut self, tuple: &FiveTuple, interface: u32) -> io::Result<Option<Found>> {
         let (source, destination) =
             if tuple.protocol == Protocol::UDP { (tuple.remote, tuple.local) } else { (tuple.local, tuple.remote) };
-        let request = request(tuple, source, destination, self.interface);
+        let request = request(tuple, source, destination, interface);
         let mut first = None;
         match self.ask(&request, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, |found| first = Some(found)) {
             Ok(()) => Ok(first),

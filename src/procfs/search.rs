@@ -27,6 +27,8 @@ const THOROUGH_LINKS: usize = 1_000_000;
 const IDENTITY_AGE: Duration = Duration::from_secs(5);
 /// After a walk over all processes in vain, the next one for the same user waits this long.
 const WALK_PAUSE: Duration = Duration::from_millis(250);
+/// Links that are read in one process that may be a server.
+const SERVER_LINKS: usize = 4096;
 /// Times that a program is read which executes another meanwhile.
 const READS: usize = 3;
 /// Children of the first holder that are searched.
@@ -126,6 +128,15 @@ impl Processes {
     pub(super) fn net_dir(&self, netns_of: Option<u32>) -> PathBuf {
         let owner = netns_of.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
         self.options.proc_root.join(owner).join("net")
+    }
+
+    /// Whether the process behind an identity holds this socket. False when that cannot be seen, and of a process with more
+    /// descriptors than a server has.
+    #[must_use]
+    pub fn holds(&self, identity: &Identity, socket: &Socket) -> bool {
+        let process = identity.pid.and_then(|pid| Process::open(&self.options.proc_root, pid));
+        let process = process.filter(|process| process.start_ticks == identity.start_ticks && socket.inode != 0);
+        process.is_some_and(|process| process.search(&SocketLink::new(socket.inode), &mut Walk::short(SERVER_LINKS)).is_some())
     }
 
     /// Whether a path exists as a program sees it, in its own root and mounts. False when that cannot be seen.

@@ -140,7 +140,7 @@ impl<J: Judge> Desk<J> {
     async fn upstream_answer(&self, request: &Request, accepted: Accepted) -> Reply {
         let inner = &self.inner;
         let inquiry = inquiry(request, &accepted.query);
-        let Some(forwarder) = inner.forwarder(self.asked, &accepted.name) else {
+        let Some(forwarder) = inner.forwarder(&self.asker, self.asked, &accepted.name).await else {
             inner.counters.unanswered.up();
             return Reply::failed(ResponseCode::ServFail, NoteCode::NoReachableAuthority, "no upstream is known");
         };
@@ -149,7 +149,7 @@ impl<J: Judge> Desk<J> {
                 inner.counters.cached.up();
                 Ok(answer)
             }
-            None => forwarder.ask(&inquiry, inner.plain_fallback()).await,
+            None => forwarder.ask(inquiry, inner.plain_fallback()).await,
         };
         match answer {
             Ok(Answer::Records(message)) => self.sifted(&accepted, *message),

@@ -1,17 +1,25 @@
 //! Asks upstream: the cache first, then the servers in their order.
 //!
 //! Keeps one rule: where an encrypted upstream is configured, plain ones are asked only if that fallback was switched on and no
-//! encrypted one is alive, and never in silence.
+//! encrypted one is alive, and never in silence. Equal questions at a time are asked once and end together: where an upstream asks
+//! back what it was asked, the loop is one question long and over with it.
 
+use std::collections::HashMap;
+use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared, WeakShared};
 use hickory_proto::op::{Message, ResponseCode};
 use hickory_proto::rr::Record;
 use hickory_resolver::config::ResolverOpts;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::{ResponseCache, TtlConfig};
 
+use super::limits::IN_ALL;
 use super::server::{Inquiry, Server, Sign};
 
 /// How long a program waits for us in all: below the five seconds after which libc asks again (resolv.conf(5), `timeout`).
@@ -29,7 +37,7 @@ const MAX_CACHED_RECORDS: usize = 64;
 const MAX_CACHED_BYTES: usize = 4096;
 
 /// What came back.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) enum Answer {
     Records(Box<Message>),
     /// No such name, or no such records; the authorities prove it.
@@ -55,14 +63,24 @@ pub(super) struct Forwarder {
     announced: AtomicBool,
     /// By DO and CD: answers differ with them, and hickory's cache knows only name, type and class.
     caches: [ResponseCache; 4],
+    /// What is asked now. Not more than what is in flight (`limits`), and as much again that nobody waits for any more.
+    asking: Mutex<HashMap<Inquiry, WeakShared<Asking>>>,
 }
+
+type Outcome = Result<Answer, Failure>;
+type Asking = BoxFuture<'static, Outcome>;
 
 impl Forwarder {
     /// Asks `servers` in their order and remembers `capacity` answers.
     pub(super) fn new(servers: Vec<Server>, capacity: u64) -> Self {
         let ttl = TtlConfig::from_opts(&ResolverOpts::default());
         let caches = [capacity, FEW, FEW, FEW].map(|capacity| ResponseCache::new(capacity, ttl.clone()));
-        Self { servers, announced: AtomicBool::new(false), caches }
+        Self { servers, announced: AtomicBool::new(false), caches, asking: Mutex::default() }
+    }
+
+    /// Where the upstreams are.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.servers.iter().map(Server::address)
     }
 
     /// The remembered answer, its TTLs counted down.
@@ -70,8 +88,29 @@ impl Forwarder {
         digest(self.cache(inquiry)?.get(&inquiry.query, now)?).ok()
     }
 
+    /// Asks the upstreams, or waits with who asks the same already.
+    pub(super) fn ask(self: &Arc<Self>, inquiry: Inquiry, plain_fallback: bool) -> impl Future<Output = Outcome> + Send + use<> {
+        let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(same) = asking.get(&inquiry).and_then(WeakShared::upgrade) {
+            return same;
+        }
+        if asking.len() >= IN_ALL {
+            asking.retain(|_, asking| asking.upgrade().is_some());
+        }
+        let (this, key) = (Arc::clone(self), inquiry.clone());
+        let fresh: Shared<Asking> = async move {
+            let outcome = this.ask_in_turn(&inquiry, plain_fallback).await;
+            this.asking.lock().unwrap_or_else(PoisonError::into_inner).remove(&inquiry);
+            outcome
+        }
+        .boxed()
+        .shared();
+        asking.extend(fresh.downgrade().map(|weak| (key, weak)));
+        fresh
+    }
+
     /// Asks the upstreams in their order; those that were silent lately come last.
-    pub(super) async fn ask(&self, inquiry: &Inquiry, plain_fallback: bool) -> Result<Answer, Failure> {
+    async fn ask_in_turn(&self, inquiry: &Inquiry, plain_fallback: bool) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
         let mut failure = Failure::Silence;
         for _ in 0..ROUNDS {

@@ -2,14 +2,15 @@
 //!
 //! Keeps one rule: the asker is opaque here; only the judge knows which program stands behind it.
 
-use std::net::IpAddr;
+use std::future::Future;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::names::Name;
 use crate::verdict::{Decision, Reason};
 
-/// Judges questions and answers, and remembers what a program was told. All calls are synchronous and must not block.
+/// Judges questions and answers, and remembers what a program was told. Calls that are synchronous must not block.
 pub trait Judge: Send + Sync + 'static {
     /// The program and the five-tuple behind a question.
     type Asker: Clone + Send + Sync + 'static;
@@ -36,5 +37,11 @@ pub trait Judge: Send + Sync + 'static {
     fn account(&self, asker: &Self::Asker) -> Option<u64> {
         let _ = asker;
         None
+    }
+
+    /// Whether the asker is itself the server at `server`, an upstream on this host: it would be asked its own question.
+    fn is_server(&self, asker: &Self::Asker, server: SocketAddr) -> impl Future<Output = bool> + Send {
+        let _ = (asker, server);
+        std::future::ready(false)
     }
 }

@@ -12,6 +12,10 @@
 //! Keeps one rule: nothing is asked upstream and nothing is told before the judge accepted it, for this asker, this time. The
 //! cache holds what upstreams said, never what was decided.
 //!
+//! An upstream on this host may ask back through our own capture (`near`). The system's configuration is read without such servers,
+//! one that the user configured is never asked what it asks itself (`route`), and a loop that nobody can see ends by itself: equal
+//! questions in flight are asked once and end together (`forward`).
+//!
 //! Does not decide (that is the judge's), does not remember sightings, reads no `/etc/hosts` (getaddrinfo of the program does),
 //! does not validate DNSSEC (DO and CD pass through) and binds no listening socket.
 
@@ -23,6 +27,7 @@ mod judge;
 mod lan;
 mod limits;
 mod local;
+mod near;
 mod opening;
 mod outbox;
 mod reply;
@@ -42,5 +47,6 @@ mod tests;
 pub use counters::Counts;
 pub use dialer::Dialer;
 pub use judge::Judge;
+pub use near::Near;
 pub use service::{Resolver, ResolverError};
 pub use upstreams::{UpstreamError, Upstreams};

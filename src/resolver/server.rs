@@ -30,7 +30,7 @@ const PER_CONNECTION: usize = 256;
 pub(super) const PAYLOAD: u16 = 1232;
 
 /// A question as it goes upstream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Inquiry {
     /// Name, type and class IN.
     pub(super) query: Query,

@@ -22,6 +22,7 @@ use super::forward::Forwarder;
 use super::judge::Judge;
 use super::limits::Limits;
 use super::local::Fixed;
+use super::near::Near;
 use super::opening::{Opening, open};
 use super::outbox::{Outbox, unsendable};
 use super::route::{Maker, Route};
@@ -61,9 +62,17 @@ pub(super) struct Inner<J: Judge> {
 
 impl<J: Judge> Inner<J> {
     /// Who is asked about `name`; None where nobody can be.
-    pub(super) fn forwarder(&self, asked: SocketAddr, name: &Name) -> Option<Arc<Forwarder>> {
-        let network = self.network_resolvers.load(Ordering::Relaxed);
-        self.route.load().forwarder(&self.maker, asked, name, network)
+    pub(super) async fn forwarder(&self, asker: &J::Asker, asked: SocketAddr, name: &Name) -> Option<Arc<Forwarder>> {
+        let route = self.route.load_full();
+        let Some(configured) = route.configured(name, self.network_resolvers.load(Ordering::Relaxed)) else {
+            return route.asked(asked, &self.maker);
+        };
+        for server in route.near_servers(&configured) {
+            if self.judge.is_server(asker, server).await {
+                return route.beyond(asked, &self.maker);
+            }
+        }
+        Some(configured)
     }
 
     pub(super) fn plain_fallback(&self) -> bool {
@@ -99,7 +108,7 @@ impl<J: Judge> Resolver<J> {
         let inner = Inner {
             judge,
             fixed,
-            route: ArcSwap::from_pointee(Route::new(upstreams, &maker)),
+            route: ArcSwap::from_pointee(Route::new(upstreams, Near::nothing(), &maker)),
             maker,
             limits: Arc::default(),
             counters: Counters::default(),
@@ -129,7 +138,16 @@ impl<J: Judge> Resolver<J> {
 
     /// Asks others from now on and forgets what was answered so far: the laptop is in another network, or the file was edited.
     pub fn set_upstreams(&self, upstreams: &Upstreams) {
-        self.inner.route.store(Arc::new(Route::new(upstreams, &self.inner.maker)));
+        let near = self.inner.route.load().near().clone();
+        self.inner.route.store(Arc::new(Route::new(upstreams, near, &self.inner.maker)));
+    }
+
+    /// Says which addresses are this host's from now on; at first, nothing is.
+    pub fn set_near(&self, near: Near) {
+        let route = self.inner.route.load();
+        if *route.near() != near {
+            self.inner.route.store(Arc::new(route.beside(near, &self.inner.maker)));
+        }
     }
 
     /// Whether the network's own resolvers are asked for its names ([`Upstreams::with_network`]); on at first.

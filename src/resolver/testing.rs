@@ -28,6 +28,8 @@ pub(super) struct Tables {
     refuse_all: bool,
     pub(super) denied_targets: BTreeSet<String>,
     pub(super) refused_addresses: BTreeSet<IpAddr>,
+    /// Programs that are servers.
+    pub(super) servers: BTreeSet<(u32, SocketAddr)>,
     heard: Mutex<Heard>,
 }
 
@@ -83,6 +85,10 @@ impl Judge for Tables {
 
     fn account(&self, asker: &u32) -> Option<u64> {
         Some(u64::from(*asker))
+    }
+
+    async fn is_server(&self, asker: &u32, server: SocketAddr) -> bool {
+        self.servers.contains(&(*asker, server))
     }
 }
 

@@ -3,5 +3,6 @@
 mod answers;
 mod bounds;
 mod encrypted;
+mod loops;
 mod refusals;
 mod transport;

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 
+use super::near::Near;
 use super::resolv_conf;
 use crate::names::{Name, NameError};
 
@@ -22,7 +23,6 @@ const USUAL_PATH: &str = "/dns-query";
 pub struct Upstreams {
     list: Vec<Upstream>,
     search: Vec<Name>,
-    loopback: bool,
     network: Option<Box<Self>>,
 }
 
@@ -112,20 +112,20 @@ impl Upstreams {
             return Err(UpstreamError::TooMany(list.len()));
         }
         let list = list.iter().map(|entry| parse_one(entry)).collect::<Result<_, _>>()?;
-        Ok(Self { list, search: Vec::new(), loopback: true, network: None })
+        Ok(Self { list, search: Vec::new(), network: None })
     }
 
-    /// The system's resolvers and search domains. Where a loopback stub may be asked, resolv.conf comes first: it is what a
-    /// program asks without us, and a stub knows more than its upstreams (split DNS of a VPN, DNSSEC). Where it may not, because
-    /// our own capture sees it and asking it would be a loop: systemd-resolved's own upstreams, else those of resolv.conf that
-    /// are no stubs. Empty when nothing is left; then each question goes to the address that the program asked.
+    /// The system's resolvers and search domains. Where a stub may be asked, resolv.conf comes first: it is what a program asks
+    /// without us, and a stub knows more than its upstreams (split DNS of a VPN, DNSSEC). Where it may not, because our own
+    /// capture sees it and asking it would be a loop: systemd-resolved's own upstreams, else those of resolv.conf that are not on
+    /// this host. Empty when nothing is left; then each question goes to the address that the program asked.
     #[must_use]
-    pub fn system(allow_loopback: bool) -> Self {
+    pub fn system(near: &Near) -> Self {
         let mut files = SYSTEM_FILES.map(Path::new);
-        if allow_loopback {
+        if *near == Near::nothing() {
             files.reverse();
         }
-        Self::from_files(&files, allow_loopback)
+        Self::from_files(&files, near)
     }
 
     /// These upstreams, but `network` for its search domains and for names that only a local network knows.
@@ -138,22 +138,22 @@ impl Upstreams {
 
     /// No upstream of our own: each question goes to the address that the program asked.
     #[must_use]
-    pub fn asked(allow_loopback: bool) -> Self {
-        Self { list: Vec::new(), search: Vec::new(), loopback: allow_loopback, network: None }
+    pub fn asked() -> Self {
+        Self { list: Vec::new(), search: Vec::new(), network: None }
     }
 
-    fn from_files(files: &[&Path], allow_loopback: bool) -> Self {
+    fn from_files(files: &[&Path], near: &Near) -> Self {
         for file in files {
             let Ok(bytes) = std::fs::read(file) else { continue };
             let read = resolv_conf::read(&bytes);
-            let usable = read.servers.into_iter().filter(|ip| allow_loopback || !ip.to_canonical().is_loopback());
+            let usable = read.servers.into_iter().filter(|ip| !near.has(*ip));
             let list: Vec<_> = usable.take(MAX).map(|ip| Upstream::plain(SocketAddr::new(ip, 53))).collect();
             if !list.is_empty() {
-                return Self { list, search: read.search, loopback: allow_loopback, network: None };
+                return Self { list, search: read.search, network: None };
             }
             tracing::debug!(file = %file.display(), "no usable resolver is named");
         }
-        Self::asked(allow_loopback)
+        Self::asked()
     }
 
     /// The upstreams as a person writes them, in their order.
@@ -180,11 +180,6 @@ impl Upstreams {
 
     pub(super) fn list(&self) -> &[Upstream] {
         &self.list
-    }
-
-    /// Whether an asked loopback address may be an upstream.
-    pub(super) fn allows_loopback(&self) -> bool {
-        self.loopback
     }
 }
 
@@ -326,26 +321,44 @@ mod tests {
         assert_eq!(Upstreams::parse(&many), Err(UpstreamError::TooMany(MAX + 1)));
     }
 
+    fn resolv_conf(text: &str) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().expect("a temporary file");
+        write!(file, "{text}").expect("written");
+        file
+    }
+
+    fn this_host() -> Near {
+        Near::this_host(&["10.9.0.2", "172.17.0.1", "fd09::2"].map(|ip| ip.parse().expect("an address")))
+    }
+
     #[test]
-    fn a_loopback_stub_is_skipped_for_the_next_file_unless_allowed() {
-        let mut stub = tempfile::NamedTempFile::new().expect("a temporary file");
-        writeln!(stub, "nameserver 127.0.0.53\nsearch stub.example").expect("written");
-        let mut real = tempfile::NamedTempFile::new().expect("a temporary file");
-        writeln!(real, "nameserver ::1\nnameserver ::ffff:127.0.0.1\nnameserver 192.0.2.53\nsearch lan.example")
-            .expect("written");
-        let files = [Path::new("/nonexistent/resolv.conf"), stub.path(), real.path()];
+    fn a_server_on_this_host_is_skipped_for_the_next_file_unless_nothing_is_captured() {
+        let real = "nameserver ::1\nnameserver ::ffff:127.0.0.1\nnameserver fd09::2\nnameserver 192.0.2.53\nsearch lan.example";
+        let real = resolv_conf(real);
+        for stub in ["127.0.0.53", "10.9.0.2", "172.17.0.1", "::ffff:10.9.0.2", "fd09::2", "::1"] {
+            let file = resolv_conf(&format!("nameserver {stub}\nsearch stub.example"));
+            let files = [Path::new("/nonexistent/resolv.conf"), file.path(), real.path()];
 
-        let strict = Upstreams::from_files(&files, false);
-        assert_eq!(strict.list(), [upstream("192.0.2.53:53", Transport::Plain)]);
-        assert_eq!(strict.search().iter().map(Name::as_str).collect::<Vec<_>>(), ["lan.example"]);
+            let strict = Upstreams::from_files(&files, &this_host());
+            assert_eq!(strict.list(), [upstream("192.0.2.53:53", Transport::Plain)], "{stub}");
+            assert_eq!(strict.search().iter().map(Name::as_str).collect::<Vec<_>>(), ["lan.example"]);
 
-        let open = Upstreams::from_files(&files, true);
-        assert_eq!(open.list(), [upstream("127.0.0.53:53", Transport::Plain)]);
+            let open = Upstreams::from_files(&files, &Near::nothing());
+            assert_eq!(open.list(), [Upstream::plain(SocketAddr::new(stub.parse().expect("an address"), 53))]);
+        }
+    }
+
+    #[test]
+    fn a_neighbours_address_is_no_stub() {
+        let file = resolv_conf("nameserver 10.9.0.1\nnameserver 10.9.0.2\nnameserver fd09::1\n");
+        let read = Upstreams::from_files(&[file.path()], &this_host());
+        assert_eq!(read.describe(), ["udp://10.9.0.1:53", "udp://[fd09::1]:53"]);
     }
 
     #[test]
     fn without_any_usable_file_the_asked_address_is_the_upstream() {
-        let none = Upstreams::from_files(&[Path::new("/nonexistent/resolv.conf")], false);
-        assert!(none.is_empty() && !none.allows_loopback());
+        let stubs = resolv_conf("nameserver 10.9.0.2\nnameserver fd09::2\nnameserver 127.0.0.1\n");
+        let none = Upstreams::from_files(&[Path::new("/nonexistent/resolv.conf"), stubs.path()], &this_host());
+        assert!(none.is_empty());
     }
 }

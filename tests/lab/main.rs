@@ -14,6 +14,7 @@ mod groups;
 mod killed;
 mod limits;
 mod live;
+mod loops;
 mod names;
 mod older;
 mod programs;

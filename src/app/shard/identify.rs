@@ -1,6 +1,6 @@
 //! Who owns a flow: inline where that takes microseconds, else by the attribution thread.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -37,6 +37,13 @@ impl Attributor {
         } else {
             self.processes.icmp_owner(tuple, self.netns_of)
         }
+    }
+
+    /// Whether the process behind one of these identities is the server at an address of this host. May take a millisecond.
+    pub(in crate::app) fn is_server(&self, identities: &[Arc<Identity>], server: SocketAddr) -> bool {
+        let at = |protocol| locked(&self.table).server(protocol, server).unwrap_or_default();
+        let sockets = [Protocol::UDP, Protocol::TCP].map(at);
+        sockets.iter().flatten().any(|socket| identities.iter().any(|identity| self.processes.holds(identity, socket)))
     }
 
     /// The raw sockets that may have sent what had been sent by the time of `sent`.

@@ -8,7 +8,7 @@ use hickory_proto::rr::rdata::NULL;
 use hickory_proto::rr::{RData, Record, RecordType};
 
 use crate::resolver::testing::*;
-use crate::resolver::{Dialer, Resolver, Upstreams};
+use crate::resolver::{Dialer, Near, Resolver, Upstreams};
 use crate::verdict::Verdict;
 
 /// A zone: `www` is an alias of `edge` in another zone, `two` has an address in each family.
@@ -186,15 +186,15 @@ async fn names_of_our_own_are_judged_learned_and_never_asked_upstream() {
 }
 
 #[tokio::test]
-async fn without_upstreams_the_asked_address_is_the_upstream_but_never_a_loopback_stub() {
+async fn without_upstreams_the_asked_address_is_the_upstream_but_never_one_on_this_host() {
     for ip in LOOPBACKS {
         let upstream = FakeUpstream::start(ip, zone).await;
         let bytes = question("two.example.", RecordType::A).to_vec().expect("encodes");
-        for (loopback, wanted) in [(true, ResponseCode::NoError), (false, ResponseCode::ServFail)] {
+        for (near, wanted) in [(Near::nothing(), ResponseCode::NoError), (Near::this_host(&[]), ResponseCode::ServFail)] {
             let judge = std::sync::Arc::new(Tables::default());
             let fixed = std::collections::BTreeMap::new();
-            let resolver =
-                Resolver::new(Upstreams::asked(loopback), Dialer::default(), fixed, judge).expect("the resolver starts");
+            let resolver = Resolver::new(Upstreams::asked(), Dialer::default(), fixed, judge).expect("the resolver starts");
+            resolver.set_near(near);
             let got = resolver.answer(&bytes, ends().0, upstream.address, 1).await.expect("an answer");
             let got = Message::from_vec(&got).expect("parses");
             assert_eq!(got.metadata.response_code, wanted);
