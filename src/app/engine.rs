@@ -28,7 +28,6 @@ pub(super) struct Facts {
     pub(super) mtu: u32,
     pub(super) plan: Option<String>,
     pub(super) socket: PathBuf,
-    pub(super) dns_upstreams: Vec<String>,
     pub(super) notes: Vec<String>,
 }
 
@@ -86,7 +85,7 @@ impl crate::control::Engine for Running {
         let snapshot = snapshot.unwrap_or_default();
         let mut counters = snapshot.counters;
         counters.insert("records_lost".to_owned(), self.shared.records_lost());
-        let Facts { way, since, device, addresses, mtu, plan, socket, dns_upstreams, notes: _ } = self.facts.clone();
+        let Facts { way, since, device, addresses, mtu, plan, socket, notes: _ } = self.facts.clone();
         Status {
             state: State::Active,
             way,
@@ -101,7 +100,7 @@ impl crate::control::Engine for Running {
             mtu,
             plan,
             socket,
-            dns_upstreams,
+            dns_upstreams: self.resolver.upstreams(),
             flows_open: u64::try_from(snapshot.open).unwrap_or(0),
             flows_pending: u64::try_from(snapshot.pending).unwrap_or(0),
             prompts: u64::try_from(locked(&self.shared.prompts).put().count()).unwrap_or(0),

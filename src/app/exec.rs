@@ -94,7 +94,6 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         mtu,
         plan: None,
         socket,
-        dns_upstreams: upstreams.describe(),
         notes: vec!["inbound connections cannot reach the command; loopback inside is its own".to_owned()],
     };
     let level = args.level.unwrap_or(config.level);

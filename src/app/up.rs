@@ -204,7 +204,6 @@ fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::Pat
             mtu: installed.mtu(),
             plan: Some(plan_name),
             socket,
-            dns_upstreams: upstreams.describe(),
             notes: notes(&plan),
         },
         upstreams,

@@ -123,6 +123,7 @@ pub struct Status {
     /// The route plan in force, by its file; None under `exec`.
     pub plan: Option<String>,
     pub socket: PathBuf,
+    /// Who is asked now; nobody where each question goes to the address that the program asks.
     pub dns_upstreams: Vec<String>,
     pub flows_open: u64,
     pub flows_pending: u64,

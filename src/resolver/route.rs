@@ -71,6 +71,10 @@ impl Route {
         }
     }
 
+    pub(super) fn describe(&self) -> Vec<String> {
+        self.upstreams.describe()
+    }
+
     pub(super) fn near(&self) -> &Near {
         &self.near
     }

@@ -142,6 +142,12 @@ impl<J: Judge> Resolver<J> {
         self.inner.route.store(Arc::new(Route::new(upstreams, near, &self.inner.maker)));
     }
 
+    /// The upstreams that are asked now, as a person writes them; empty where each question goes to the address that was asked.
+    #[must_use]
+    pub fn upstreams(&self) -> Vec<String> {
+        self.inner.route.load().describe()
+    }
+
     /// Says which addresses are this host's from now on; at first, nothing is.
     pub fn set_near(&self, near: Near) {
         let route = self.inner.route.load();

@@ -107,7 +107,9 @@ fn an_address_that_the_laptop_gets_later_is_no_upstream_from_then_on() {
         let profiles = Profiles::accepting();
         name_server(&lab, own);
         let router = Router::start(&lab, Way::Up, &profiles);
+        let upstreams = || router.verb(&["status"]).expect_success();
         // A neighbour's address until now, and nobody is there.
+        assert!(upstreams().contains(own), "{}", upstreams());
         router.run(["dig", "@198.51.100.53", "+tries=1", "+time=20", "A", "v4.example.com"]);
         let address = format!("{own}/{length}");
         let mut add = vec!["ip", "address", "add", &address, "dev", "eth0"];
@@ -118,6 +120,7 @@ fn an_address_that_the_laptop_gets_later_is_no_upstream_from_then_on() {
         let before = forwarder.count();
         assert_eq!(asked(&router, &["other.example.com"]), "203.0.113.11\n", "{own}");
         assert_eq!(forwarder.count(), before + 1, "{own}: it was asked by us, too");
+        assert!(upstreams().contains("asks whom the program asks"), "{}", upstreams());
     }
 }
 

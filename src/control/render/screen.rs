@@ -39,7 +39,7 @@ fn rows(status: &Status, running: &str) -> Vec<(&'static str, String)> {
         ("profiles", profiles(status)),
         ("flows", flows(status)),
         ("device", format!("{}, MTU {}, {}", escape(&status.device), status.mtu, list(&status.addresses, "no address"))),
-        ("DNS", format!("asks {}", list(&status.dns_upstreams, "nobody"))),
+        ("DNS", format!("asks {}", list(&status.dns_upstreams, "whom the program asks"))),
         ("inbound", if status.inbound_judged { "judged".to_owned() } else { "new inbound flows are not judged yet".to_owned() }),
     ];
     if !status.older.is_empty() {
