@@ -14,10 +14,10 @@
 //!
 //! Replies of local servers: conntrack entries that a link opened get the inbound mark; what belongs to them in the reply
 //! direction gets our mark and is routed anew, directly (`datagrams` sees to it that answers by UDP belong to them); so do the flows
-//! that `beside` lists. Where reverse-path filters are strict, the answers to our own
-//! sockets, everything addressed to this host and all ARP get our mark *on arrival*, since the filter's lookup without it would
-//! end in the TUN. Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are refused
-//! as `forwarded`.
+//! that `beside` lists. All of these, the answers to our own sockets and whatever else ends on this host get our mark *on arrival*,
+//! since a reverse-path filter, the kernel's (which takes the mark for ARP, too) or a firewall's, would end its lookup in the TUN without.
+//! Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are judged; our answers to those
+//! whose addresses were translated, and flows that were opened from outside to a published port, get our mark to reach them.
 //!
 //! Not covered: tunnels of the kernel (WireGuard, IPsec) send their outer packets unmarked, so their servers belong into the
 //! plan's excluded networks; macvlan links inside containers are cut off, because their frames pass an egress chain unmarked.
@@ -80,6 +80,9 @@ pub const EXEMPTIONS: [Exemption; 5] = [
 /// The first segment of a TCP connection. Conntrack takes any segment of one that it has not seen for its first, and the peer
 /// of a connection that is older than we would make it look inbound.
 const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
+
+/// What ends on this host, before any translation of addresses.
+const HERE: &str = "{ local, broadcast, multicast }";
 
 /// The kernel's own answer to a segment that no socket wants.
 const RST: &str = "tcp flags & (syn | rst) == rst";
@@ -192,22 +195,18 @@ impl Guard<'_> {
         let device = &self.plan.device;
         let (own, inbound) = (self.mark.value(), self.mark.inbound());
         let keep = !MASK;
-        let opened = format!("ct mark set ct mark & {keep:#010x} | {inbound:#010x}");
-        let mut text = format!(
+        let opened = format!("fib daddr type {HERE} ct mark set ct mark & {keep:#010x} | {inbound:#010x}");
+        let mark = set_mark(self.mark);
+        format!(
             "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
-             \t\tiifname {{ \"lo\", \"{device}\" }} accept\n\
+             \t\tiifname \"lo\" accept\n\t\tiifname \"{device}\" ct direction reply ct status snat {mark}\n\
+             \t\tiifname \"{device}\" accept\n\
              \t\tmeta l4proto != tcp ct direction original ct mark & {MASK:#010x} != {inbound:#010x} {opened}\n\
-             \t\t{SYN} ct state new {opened}\n"
-        );
-        if self.host.strict {
-            let mark = set_mark(self.mark);
-            let _ = write!(
-                text,
-                "\t\tct direction reply ct mark & {MASK:#010x} == {own:#010x} {mark}\n\
-                 \t\tmeta nfproto ipv4 fib daddr type {{ local, broadcast, multicast }} {mark}\n"
-            );
-        }
-        text + "\t}\n"
+             \t\t{SYN} ct state new {opened}\n\
+             \t\tct mark & {MASK:#010x} == {inbound:#010x} {mark} accept\n\
+             \t\tct direction reply ct mark & {MASK:#010x} == {own:#010x} {mark} accept\n\
+             \t\tfib daddr type {HERE} {mark}\n\t}}\n"
+        )
     }
 
     fn live_output(&self) -> String {
@@ -215,16 +214,11 @@ impl Guard<'_> {
         let (is_own, mark, hears) = (is_marked(self.mark), set_mark(self.mark), datagrams::hears(self.mark));
         let is_answer = format!("ct direction reply ct mark & {MASK:#010x} == {inbound:#010x}");
         let keep = !MASK;
-        let mut text = "\tchain output {\n\t\ttype route hook output priority mangle; policy accept;\n".to_owned();
-        if self.host.strict {
-            let _ = writeln!(text, "\t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}");
-        }
-        let _ = write!(
-            text,
-            "\t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
+        format!(
+            "\tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
+             \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
              \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n\t}}\n"
-        );
-        text
+        )
     }
 
     fn plain_flags(&self) -> &'static str {
@@ -325,13 +319,19 @@ mod tests {
     }
 
     #[test]
-    fn packets_are_marked_on_arrival_only_where_a_filter_is_strict() {
-        let (_, lax) = texts(&Plan::default(), false);
-        let prerouting = lax.split("chain output").next().expect("the chain");
-        assert!(!prerouting.contains("meta mark set") && !lax.contains("table arp"));
-        let (_, strict) = texts(&Plan::default(), true);
-        assert!(strict.contains("fib daddr type { local, broadcast, multicast } meta mark set"));
-        assert!(strict.contains("table arp portreeve_live"));
+    fn what_ends_here_is_marked_on_arrival_and_what_is_forwarded_is_not() {
+        for strict in [false, true] {
+            let (_, live) = texts(&Plan::default(), strict);
+            let prerouting =
+                live.split("chain prerouting").nth(1).and_then(|text| text.split("chain output").next()).expect("the chain");
+            let marking = |line: &&str| line.contains("meta mark set");
+            let conditions =
+                ["ct status snat", "ct mark & 0xff000000 == 0x2b", "ct direction reply ct mark", "fib daddr type { local,"];
+            let lines: Vec<&str> = prerouting.lines().filter(marking).collect();
+            assert_eq!(lines.len(), conditions.len());
+            assert!(lines.iter().zip(conditions).all(|(line, condition)| line.contains(condition)), "{prerouting}");
+            assert_eq!(live.contains("table arp portreeve_live"), strict);
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@
 mod harness;
 
 mod attribution;
+mod behind;
 mod control;
 mod datagrams;
 mod enclosed;

@@ -1,0 +1,110 @@
+//! Beside `up`: containers behind the laptop, and firewalls that look where packets come from.
+
+use crate::harness::{Finished, Host, Lab, Profiles, Router, Running, Way, eventually};
+
+/// A network of its own behind a bridge of the laptop, as Docker makes it: masqueraded, and with its port 80 published as 8080.
+struct Container {
+    laptop: Host,
+    pid: String,
+    _init: Running,
+    _server: Running,
+}
+
+impl Container {
+    fn new(lab: &Lab) -> Self {
+        let laptop = lab.laptop();
+        let mut init = laptop.spawn(["unshare", "-n", "sh", "-c", "echo $$; exec sleep 300"]);
+        let pid = init.line();
+        let wire = format!(
+            "set -e; inside='nsenter --net -t {pid} --'
+             ip link add br0 type bridge; ip addr add 172.17.0.1/16 dev br0; ip link set br0 up
+             ip link add port type veth peer name wire netns {pid}; ip link set port master br0 up
+             $inside ip addr add 172.17.0.2/16 dev wire; $inside ip link set wire up; $inside ip route add default via 172.17.0.1
+             sysctl -qw net.ipv4.ip_forward=1
+             nft 'table ip docker {{ \
+             chain post {{ type nat hook postrouting priority srcnat; ip saddr 172.17.0.0/16 oifname != \"br0\" masquerade; }}; \
+             chain pre {{ type nat hook prerouting priority dstnat; tcp dport 8080 fib daddr type local dnat to 172.17.0.2:80; }}; }}'"
+        );
+        laptop.run(["sh", "-c", &wire]).expect_success();
+        let server = laptop.spawn([
+            "nsenter",
+            "--net",
+            "-t",
+            &pid,
+            "--",
+            "python3",
+            "-m",
+            "http.server",
+            "80",
+            "--directory",
+            "/proc/self",
+        ]);
+        let asked = ["curl", "-sS", "-o", "/dev/null", "http://172.17.0.2/"];
+        eventually("the container's server listens", || (laptop.run(asked).code() == 0).then_some(()));
+        Self { laptop, pid, _init: init, _server: server }
+    }
+
+    fn run(&self, words: &[&str]) -> Finished {
+        self.laptop.run([&["nsenter", "--net", "-t", &self.pid, "--"], words].concat())
+    }
+}
+
+/// What curl says: its exit code, and the status of the answer.
+fn ask(run: impl Fn(&[&str]) -> Finished, url: &str) -> (i32, String) {
+    let told = run(&["curl", "-sS", "-m", "10", "-o", "/dev/null", "-w", "%{http_code}", url]);
+    (told.code(), told.stdout)
+}
+
+fn fine() -> (i32, String) {
+    (0, "200".to_owned())
+}
+
+#[test]
+fn a_container_is_told_at_once_that_it_is_refused_and_its_published_port_is_reached() {
+    let lab = Lab::new();
+    let container = Container::new(&lab);
+    let published = format!("http://{}:8080/", Lab::LAPTOP_4);
+    let (out, inbound) = (
+        || ask(|words| container.run(words), "http://203.0.113.10/hello"),
+        || ask(|words| lab.internet().run(words), &published),
+    );
+    assert_eq!((out(), inbound()), (fine(), fine()), "control");
+    let profiles = Profiles::accepting();
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    // 7: refused. Behind a masquerade it is nobody's, which a set that accepts programs does not accept.
+    assert_eq!((out(), inbound()), ((7, "000".to_owned()), fine()));
+}
+
+#[test]
+fn a_container_gets_answers_where_nobody_is_accepted() {
+    let lab = Lab::new();
+    let container = Container::new(&lab);
+    let profiles = Profiles::accepting();
+    let text = "name = \"Nobody\"\nmode = \"blacklist\"\n[match]\ntag = [\"portreeve:unattributed\"]\n[scope]\ninternet = true\nlan = true\n";
+    profiles.write("user/nobody.toml", text);
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    assert_eq!(ask(|words| container.run(words), "http://203.0.113.10/hello"), fine());
+    let name = ["dig", "+short", "+time=5", "@198.51.100.53", "v4.example.com"];
+    assert_eq!(container.run(&name).expect_success().trim(), Lab::SERVER_4);
+}
+
+/// What firewalld (`IPv6_rpfilter`) and NixOS drop: whatever would not be answered by the link that it came from.
+const STRICT: &str = "nft 'table inet firewall { chain strict { type filter hook prerouting priority filter + 10; \
+     fib saddr . mark . iif oif missing drop; }; }'";
+
+#[test]
+fn a_firewall_that_asks_for_the_way_back_drops_no_answer_and_no_question() {
+    let lab = Lab::new();
+    lab.laptop().run(["sh", "-c", STRICT]).expect_success();
+    let _server = lab.laptop().spawn(["python3", "-m", "http.server", "8000", "--bind", "::", "--directory", "/proc/self"]);
+    let inbound = |address: &str| ask(|words| lab.internet().run(words), &format!("http://{address}:8000/"));
+    eventually("the laptop's server listens", || (inbound(Lab::LAPTOP_4) == fine()).then_some(()));
+    let profiles = Profiles::accepting();
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    for (server, laptop) in [(Lab::SERVER_4, Lab::LAPTOP_4), (&*format!("[{}]", Lab::SERVER_6), &*format!("[{}]", Lab::LAPTOP_6))]
+    {
+        assert_eq!(ask(|words| lab.laptop().run(words), &format!("http://{server}/hello")), fine());
+        assert_eq!(inbound(laptop), fine(), "{laptop}");
+        lab.internet().run(["ping", "-c1", "-W5", laptop.trim_matches(['[', ']'])]).expect_success();
+    }
+}
