@@ -25,6 +25,7 @@ use rustix::termios::tcsetpgrp;
 use super::keeper::Parameters;
 use super::line::{Grant, Line, Need, Order, Report};
 use super::signals::{Signals, signal};
+use super::ssh::Copies;
 use super::{CommandStatus, EncloseError, command, error, mounts, net, privileges};
 
 /// What the rest gets between TERM and KILL once the command has ended.
@@ -34,8 +35,15 @@ const GRACE: Duration = Duration::from_secs(2);
 const FOR_THE_GROUP: [Signal; 8] =
     [Signal::INT, Signal::QUIT, Signal::HUP, Signal::TSTP, Signal::TTIN, Signal::TTOU, Signal::CONT, Signal::WINCH];
 
+/// What the namespaces are furnished with.
+pub(super) struct Furniture<'a> {
+    pub(super) parameters: &'a Parameters,
+    pub(super) user_namespace: bool,
+    pub(super) for_ssh: Copies,
+}
+
 /// Runs the first process. Its return is the end of the enclosure.
-pub(super) fn run(outer: Line, keeper: Line, parameters: &Parameters, command: Vec<OsString>, user_namespace: bool) {
+pub(super) fn run(outer: Line, keeper: Line, furniture: Furniture<'_>, command: Vec<OsString>) {
     let Ok(signals) = Signals::read_only(&[Signal::CHILD]) else { return };
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return;
@@ -44,8 +52,7 @@ pub(super) fn run(outer: Line, keeper: Line, parameters: &Parameters, command: V
     if !matches!(keeper.receive(), Ok(Some((Grant::Maps, _)))) {
         return;
     }
-    let around = error::Surroundings::look(user_namespace);
-    if let Err(refusal) = furnish(&outer, parameters, &around) {
+    if let Err(refusal) = furnish(&outer, furniture) {
         // An outer process that is gone needs no reason.
         let _ = outer.send(&Report::Refused(refusal));
         return;
@@ -55,12 +62,16 @@ pub(super) fn run(outer: Line, keeper: Line, parameters: &Parameters, command: V
 }
 
 /// Makes everything, passes it out and gives up what the command must not have.
-fn furnish(outer: &Line, parameters: &Parameters, around: &error::Surroundings) -> Result<(), EncloseError> {
-    let conf = mounts::make(around)?;
-    let sockets = net::make(parameters, &conf.servers, around)?;
+fn furnish(outer: &Line, furniture: Furniture<'_>) -> Result<(), EncloseError> {
+    let Furniture { parameters, user_namespace, for_ssh } = furniture;
+    let around = error::Surroundings::look(user_namespace);
+    let conf = mounts::make(&around)?;
+    let ssh_fault = mounts::cover(&for_ssh.files).err().map(|fault| fault.to_string());
+    let ssh_fault = ssh_fault.or(for_ssh.incomplete.then(|| "it has more or longer files than are looked at".to_owned()));
+    let sockets = net::make(parameters, &conf.servers, &around)?;
     privileges::drop_forbidden()
-        .map_err(|source| error::explain("drop NET_ADMIN and SYS_ADMIN for the command", &source, around))?;
-    let ready = Report::Ready { queues: sockets.tun.len(), udp: sockets.dns_udp.len(), tcp: sockets.dns_tcp.len() };
+        .map_err(|source| error::explain("drop NET_ADMIN and SYS_ADMIN for the command", &source, &around))?;
+    let ready = Report::Ready { queues: sockets.tun.len(), udp: sockets.dns_udp.len(), tcp: sockets.dns_tcp.len(), ssh_fault };
     outer.send_with(&ready, &sockets.fds()).map_err(|source| EncloseError::step("pass the enclosure's sockets out", source))
 }
 

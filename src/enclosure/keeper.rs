@@ -19,9 +19,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
+use super::init::Furniture;
 use super::line::{Grant, Line, Need, Report};
 use super::privileges::{Standing, write_maps};
 use super::signals::Signals;
+use super::ssh::Copies;
 use super::terminal::Terminal;
 use super::{EncloseError, error, init};
 
@@ -75,14 +77,17 @@ fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result
     let standing = Standing::look().map_err(step("read the own capabilities"))?;
     let (init_line, far_line) = Line::pair().map_err(step("make a socket pair"))?;
     let around = error::Surroundings::look(standing.wants_user_namespace());
+    // Here and not inside, where an owner is not to be seen.
+    let for_ssh = if standing.hides_root() { Copies::make() } else { Copies::default() };
     let cloned = clone_namespaces(standing);
     let Some(init) = cloned.map_err(|source| error::explain("clone the enclosure's namespaces", &source, &around))? else {
         drop((init_line, signals));
         let outer = outer.as_fd().try_clone_to_owned().map_err(step("keep the line"))?;
-        init::run(Line::adopt(outer), far_line, parameters, command, standing.wants_user_namespace());
+        let furniture = Furniture { parameters, user_namespace: standing.wants_user_namespace(), for_ssh };
+        init::run(Line::adopt(outer), far_line, furniture, command);
         std::process::exit(0);
     };
-    drop(far_line);
+    drop((far_line, for_ssh));
     let mut kept = Kept { init, line: init_line, signals, terminal: Terminal::open(parameters.outer) };
     kept.release(outer, standing).map_err(|source| error::explain("write the enclosure's id maps", &source, &around))?;
     kept.serve(outer);

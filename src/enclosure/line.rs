@@ -35,6 +35,8 @@ pub(super) enum Report {
         queues: usize,
         udp: usize,
         tcp: usize,
+        /// Why ssh may refuse root's files of its configuration.
+        ssh_fault: Option<String>,
     },
     Ended(CommandStatus),
 }
@@ -157,9 +159,10 @@ mod tests {
     fn a_message_arrives_whole_with_its_descriptors() {
         let (here, there) = Line::pair().expect("a pair");
         let file = tempfile::tempfile().expect("a file");
-        here.send_with(&Report::Ready { queues: 1, udp: 3, tcp: 2 }, &[file.as_fd(), file.as_fd()]).expect("sent");
+        here.send_with(&Report::Ready { queues: 1, udp: 3, tcp: 2, ssh_fault: None }, &[file.as_fd(), file.as_fd()])
+            .expect("sent");
         let (report, fds) = there.receive::<Report>().expect("received").expect("a message");
-        assert!(matches!(report, Report::Ready { queues: 1, udp: 3, tcp: 2 }));
+        assert!(matches!(report, Report::Ready { queues: 1, udp: 3, tcp: 2, ssh_fault: None }));
         assert_eq!(fds.len(), 2);
     }
 

@@ -20,6 +20,7 @@ mod net;
 mod privileges;
 mod resolv;
 mod signals;
+mod ssh;
 mod status;
 mod terminal;
 
@@ -222,7 +223,10 @@ fn receive_ready(line: &Line) -> Result<(u32, Passed), EncloseError> {
         match line.receive().map_err(|source| EncloseError::step("hear from the enclosure", source))? {
             Some((Report::Born { init_pid }, _)) => born = init_pid,
             Some((Report::Refused(refusal), _)) => return Err(refusal),
-            Some((Report::Ready { queues, udp, tcp }, fds)) => {
+            Some((Report::Ready { queues, udp, tcp, ssh_fault }, fds)) => {
+                if let Some(fault) = ssh_fault {
+                    tracing::info!(%fault, "ssh may refuse its configuration: root's files are not shown as the user's");
+                }
                 return Ok((born, sort_out(fds, queues, udp, tcp).ok_or(EncloseError::Lost)?));
             }
             Some((Report::Ended(_), _)) | None => return Err(EncloseError::Lost),

@@ -1,4 +1,4 @@
-//! The mount namespace: /proc and /sys of the new namespaces, and masks over the ways around our DNS.
+//! The mount namespace: /proc and /sys of the new namespaces, masks over the ways around our DNS, and files in place of others.
 //!
 //! Keeps one rule: nothing that is mounted here is seen outside, and nothing of the host is written. Masked are the unix
 //! sockets by which the C library would have names resolved outside (systemd-resolved, nscd); the session and system D-Bus
@@ -8,6 +8,7 @@ use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::CWD;
@@ -28,6 +29,16 @@ const MASKED: [&str; 3] = ["/run/systemd/resolve", "/run/nscd", "/var/run/nscd"]
 const COPIED_FILES: usize = 16;
 const COPIED_LEN: u64 = 64 * 1024;
 
+/// A file that is seen in the place of another.
+#[derive(Debug)]
+pub(super) struct StandIn {
+    /// Of the other, without links.
+    pub(super) path: PathBuf,
+    /// The permission bits.
+    pub(super) mode: u32,
+    pub(super) content: Vec<u8>,
+}
+
 /// Makes the mounts. Returns what resolv.conf says.
 pub(super) fn make(around: &error::Surroundings) -> Result<ResolvConf, EncloseError> {
     let attempt = |what: String, source: io::Error| error::explain(&what, &source, around);
@@ -41,7 +52,9 @@ pub(super) fn make(around: &error::Surroundings) -> Result<ResolvConf, EncloseEr
         mask(&dir).map_err(|source| attempt(format!("mask {}", dir.display()), source))?;
     }
     if let (Some(text), Some(path)) = (conf.replacement(), conf_path) {
-        cover(&path, &text).map_err(|source| attempt(format!("cover {}", path.display()), source))?;
+        let attempted = format!("cover {}", path.display());
+        let file = StandIn { path, mode: 0o644, content: text.into_bytes() };
+        cover(&[file]).map_err(|source| attempt(attempted, source))?;
     }
     fresh_proc().map_err(|source| explain_proc(source, around))?;
     fresh_sys();
@@ -75,14 +88,23 @@ fn plain_files(dir: &Path) -> Vec<(std::ffi::OsString, Vec<u8>)> {
         .collect()
 }
 
-/// Binds a file with this text over `path`. The file lives on a file system that is seen nowhere else afterwards.
-fn cover(path: &Path, text: &str) -> io::Result<()> {
+/// Binds each file over the one that it stands in for. They live on a file system that is seen nowhere else afterwards. One that
+/// fails keeps no other from its place.
+pub(super) fn cover(files: &[StandIn]) -> io::Result<()> {
     const STAGE: &str = "/proc";
-    mount("tmpfs", STAGE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"mode=0755,size=1m")?;
-    let file = Path::new(STAGE).join("resolv.conf");
-    let bound = fs::write(&file, text).and_then(|()| Ok(mount_bind(&file, path)?));
+    if files.is_empty() {
+        return Ok(());
+    }
+    mount("tmpfs", STAGE, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC, c"mode=0755,size=32m")?;
+    let place = |(number, file): (usize, &StandIn)| {
+        let staged = Path::new(STAGE).join(number.to_string());
+        fs::write(&staged, &file.content)?;
+        fs::set_permissions(&staged, fs::Permissions::from_mode(file.mode))?;
+        Ok(mount_bind(&staged, &file.path)?)
+    };
+    let placed: Vec<io::Result<()>> = files.iter().enumerate().map(place).collect();
     unmount(STAGE, UnmountFlags::DETACH)?;
-    bound
+    placed.into_iter().collect()
 }
 
 fn fresh_proc() -> io::Result<()> {

@@ -42,6 +42,11 @@ impl Standing {
     pub(super) fn wants_user_namespace(self) -> bool {
         self != Self::Root
     }
+
+    /// Whether root's files show as nobody's inside, and so are none of root's for a program that asks.
+    pub(super) fn hides_root(self) -> bool {
+        self == Self::Ordinary && !geteuid().is_root()
+    }
 }
 
 /// Writes the id maps of a child that was cloned into a user namespace. Called by its creator, whose rights count here.

@@ -64,6 +64,57 @@ fn an_ordinary_user_is_refused_as_root_is() {
     exec_as_nobody(&lab, &profiles, &["--", "git", "ls-remote", "http://203.0.113.10/repo.git"]).expect_success();
 }
 
+/// Runs ssh as the user "daemon", without and then with `exec`. ("nobody" has the number as which files of unknown owners are
+/// shown.) /etc/ssh is what `furnish` makes of an empty `ssh_config.d`, included by ssh_config, and is seen by this one program.
+fn ssh_with_a_configuration(lab: &Lab, furnish: &str) -> [Finished; 2] {
+    let profiles = Profiles::accepting();
+    let [copy, set, known, key] =
+        [binary_for_everyone(lab), profiles.path().to_owned(), lab.dir().join("known_hosts"), lab.dir().join("user_key")]
+            .map(|path| path.display().to_string());
+    let ssh = format!(
+        "ssh -o BatchMode=yes -o UserKnownHostsFile={known} -i /etc/ssh/key -p 2222 root@the-server 'cat; echo over ssh'"
+    );
+    ["", &format!("{copy} exec --profiles {set} --")].map(|exec| {
+        let script = format!(
+            "set -e; mount -t tmpfs -o mode=0755 tmpfs /etc/ssh; cd /etc/ssh; mkdir ssh_config.d back-ends; umask 022
+             install -o daemon -m 0600 {key} key; echo 'Include ssh_config.d/*.conf' >ssh_config; {furnish}
+             exec setpriv --reuid=daemon --regid=daemon --clear-groups env -u XDG_RUNTIME_DIR HOME=/nonexistent {exec} {ssh}"
+        );
+        lab.laptop().run(["unshare", "-m", "sh", "-c", &script])
+    })
+}
+
+#[test]
+fn ssh_reads_what_root_has_included_for_an_ordinary_user() {
+    let lab = Lab::new();
+    for address in [Lab::SERVER_4, Lab::SERVER_6] {
+        // A link, as systemd ships one, and an include in an included file, as Fedora has it.
+        let furnish = format!(
+            "echo 'Host unix/*' >back-ends/systemd; ln -s ../back-ends/systemd ssh_config.d/20-systemd-ssh-proxy.conf
+             echo 'Include /etc/ssh/back-ends/host' >ssh_config.d/50-own.conf
+             printf 'Host the-server\\n HostName {address}\\n' >back-ends/host"
+        );
+        for ssh in ssh_with_a_configuration(&lab, &furnish) {
+            assert_eq!(ssh.expect_success(), "over ssh\n", "{address}");
+        }
+    }
+}
+
+#[test]
+fn what_ssh_refuses_in_its_configuration_stays_refused() {
+    let lab = Lab::new();
+    for fault in ["chmod 0664", "chmod 0646", "chown 1234"] {
+        let furnish = format!(
+            "printf 'Host the-server\\n HostName {}\\n' >ssh_config.d/50-own.conf; {fault} ssh_config.d/50-own.conf",
+            Lab::SERVER_4
+        );
+        for ssh in ssh_with_a_configuration(&lab, &furnish) {
+            let told = ssh.expect_code(255).stderr;
+            assert!(told.contains("Bad owner or permissions on /etc/ssh/ssh_config.d/50-own.conf"), "{fault}: {told}");
+        }
+    }
+}
+
 #[test]
 fn the_hosts_network_is_as_before() {
     let lab = Lab::new();
