@@ -105,7 +105,7 @@ impl Guard<'_> {
     pub(super) fn live(&self, owned: bool) -> String {
         let flags = if owned { "\tflags owner\n" } else { "" };
         let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
-        let datagrams = datagrams::text(self.plan, self.mark);
+        let datagrams = datagrams::text(self.plan, self.mark) + &datagrams::groups(self.plan, self.mark, &self.past());
         let mut text = format!("table inet portreeve_live {{\n{flags}{sets}{datagrams}{prerouting}{output}}}\n");
         if self.host.strict {
             let mark = set_mark(self.mark);
@@ -138,19 +138,26 @@ impl Guard<'_> {
              \t\toifname != \"{device}\" accept\n\t\t{own} counter name \"loop\" jump refuse\n\t}}\n\
              \tchain exempt {{\n\t\ttype route hook output priority -155; policy accept;\n{routed}\t}}\n\
              \tchain output {{\n\t\ttype filter hook output priority filter; policy accept;\n\
-             \t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{own} accept\n{exempt}\
+             \t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{own} accept\n\t\t{led} accept\n{exempt}\
              \t\tcounter name \"leak\" jump refuse\n\t}}\n\
              \tchain refuse {{\n{refuse}\t}}\n\
              \tchain postrouting {{\n\t\ttype filter hook postrouting priority filter; policy accept;\n\
-             \t\toifname \"{device}\" {own} counter name \"loop\" drop\n\t}}\n}}\n",
+             \t\toifname \"{device}\" {own} counter name \"loop\" drop\n\
+             \t\toifname != \"{device}\" {led} counter name \"leak\" drop\n\t}}\n}}\n",
+            led = datagrams::IS_LED,
             excluded = self.excluded_arrivals(),
             routed = self.routed_past(),
         )
     }
 
-    /// What is marked before it is judged: routed exemptions and the plan's exclusions.
+    /// What is marked before it is judged.
     fn routed_past(&self) -> String {
         let mark = set_mark(self.mark);
+        self.past().iter().fold(String::new(), |text, rule| text + &format!("\t\t{rule} {mark}\n"))
+    }
+
+    /// Routed exemptions and the plan's exclusions.
+    fn past(&self) -> Vec<String> {
         let mut matches: Vec<String> = EXEMPTIONS.iter().filter(|e| e.routed).map(|e| e.rule.to_owned()).collect();
         let exclude = &self.plan.exclude;
         matches.extend(exclude.networks.iter().map(|net| match net.addr() {
@@ -159,7 +166,7 @@ impl Guard<'_> {
         }));
         matches.extend(exclude.interfaces.iter().map(|name| format!("oifname \"{name}\"")));
         matches.extend(exclude.users.iter().map(|uid| format!("meta skuid {uid}")));
-        matches.iter().fold(String::new(), |text, rule| text + &format!("\t\t{rule} {mark}\n"))
+        matches
     }
 
     /// What comes in from an excluded link is forwarded past the TUN.

@@ -91,3 +91,42 @@ fn who_joined_a_group_hears_it_before_up_under_it_and_after() {
         }
     }
 }
+
+/// Sends to a group by a link that it names, as responders of mDNS do: by `IP_MULTICAST_IF`, by `IP_PKTINFO`, or by a socket that is bound
+/// to the link. Says what came of it.
+const NAMING: &str = r#"
+import errno, socket, struct, sys, time
+how, group = sys.argv[1:]
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+own = socket.inet_aton("10.9.0.2")
+if how == "interface": s.setsockopt(socket.IPPROTO_IP, socket.IP_MULTICAST_IF, own)
+if how == "bound": s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+told = [(socket.IPPROTO_IP, 8, struct.pack("=I4s4s", socket.if_nametoindex("eth0"), own, bytes(4)))] if how == "packet" else []
+try: s.sendmsg([b"hello"], told, 0, (group, 9010)); print("sent")
+except OSError as error: print(errno.errorcode[error.errno])
+time.sleep(1)
+"#;
+
+#[test]
+fn who_names_the_link_for_a_group_is_judged_like_who_names_none() {
+    let lab = Lab::new();
+    let group = GROUPS[0][0];
+    let send = |how: &str| lab.laptop().run(["/usr/bin/python3", "-c", NAMING, how, group]).expect_success();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    for how in ["interface", "packet"] {
+        let mut member = joined(&lab.gateway(), group, Some("lan0"));
+        assert_eq!(send(how), "sent\n");
+        assert_eq!(member.line(), Lab::LAPTOP_4, "{how}");
+    }
+    assert_eq!(send("bound"), "EPERM\n");
+    drop(router);
+    profiles.user("python", &python(), "[scope]\nlan = false");
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    let capture = Capture::start(&lab, "named");
+    for how in ["interface", "packet", "bound"] {
+        send(how);
+    }
+    lab.gateway().run(["ping", "-c1", "-q", Lab::LAPTOP_4]).expect_success();
+    capture.stop_with_only(&[Seen { protocol: "ICMP", destination: std::net::IpAddr::from([10, 9, 0, 1]), port: None }], &[]);
+}
