@@ -6,10 +6,11 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::Ipv6Net;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::SignalKind;
 
-use super::core::{Core, Plan, open_record, unix_ms};
+use super::core::{Core, HOST_LOOPBACK, Plan, open_record, unix_ms};
 use super::engine::Facts;
 use super::policies::{Loaded, Loader};
 use super::signals::Signals;
@@ -17,7 +18,7 @@ use crate::cli::{ExecArgs, Exit, complain, report_faults};
 use crate::config::{Config, paths::Places};
 use crate::control::{Access, Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
-use crate::netlink::{Host, RouteSocket, SocketTable, setup};
+use crate::netlink::{EVERYWHERE, Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::{Near, Upstreams};
 use crate::tun::{DEVICE_NAME, Queue, queues};
@@ -73,12 +74,18 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let loader = Loader::new(args.profiles.clone(), places.uid != 0, &config, upstreams.search()).map_err(faults)?;
     let loaded = loader.load().map_err(faults)?;
     let record = open_record(args.record.as_deref()).map_err(ExecError::Record)?;
-    let addresses = own_addresses();
-    let mtu = uplink_mtu().unwrap_or(USUAL_MTU);
+    let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
+    let mtu = host.as_ref().map_or(USUAL_MTU, |host| host.uplink_mtu(DEVICE_NAME));
+    let mut reach = host.map_or_else(|| vec![EVERYWHERE], |host| host.reach(DEVICE_NAME));
+    let addresses = own_addresses(&reach);
+    if args.host_loopback {
+        reach.push(HOST_LOOPBACK.1.into());
+    }
     let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
     let request = Request {
         command: args.command.clone(),
         addresses: addresses.clone(),
+        reach,
         mtu,
         device: DEVICE_NAME.to_owned(),
         queues: config.queues.unwrap_or_else(queues),
@@ -202,16 +209,12 @@ fn upstreams_of(config: &Config) -> Result<Upstreams, ExecError> {
     super::core::upstreams_of(config, &Near::nothing()).map_err(ExecError::Configuration)
 }
 
-/// The smallest MTU of this host's uplinks.
-fn uplink_mtu() -> Option<u32> {
-    let mut socket = RouteSocket::open().ok()?;
-    Host::read(&mut socket).ok().map(|host| host.uplink_mtu(DEVICE_NAME))
-}
-
-/// The addresses that this host uses towards the Internet, so that programs inside see what they see outside.
-fn own_addresses() -> Vec<(IpAddr, u8)> {
+/// The addresses that this host uses towards the Internet, in IPv6 else towards a network that it leads to, so that programs
+/// inside see what they see outside.
+fn own_addresses(reach: &[Ipv6Net]) -> Vec<(IpAddr, u8)> {
     let v4 = source_towards((Ipv4Addr::new(192, 0, 2, 1), 9).into()).unwrap_or(FALLBACK_V4.into());
-    let v6 = source_towards((Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), 9).into()).unwrap_or(FALLBACK_V6.into());
+    let mut towards = std::iter::once(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)).chain(reach.iter().map(Ipv6Net::broadcast));
+    let v6 = towards.find_map(|to| source_towards((to, 9).into())).unwrap_or(FALLBACK_V6.into());
     vec![(v4, 32), (v6, 128)]
 }
 

@@ -15,6 +15,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, FromRawFd, OwnedFd};
 
+use ipnet::Ipv6Net;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,7 @@ use super::{EncloseError, error, init};
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Parameters {
     pub(super) addresses: Vec<(IpAddr, u8)>,
+    pub(super) reach: Vec<Ipv6Net>,
     pub(super) mtu: u32,
     pub(super) device: String,
     pub(super) queues: usize,

@@ -33,6 +33,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 pub use error::EncloseError;
+use ipnet::Ipv6Net;
 pub use status::CommandStatus;
 
 use line::{Line, Order, Report};
@@ -46,6 +47,8 @@ pub struct Request {
     pub command: Vec<OsString>,
     /// The TUN's own addresses with their prefix lengths.
     pub addresses: Vec<(IpAddr, u8)>,
+    /// The networks of IPv6 that the TUN leads to.
+    pub reach: Vec<Ipv6Net>,
     pub mtu: u32,
     /// The TUN's name, [`crate::tun::DEVICE_NAME`] normally.
     pub device: String,
@@ -174,6 +177,7 @@ impl Drop for Keeper {
 fn start_keeper(binary: &Path, request: Request, far: &Line) -> io::Result<Keeper> {
     let parameters = keeper::Parameters {
         addresses: request.addresses,
+        reach: request.reach,
         mtu: request.mtu,
         device: request.device,
         queues: request.queues,

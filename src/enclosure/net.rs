@@ -110,7 +110,7 @@ fn ipv6_is_there() -> bool {
 fn links(route: &mut RouteSocket, parameters: &Parameters) -> Result<(), crate::netlink::RequestError> {
     setup::loopback_up(route)?;
     let index = setup::configure_tun(route, &parameters.device, &parameters.addresses, parameters.mtu)?;
-    setup::default_routes(route, index)
+    setup::lead(route, index, &parameters.reach)
 }
 
 /// Binds each loopback address by itself: a wildcard socket would answer from the wrong one.

@@ -281,7 +281,7 @@ mod tests {
             shared: name == "tap0",
         };
         let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "wg0"), link(4, "tap0"), link(5, "portreeve0")];
-        Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ipv6: true, strict }
+        Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true, strict }
     }
 
     fn texts(plan: &Plan, strict: bool) -> (String, String) {

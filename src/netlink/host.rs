@@ -9,10 +9,11 @@ use std::path::Path;
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
-use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteType};
+use netlink_packet_route::route::{RouteHeader, RouteMessage, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
 use super::setup::ipv6_is_enabled;
+use super::ways::{self, Way};
 use super::{RequestError, RouteSocket};
 
 /// The MTU where no uplink is found.
@@ -43,6 +44,8 @@ pub struct Host {
     pub addresses: Vec<(u32, IpNet)>,
     /// The links that carry a default route of the main table.
     pub uplinks: BTreeSet<u32>,
+    /// The IPv6 routes.
+    pub ways: Vec<Way>,
     /// IPv6 is there: not switched off for new links, or in use on one that is there already.
     pub ipv6: bool,
     /// Some link drops packets whose source it would not reach by the same link (`rp_filter` 1).
@@ -57,11 +60,12 @@ impl Host {
     /// The kernel refuses a list.
     pub fn read(socket: &mut RouteSocket) -> Result<Self, RequestError> {
         let links = read_links(socket)?;
-        let uplinks = read_uplinks(socket)?;
+        let routes = read_routes(socket)?;
         let addresses = read_addresses(socket)?;
         Ok(Self {
             links,
-            uplinks,
+            uplinks: routes.iter().filter(|route| is_default(route)).flat_map(ways::links_of).collect(),
+            ways: routes.iter().flat_map(ways::of).collect(),
             ipv6: ipv6_is_enabled() || addresses.iter().any(|(_, net)| is_global(net.addr())),
             strict: strict_filter(Path::new("/proc/sys/net/ipv4/conf")),
             addresses,
@@ -97,12 +101,13 @@ impl Host {
         nets.filter(|net| !local(net)).collect()
     }
 
-    /// The addresses of the plan that this host shall have: the IPv6 ones only where it has an IPv6 address of its own.
+    /// The addresses of the plan that this host shall have: the IPv6 ones only where it has an IPv6 address of its own and IPv6
+    /// leads into the Internet. Towards single networks programs keep the address that they have there without us.
     #[must_use]
     pub fn fitting(&self, planned: &[IpNet], device: &str) -> Vec<IpNet> {
         let ours = self.links.iter().find(|link| link.name == device).map(|link| link.index);
         let global = |(index, net): &(u32, IpNet)| Some(*index) != ours && is_global(net.addr());
-        let has_ipv6 = self.ipv6 && self.addresses.iter().any(global);
+        let has_ipv6 = self.ipv6 && self.addresses.iter().any(global) && ways::lead_out(&self.reach(device));
         planned.iter().copied().filter(|net| net.addr().is_ipv4() || has_ipv6).collect()
     }
 }
@@ -172,34 +177,24 @@ fn address_of(message: &AddressMessage) -> Option<(u32, IpNet)> {
     Some((message.header.index, IpNet::new(local.or(any)?, message.header.prefix_len).ok()?))
 }
 
-fn read_uplinks(socket: &mut RouteSocket) -> Result<BTreeSet<u32>, RequestError> {
-    let mut uplinks = BTreeSet::new();
+fn read_routes(socket: &mut RouteSocket) -> Result<Vec<RouteMessage>, RequestError> {
+    let mut routes = Vec::new();
     for family in [AddressFamily::Inet, AddressFamily::Inet6] {
         let mut question = RouteMessage::default();
         question.header.address_family = family;
         let entries = socket.dump("list routes", RouteNetlinkMessage::GetRoute(question))?;
-        uplinks.extend(
-            entries.iter().flat_map(|entry| if let RouteNetlinkMessage::NewRoute(r) = entry { outputs(r) } else { Vec::new() }),
-        );
+        routes.extend(entries.into_iter().filter_map(|entry| match entry {
+            RouteNetlinkMessage::NewRoute(route) => Some(route),
+            _ => None,
+        }));
     }
-    Ok(uplinks)
+    Ok(routes)
 }
 
-/// The links of a default route of the main table.
-fn outputs(route: &RouteMessage) -> Vec<u32> {
-    let main = route.header.table == RouteHeader::RT_TABLE_MAIN;
-    if !main || route.header.destination_prefix_length != 0 || route.header.kind != RouteType::Unicast {
-        return Vec::new();
-    }
-    let mut links = Vec::new();
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Oif(index) => links.push(*index),
-            RouteAttribute::MultiPath(hops) => links.extend(hops.iter().map(|hop| hop.interface_index)),
-            _ => {}
-        }
-    }
-    links
+/// A default route of the main table.
+fn is_default(route: &RouteMessage) -> bool {
+    let RouteHeader { table, destination_prefix_length, kind, .. } = route.header;
+    table == RouteHeader::RT_TABLE_MAIN && destination_prefix_length == 0 && kind == RouteType::Unicast
 }
 
 /// The filter in force on a link is the larger of its own and `all` (Documentation/networking/ip-sysctl.rst, `rp_filter`);
@@ -225,6 +220,7 @@ mod tests {
             links: vec![link(1, "lo", 65536), link(2, "eth0", 1500), link(3, "wlan0", 1400), link(4, "docker0", 1300)],
             addresses: vec![(2, "10.9.0.2/24".parse().expect("a network"))],
             uplinks: BTreeSet::from([2, 3]),
+            ways: vec![Way { table: 254, link: 2, to: ways::EVERYWHERE }],
             ipv6: true,
             strict: false,
         }
@@ -263,6 +259,17 @@ mod tests {
         }
         host.ipv6 = false;
         assert_eq!(host.fitting(&planned, "portreeve0").len(), 1);
+    }
+
+    #[test]
+    fn an_ipv6_address_is_given_only_where_ipv6_leads_into_the_internet() {
+        let planned: Vec<IpNet> = ["198.18.0.1/32", "2001:2::1/128"].map(|net| net.parse().expect("a network")).into();
+        let mut host = host();
+        host.addresses.push((2, "fd09::2/64".parse().expect("a network")));
+        for (to, given) in [("fd09::/64", 1), ("2001:db8:5::/48", 1), ("2000::/3", 2), ("::/0", 2)] {
+            host.ways = vec![Way { table: 254, link: 2, to: to.parse().expect("a network") }];
+            assert_eq!(host.fitting(&planned, "portreeve0").len(), given, "{to}");
+        }
     }
 
     #[test]

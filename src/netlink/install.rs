@@ -165,7 +165,7 @@ impl State {
             let _ = std::fs::write(format!("/proc/sys/net/{path}"), value);
         }
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
-        steer::add_table(&mut self.socket, plan, index)?;
+        steer::fill_table(&mut self.socket, plan, host, index)?;
         self.load("load the live chains", &guard.live(true), "list chain inet portreeve_live output")?;
         self.lead_beside(&look(host), mark)?;
         for setting in &self.undo.settings {

@@ -21,6 +21,7 @@ mod sockdiag;
 mod steer;
 mod undo;
 mod watch;
+mod ways;
 
 pub use beside::older;
 pub use guard::{EXEMPTIONS, Exemption};
@@ -34,3 +35,4 @@ pub use show::commands;
 pub use sockdiag::{Conversation, SocketTable};
 pub use undo::{Cleaned, CleanupError, cleanup, is_left_behind};
 pub use watch::Watcher;
+pub use ways::{EVERYWHERE, Way};

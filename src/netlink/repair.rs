@@ -1,8 +1,10 @@
 //! What others remove or change of ours is put back.
 //!
 //! Keeps one rule: everything is compared with what should be there, whatever the event said; so what is whole costs a look and
-//! no change, and a change of our own causes no second one. The live tables need none of this: they have an owner, and the
+//! no change, and a change of our own causes no second one. So IPv6 in our table follows the ways that the host has, too. The live tables need none of this: they have an owner, and the
 //! kernel lets nobody else touch them.
+
+use ipnet::IpNet;
 
 use super::guard::Guard;
 use super::install::{GUARD, State, check_names};
@@ -45,7 +47,11 @@ impl State {
         } else {
             setup::configure_tun(&mut self.socket, &plan.device, &wanted, mtu)?
         };
-        Ok(steer::add_table(&mut self.socket, plan, index)?)
+        let has = |net: &&IpNet| host.addresses.contains(&(index, **net));
+        for net in plan.addresses.iter().filter(has).filter(|net| !wanted.contains(&(net.addr(), net.prefix_len()))) {
+            setup::remove_address(&mut self.socket, &plan.device, index, net.addr(), net.prefix_len())?;
+        }
+        Ok(steer::fill_table(&mut self.socket, plan, host, index)?)
     }
 
     fn repair_guard(&mut self, guard: &Guard<'_>) -> Result<bool, InstallError> {

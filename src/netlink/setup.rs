@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use ipnet::Ipv6Net;
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -56,18 +57,21 @@ pub(super) fn settings_of(device: &str, ipv6: bool) -> Vec<(String, &'static str
     ipv6.into_iter().chain(answers).collect()
 }
 
-/// Adds `default dev LINK` for IPv4 and IPv6 to the main table.
+/// Leads all of IPv4 and these networks of IPv6 to the link, in the main table.
 ///
 /// # Errors
 ///
-/// The kernel refuses one of them; IPv6 that is absent or disabled is passed over.
-pub fn default_routes(socket: &mut RouteSocket, index: u32) -> Result<(), RequestError> {
+/// The kernel refuses one of the routes; IPv6 that is absent or disabled is passed over.
+pub fn lead(socket: &mut RouteSocket, index: u32, reach: &[Ipv6Net]) -> Result<(), RequestError> {
     let main = u32::from(RouteHeader::RT_TABLE_MAIN);
     add_route(socket, "add the IPv4 default route", &default_route(AddressFamily::Inet, main, index))?;
-    match add_route(socket, "add the IPv6 default route", &default_route(AddressFamily::Inet6, main, index)) {
-        Err(error) if ipv6_is_missing(&error) => Ok(()),
-        other => other,
+    for net in reach {
+        match add_route(socket, &format!("add the route to {net}"), &route_to(*net, main, index)) {
+            Err(error) if ipv6_is_missing(&error) => {}
+            other => other?,
+        }
     }
+    Ok(())
 }
 
 /// The index of the link of this name.
@@ -110,6 +114,16 @@ pub(super) fn default_route(family: AddressFamily, table: u32, index: u32) -> Ro
     route
 }
 
+/// The route to one network of IPv6, or to all of them.
+pub(super) fn route_to(net: Ipv6Net, table: u32, index: u32) -> RouteMessage {
+    let mut route = default_route(AddressFamily::Inet6, table, index);
+    if net.prefix_len() > 0 {
+        route.header.destination_prefix_length = net.prefix_len();
+        route.attributes.push(RouteAttribute::Destination(net.network().into()));
+    }
+    route
+}
+
 pub(super) fn add_route(socket: &mut RouteSocket, what: &str, route: &RouteMessage) -> Result<(), RequestError> {
     let message = RouteNetlinkMessage::NewRoute(route.clone());
     ignoring(libc::EEXIST, socket.change(what, message, NLM_F_CREATE | NLM_F_EXCL))
@@ -128,24 +142,41 @@ fn set_up(link: &mut LinkMessage) {
     link.header.change_mask = LinkFlags::Up;
 }
 
+/// Takes an address from the link.
+pub(super) fn remove_address(
+    socket: &mut RouteSocket,
+    device: &str,
+    index: u32,
+    address: IpAddr,
+    prefix_len: u8,
+) -> Result<(), RequestError> {
+    let message = RouteNetlinkMessage::DelAddress(address_message(index, address, prefix_len));
+    ignoring(libc::EADDRNOTAVAIL, socket.change(&format!("remove {address}/{prefix_len} from {device}"), message, 0))
+}
+
 fn add_address(socket: &mut RouteSocket, device: &str, index: u32, address: IpAddr, prefix_len: u8) -> Result<(), RequestError> {
-    let mut message = AddressMessage::default();
-    message.header.index = index;
-    message.header.prefix_len = prefix_len;
-    message.header.scope = AddressScope::Universe;
-    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    let mut message = address_message(index, address, prefix_len);
     if address.is_ipv6() {
         // Nobody answers duplicate address detection on a TUN; without this the address is unusable for a second.
         message.header.flags = AddressHeaderFlags::Nodad;
         message.attributes.push(AddressAttribute::Flags(AddressFlags::Nodad));
     }
-    message.header.family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
     let what = format!("add {address}/{prefix_len} to {device}");
     let result = socket.change(&what, RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL);
     match ignoring(libc::EEXIST, result) {
         Err(error) if address.is_ipv6() && ipv6_is_missing(&error) => Ok(()),
         other => other,
     }
+}
+
+fn address_message(index: u32, address: IpAddr, prefix_len: u8) -> AddressMessage {
+    let mut message = AddressMessage::default();
+    message.header.family = if address.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    message.header.index = index;
+    message.header.prefix_len = prefix_len;
+    message.header.scope = AddressScope::Universe;
+    message.attributes = vec![AddressAttribute::Local(address), AddressAttribute::Address(address)];
+    message
 }
 
 #[cfg(test)]

@@ -10,7 +10,8 @@ use super::host::Host;
 use super::plan::{Failure, Plan};
 use super::rule::{FAMILIES, Family, LOCAL, Rule, Selector};
 use super::setup::{TX_QUEUE_LEN, settings_of};
-use super::steer::{self, LAST_METRIC};
+use super::steer::{self, ELSEWHERE_METRIC, LAST_METRIC};
+use super::ways::EVERYWHERE;
 
 /// The commands that give this host the plan, in order. A line may hold a whole nft script as a here-document.
 #[must_use]
@@ -61,16 +62,26 @@ fn command(verb: &str, rule: &Rule) -> String {
 fn table(plan: &Plan, host: &Host) -> Vec<String> {
     let Plan { device, table, failure, .. } = plan;
     let mut lines = Vec::new();
+    let mut add =
+        |option: &str, route: String| lines.push(format!("ip {option} route add {route} table {table} protocol kernel"));
     for family in FAMILIES.into_iter().filter(|family| host.ipv6 || *family == Family::Ipv4) {
         let option = family.option();
-        lines.push(format!("ip {option} route add default dev {device} table {table} protocol kernel"));
+        match family {
+            Family::Ipv4 => add(option, format!("default dev {device}")),
+            Family::Ipv6 => {
+                let reach = steer::reach(host, device);
+                reach.iter().for_each(|net| add(option, format!("{net} dev {device}")));
+                if !reach.contains(&EVERYWHERE) {
+                    add(option, format!("throw default metric {ELSEWHERE_METRIC}"));
+                }
+            }
+        }
         match failure {
-            Failure::Closed => lines
-                .push(format!("ip {option} route add unreachable default metric {LAST_METRIC} table {table} protocol kernel")),
+            Failure::Closed => add(option, format!("unreachable default metric {LAST_METRIC}")),
             Failure::Open => {}
         }
     }
-    lines.extend(host.ipv6.then(|| format!("ip -6 route del {} dev {device} table local", steer::GROUPS_6)));
+    lines.extend(host.ipv6.then(|| format!("ip -6 route flush exact {} dev {device} table local", steer::GROUPS_6)));
     lines
 }
 

@@ -15,6 +15,9 @@
 //! unreachable default is on loopback, so who names loopback is spared. What carries our mark leaves as without us. The TUN's own
 //! `ff00::/8` is removed, lest the kernel choose it for a group.
 //!
+//! IPv6 leads into the TUN where it leads out of this host ([`super::ways`]). All else falls through to tables that have no route for it
+//! either, so that a program is told what it would be told without us.
+//!
 //! Keeps one rule: the unreachable default is a *route*; an unreachable rule would also refuse "is this gateway on the link"
 //! and so keep DHCP from ever setting a default route. The table comes before `main`: whatever DHCP, a router
 //! advertisement or a VPN writes there carries only what was judged.
@@ -27,18 +30,23 @@ use super::front::{self, FRONT};
 use super::host::Host;
 use super::plan::{Failure, Plan};
 use super::rule::{Carried, FAMILIES, Family, LOCAL, MAIN, Marks, Rule, Selector, tolerate};
-use super::setup::{add_route, default_route, ignoring};
+use super::setup::{add_route, default_route, ignoring, route_to};
+use super::ways::EVERYWHERE;
 use super::{Mark, RequestError, RouteSocket};
 
 /// The metric of the unreachable default, worse than any that a person or a daemon would choose (wg-quick's siblings use it).
 pub(super) const LAST_METRIC: u32 = 4_278_198_272;
+
+/// Before the unreachable default and behind the device.
+pub(super) const ELSEWHERE_METRIC: u32 = LAST_METRIC - 1;
 
 /// How many priorities before its own a plan takes.
 pub(super) const BEFORE: u32 = 3;
 
 /// RFC 5771 and RFC 4291 §2.7.
 const GROUPS_4: IpNet = IpNet::V4(Ipv4Net::new_assert(std::net::Ipv4Addr::new(224, 0, 0, 0), 4));
-pub(super) const GROUPS_6: IpNet = IpNet::V6(Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8));
+const GROUPS: Ipv6Net = Ipv6Net::new_assert(std::net::Ipv6Addr::new(0xff00, 0, 0, 0, 0, 0, 0, 0), 8);
+pub(super) const GROUPS_6: IpNet = IpNet::V6(GROUPS);
 
 /// The rules of a plan, in the order in which they are asked: exclusions before what would catch them.
 pub(super) fn rules(plan: &Plan, host: &Host, mark: Mark) -> Vec<Rule> {
@@ -103,32 +111,75 @@ pub(super) fn remove_rules(socket: &mut RouteSocket, rules: &[Rule]) -> Result<(
     removed.into_iter().chain([settled]).collect()
 }
 
-/// Fills our own table: the device, and behind it nothing, unless the plan fails open. The device carries nothing else.
-pub(super) fn add_table(socket: &mut RouteSocket, plan: &Plan, index: u32) -> Result<(), RequestError> {
-    for family in FAMILIES {
-        let what = format!("add the {} default route to table {}", family.name(), plan.table);
-        tolerate(family, add_route(socket, &what, &default_route(family.into(), plan.table, index)))?;
-        if plan.failure == Failure::Closed {
-            let what = format!("add the {} unreachable default to table {}", family.name(), plan.table);
-            tolerate(family, add_route(socket, &what, &unreachable(family, plan.table)))?;
-        }
+/// Makes our own table what it should be: the device, and behind it nothing, unless the plan fails open. In IPv6 the device leads
+/// where the host does, and all else is left to tables that lead nowhere either. The device carries nothing else.
+pub(super) fn fill_table(socket: &mut RouteSocket, plan: &Plan, host: &Host, index: u32) -> Result<(), RequestError> {
+    let reach = reach(host, &plan.device);
+    let default = default_route(Family::Ipv4.into(), plan.table, index);
+    add_route(socket, &format!("add the IPv4 default route to table {}", plan.table), &default)?;
+    for net in &reach {
+        let what = format!("add {net} to table {}", plan.table);
+        tolerate(Family::Ipv6, add_route(socket, &what, &route_to(*net, plan.table, index)))?;
+    }
+    withdraw(socket, plan, host, index, &reach)?;
+    let elsewhere = elsewhere(plan.table);
+    let what = format!("leave the rest of IPv6 in table {} to others", plan.table);
+    if reach.contains(&EVERYWHERE) {
+        let result = socket.change(&what, RouteNetlinkMessage::DelRoute(elsewhere), 0);
+        tolerate(Family::Ipv6, ignoring(libc::ESRCH, result))?;
+    } else {
+        tolerate(Family::Ipv6, add_route(socket, &what, &elsewhere))?;
+    }
+    for family in FAMILIES.into_iter().filter(|_| plan.failure == Failure::Closed) {
+        let what = format!("add the {} unreachable default to table {}", family.name(), plan.table);
+        tolerate(family, add_route(socket, &what, &unreachable(family, plan.table)))?;
     }
     let what = format!("remove {GROUPS_6} of {} from the table local", plan.device);
     let result = socket.change(&what, RouteNetlinkMessage::DelRoute(own_groups(index)), 0);
     tolerate(Family::Ipv6, ignoring(libc::ESRCH, result))
 }
 
-/// Empties our own table; `index` is our device's, where it still exists.
+/// The networks of IPv6 in our table. Every link leads to its groups.
+pub(super) fn reach(host: &Host, device: &str) -> Vec<Ipv6Net> {
+    let mut reach = host.reach(device);
+    if !reach.contains(&EVERYWHERE) {
+        reach.push(GROUPS);
+    }
+    reach
+}
+
+/// Removes from our table what the host leads to no more.
+fn withdraw(socket: &mut RouteSocket, plan: &Plan, host: &Host, index: u32, reach: &[Ipv6Net]) -> Result<(), RequestError> {
+    let ours = host.ways.iter().filter(|way| way.table == plan.table && way.link == index);
+    for way in ours.filter(|way| !reach.contains(&way.to)) {
+        let what = format!("remove {} from table {}", way.to, plan.table);
+        let message = RouteNetlinkMessage::DelRoute(route_to(way.to, plan.table, index));
+        tolerate(Family::Ipv6, ignoring(libc::ESRCH, socket.change(&what, message, 0)))?;
+    }
+    Ok(())
+}
+
+/// Empties our own table; `index` is our device's, where it still exists, whose single networks go with it.
 pub(super) fn remove_table(socket: &mut RouteSocket, table: u32, index: Option<u32>) -> Result<(), RequestError> {
     for family in FAMILIES {
         let what = format!("remove the {} default routes of table {table}", family.name());
         let device = index.map(|index| default_route(family.into(), table, index));
-        for route in device.into_iter().chain([unreachable(family, table)]) {
+        let elsewhere = (family == Family::Ipv6).then(|| elsewhere(table));
+        for route in device.into_iter().chain(elsewhere).chain([unreachable(family, table)]) {
             let result = socket.change(&what, RouteNetlinkMessage::DelRoute(route), 0);
             tolerate(family, ignoring(libc::ESRCH, result))?;
         }
     }
     Ok(())
+}
+
+/// The rest of IPv6, where the host leads to single networks: the next table is asked, has no route either, and the program is told
+/// (ENETUNREACH, where an unreachable route says EHOSTUNREACH). What gets a route there before we follow is refused by the guard.
+fn elsewhere(table: u32) -> RouteMessage {
+    let mut route = unreachable(Family::Ipv6, table);
+    route.header.kind = RouteType::Throw;
+    route.attributes = vec![RouteAttribute::Table(table), RouteAttribute::Priority(ELSEWHERE_METRIC)];
+    route
 }
 
 fn unreachable(family: Family, table: u32) -> RouteMessage {
@@ -166,7 +217,14 @@ mod tests {
             shared: false,
         };
         let addresses = ["172.17.0.1/16", "fe80::1/64", "fd17::1/64"].map(|net| (4, net.parse().expect("a network"))).into();
-        let host = Host { links: vec![link], addresses, uplinks: std::collections::BTreeSet::new(), ipv6: true, strict: false };
+        let host = Host {
+            links: vec![link],
+            addresses,
+            uplinks: std::collections::BTreeSet::new(),
+            ways: Vec::new(),
+            ipv6: true,
+            strict: false,
+        };
         super::rules(plan, &host, mark())
     }
 

@@ -242,6 +242,7 @@ mod tests {
             links: Vec::new(),
             addresses: Vec::new(),
             uplinks: std::collections::BTreeSet::new(),
+            ways: Vec::new(),
             ipv6: true,
             strict: false,
         };

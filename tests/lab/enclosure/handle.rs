@@ -17,6 +17,7 @@ fn request(command: &[&str]) -> Request {
             (IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), 32),
             (IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)), 128),
         ],
+        reach: vec![portreeve::netlink::EVERYWHERE],
         mtu: 1400,
         device: DEVICE_NAME.to_owned(),
         queues: 1,

@@ -89,6 +89,20 @@ fn a_killed_router_leaves_the_host_closed_and_cleanup_restores_it() {
 }
 
 #[test]
+fn a_router_that_is_killed_where_ipv6_leads_nowhere_is_cleaned_up_too() {
+    let laptop = Laptop::new();
+    laptop.inner.run("ip -6 route del default");
+    let before = laptop.snapshot();
+    Router::up(&laptop, "").kill();
+    assert_closed(&laptop);
+    laptop.inner.run("ip -6 route add default via fd09::1");
+    assert_closed(&laptop);
+    laptop.inner.run("ip -6 route del default");
+    assert_eq!(cleaned(&laptop).expect("cleanup"), Cleaned::Restored);
+    assert_same(&laptop.snapshot(), &before);
+}
+
+#[test]
 fn nothing_is_written_to_the_users_home() {
     let laptop = Laptop::new();
     let home = laptop.dir.path().join("home");

@@ -12,3 +12,4 @@ mod repair;
 mod setup;
 mod show;
 mod stubs;
+mod ways;

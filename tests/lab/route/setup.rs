@@ -22,7 +22,7 @@ fn a_fresh_namespace_gets_loopback_tun_addresses_and_default_routes_in_both_fami
         // Twice: what is there already is no error.
         for _ in 0..2 {
             let index = setup::configure_tun(&mut socket, "portreeve0", &addresses(), 1400).expect("the TUN is configured");
-            setup::default_routes(&mut socket, index).expect("default routes");
+            setup::lead(&mut socket, index, &[portreeve::netlink::EVERYWHERE]).expect("default routes");
         }
         queue
     });
@@ -45,7 +45,7 @@ fn a_namespace_without_ipv6_gets_ipv4_alone() {
         let queue = Queue::open("portreeve0").expect("a TUN device");
         let mut socket = RouteSocket::open().expect("a netlink socket");
         let index = setup::configure_tun(&mut socket, "portreeve0", &addresses(), 1500).expect("the TUN is configured");
-        setup::default_routes(&mut socket, index).expect("default routes");
+        setup::lead(&mut socket, index, &[portreeve::netlink::EVERYWHERE]).expect("default routes");
         queue
     });
     assert!(namespace.run("ip route get 203.0.113.10").contains("dev portreeve0"));

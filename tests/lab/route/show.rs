@@ -30,11 +30,15 @@ fn state(laptop: &Laptop) -> String {
 fn the_printed_commands_make_the_state_that_up_makes() {
     for (extra, filter) in [
         ("", 0),
+        ("failure = \"closed\"\n", 2),
         ("[exclude]\nnetworks = [\"192.0.2.0/24\", \"2001:db8:1::/48\"]\ninterfaces = [\"v9\"]\nusers = [1000]\n", 0),
         ("[dns]\nstubs = [\"127.0.0.53\", \"::1\"]\nport = 5300\n", 1),
     ] {
         let laptop = Laptop::new();
         laptop.inner.run(&format!("sysctl -qw net.ipv4.conf.v0.rp_filter={filter}"));
+        if filter == 2 {
+            laptop.inner.run("ip -6 route del default");
+        }
         let plan = plan_with(extra);
         let script = printed(&laptop, &plan);
         let mut installed = laptop.up(&plan).expect("up");

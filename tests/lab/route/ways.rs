@@ -1,0 +1,103 @@
+//! A host whose IPv6 leads nowhere, or to single networks only: programs see what they see without a router.
+
+use super::laptop::{Laptop, assert_same, plan, program};
+use crate::harness::{Lab, Profiles, Router, Way, eventually};
+
+/// The order in which a name's addresses are tried, and what becomes of a socket that connects to each of the arguments.
+const TELL: &str = r#"
+import errno, socket, sys
+print(*(a[4][0] for a in socket.getaddrinfo("example.com", 80, 0, socket.SOCK_STREAM)))
+for to in sys.argv[1:]:
+    for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM):
+        s = socket.socket(socket.AF_INET6, kind)
+        s.settimeout(5)
+        try:
+            s.connect((to, 7))
+            s.send(b"x")
+            print(to, s.recv(1).decode(), s.getsockname()[0])
+        except OSError as error:
+            print(to, errno.errorcode.get(error.errno, error))
+"#;
+
+/// The Internet, a neighbour, a network behind the gateway, one that no route leads to.
+const TO: [&str; 4] = ["2001:db8::10", "fd09::1", "fd77::10", "fd55::1"];
+
+/// A home network that announces addresses of its own (RFC 4193) and whose provider has no IPv6; and one without any.
+const CHANGES: [&str; 2] = [
+    "ip -6 route replace fd77::/64 via fd09::1 dev eth0; ip -6 route del default",
+    "ip -6 route del fd77::/64; ip -6 route del default; ip -6 address del fd09::2/64 dev eth0",
+];
+
+fn tell(lab: &Lab, way: Way, profiles: &Profiles) -> Vec<String> {
+    let path = program(lab.dir(), "tell.py", TELL);
+    let router = Router::start(lab, way, profiles);
+    let words = ["/usr/bin/python3", &path].into_iter().chain(TO);
+    router.run(words).expect_success().lines().map(str::to_owned).collect()
+}
+
+fn on_laptop(lab: &Lab, command: &str) {
+    lab.laptop().run(["sh", "-c", command]).expect_success();
+}
+
+#[test]
+fn what_has_no_way_out_is_told_at_once_and_neighbours_are_reached() {
+    let (lab, profiles) = (Lab::new(), Profiles::accepting());
+    for change in CHANGES {
+        on_laptop(&lab, change);
+        let direct = tell(&lab, Way::Direct, &profiles);
+        assert!(direct.iter().any(|line| line == "2001:db8::10 ENETUNREACH"), "{direct:?}");
+        for way in [Way::Up, Way::Exec] {
+            assert_eq!(tell(&lab, way, &profiles), direct, "{way:?}: {change}");
+        }
+    }
+}
+
+#[test]
+fn a_way_out_that_goes_and_comes_back_is_followed() {
+    let (lab, profiles) = (Lab::new(), Profiles::accepting());
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let path = program(lab.dir(), "tell.py", TELL);
+    let told = || router.run(["/usr/bin/python3", &path, TO[0]]).expect_success();
+    let reached = |text: &str| text.contains("2001:db8::10 x").then_some(());
+    assert!(reached(&told()).is_some());
+    for _ in 0..2 {
+        on_laptop(&lab, CHANGES[0]);
+        eventually("IPv6 is known to be gone", || told().contains("2001:db8::10 ENETUNREACH").then_some(()));
+        on_laptop(&lab, "ip -6 route add default via fd09::1 dev eth0");
+        eventually("IPv6 is back", || reached(&told()));
+    }
+}
+
+#[test]
+fn our_table_leads_where_the_host_does_and_is_taken_back_whole() {
+    let laptop = Laptop::new();
+    laptop.inner.run("ip -6 route add fd77::/64 via fd09::1; ip -6 route add 2001:db8:5::/48 via fd09::1");
+    let with_default = laptop.snapshot();
+    laptop.inner.run("ip -6 route del default");
+    let before = laptop.snapshot();
+    let mut installed = laptop.up(&plan()).expect("up");
+    let table = |word: &str| laptop.inner.run("ip -6 route show table 1717").contains(word);
+    for net in ["fd09::/64", "fd77::/64", "2001:db8:5::/48", "ff00::/8"] {
+        assert!(table(&format!("{net} dev portreeve0")), "{net}");
+    }
+    assert!(!table("default dev portreeve0") && table("throw default") && table("unreachable default"));
+    assert!(!laptop.inner.run("ip addr show dev portreeve0").contains("2001:2::1"));
+    let state = || laptop.snapshot().lines().filter(|line| !line.contains("packets")).collect::<Vec<_>>().join("\n");
+    let without = state();
+    // Until it is followed, what the host could reach again is refused.
+    laptop.inner.run("ip -6 route add default via fd09::1");
+    assert!(!laptop.pings("", "2001:db8::10") && laptop.counted("inet", "leak") > 0);
+    laptop.inner.inside(|| installed.repair()).expect("followed");
+    assert!(table("default dev portreeve0") && !table("fd77") && !table("throw"));
+    assert!(laptop.inner.run("ip addr show dev portreeve0").contains("2001:2::1"));
+    let with = laptop.snapshot();
+    laptop.inner.inside(|| installed.repair()).expect("whole");
+    assert_same(&laptop.snapshot(), &with);
+    laptop.inner.run("ip -6 route del default via fd09::1");
+    laptop.inner.inside(|| installed.repair()).expect("followed");
+    assert_same(&state(), &without);
+    laptop.inner.inside(|| installed.remove()).expect("removed");
+    assert_same(&laptop.snapshot(), &before);
+    laptop.inner.run("ip -6 route add default via fd09::1");
+    assert_same(&laptop.snapshot(), &with_default);
+}
