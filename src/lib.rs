@@ -37,6 +37,7 @@
 //! | | [`egress`] | upstream sockets |
 //! | | [`enclosure`] | `exec`'s namespaces |
 //! | | [`netlink`] | links, routes, rules, socket tables, the nftables guard |
+//! | | [`bpf`] | programs in the kernel that note who closes UDP sockets |
 //! | | [`procfs`] | /proc and cgroups → identity |
 //! | | [`resolver`] | DNS in and out |
 //! | | [`store`] | profiles on disk |
@@ -59,6 +60,8 @@ pub mod verdict;
 
 #[cfg(feature = "edges")]
 pub mod app;
+#[cfg(feature = "edges")]
+pub mod bpf;
 #[cfg(feature = "edges")]
 pub mod cli;
 #[cfg(feature = "edges")]

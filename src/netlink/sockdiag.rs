@@ -16,7 +16,7 @@ mod wire;
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST};
@@ -85,12 +85,12 @@ impl SocketTable {
     /// The socket behind a TCP or UDP flow; `None` is "nobody", also for other protocols.
     ///
     /// A listener never owns a flow here, nor does a connection in TIME-WAIT, which no program holds any more. A UDP socket that
-    /// is not connected is `Likely`: others may share its port. A UDP flow that the exact query misses costs a dump; of these
-    /// only a number is done in a second, beyond it the answer is "nobody".
+    /// is not connected is `Likely`: others may share its port. A UDP flow that the exact query misses costs a dump.
     ///
     /// # Errors
     ///
-    /// The kernel does not answer in time, or refuses the question.
+    /// The kernel does not answer in time, or refuses the question; or it would take more dumps than are done in a second, and whether
+    /// there is a socket is not known.
     pub fn owner(&mut self, tuple: &FiveTuple) -> io::Result<Option<Socket>> {
         match tuple.protocol {
             Protocol::TCP => Ok(self.exact(tuple)?.filter(|found| is_connection(found, tuple)).map(socket)),
@@ -175,7 +175,7 @@ impl SocketTable {
 
     fn owner_by_port(&mut self, tuple: &FiveTuple) -> io::Result<Option<Socket>> {
         if !self.may_dump(Instant::now()) {
-            return Ok(None);
+            return Err(io::Error::other(format!("sock_diag: {tuple} needs one more dump than {DUMPS_A_SECOND} a second")));
         }
         let mut senders = self.senders(tuple)?.into_iter();
         let Some(first) = senders.next() else { return Ok(None) };
@@ -257,6 +257,12 @@ impl SocketTable {
                 }
             }
         }
+    }
+}
+
+impl AsFd for SocketTable {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 }
 

@@ -10,7 +10,8 @@
 //!
 //! Keeps one rule: no guess. A socket whose holder is not seen belongs to nobody, with its user kept.
 //!
-//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody),
+//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody), who made a socket that is closed (but `find_maker` looks at
+//! whom others name),
 //! descriptors passed to a process that the search had no reason to visit.
 
 mod cache;
@@ -18,6 +19,7 @@ mod cgroups;
 mod descriptors;
 mod hints;
 mod identity;
+mod maker;
 mod process;
 mod quick;
 mod raw;

@@ -124,6 +124,10 @@ impl Processes {
         sockets::owner(tuple, &self.net_dir(netns_of))
     }
 
+    pub(super) fn options(&self) -> &Options {
+        &self.options
+    }
+
     /// The folder with the tables of a network namespace.
     pub(super) fn net_dir(&self, netns_of: Option<u32>) -> PathBuf {
         let owner = netns_of.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
@@ -237,7 +241,7 @@ impl Processes {
     }
 
     /// True for a process of the enclosure; for every process where there is none.
-    fn is_inside(&self, process: &Process) -> bool {
+    pub(super) fn is_inside(&self, process: &Process) -> bool {
         let Some(enclosure) = &self.enclosure else { return true };
         let Some(init) = enclosure else { return false };
         let netns = |process: &Process| process.file("ns/net").ok().map(|stat| FileId::from(&stat));

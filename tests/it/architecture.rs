@@ -11,19 +11,20 @@ use std::path::{Path, PathBuf};
 const GROUND: [&str; 7] = ["packet", "names", "process", "profile", "verdict", "flow", "router"];
 
 /// The upper rooms, and the upper rooms that each may name.
-const UPPER: [(&str, &[&str]); 11] = [
+const UPPER: [(&str, &[&str]); 12] = [
     ("tun", &[]),
     ("stack", &[]),
     ("egress", &[]),
     // Both set up what carries the TUN: a namespace, and a machine's routes.
     ("enclosure", &["netlink", "tun"]),
     ("netlink", &["tun"]),
+    ("bpf", &[]),
     ("procfs", &[]),
     ("resolver", &[]),
     ("store", &[]),
     ("control", &[]),
     ("config", &[]),
-    ("cli", &["app", "config", "control", "enclosure", "netlink", "procfs", "resolver", "store", "tun"]),
+    ("cli", &["app", "bpf", "config", "control", "enclosure", "netlink", "procfs", "resolver", "store", "tun"]),
 ];
 
 /// Lines of a file with its tests; what grows past this has two subjects.

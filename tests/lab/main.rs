@@ -13,6 +13,7 @@ mod errors;
 mod faults;
 mod groups;
 mod killed;
+mod last_words;
 mod limits;
 mod live;
 mod loops;

@@ -1,6 +1,8 @@
 //! Who owns a flow: inline where that takes microseconds, else by the attribution thread.
 
+use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -8,6 +10,7 @@ use super::jobs::{Job, JobQueue};
 use super::raw::RawTables;
 use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
+use crate::bpf::ClosedSockets;
 use crate::flow::FlowId;
 use crate::netlink::SocketTable;
 use crate::packet::{FiveTuple, IpPacket, Protocol};
@@ -22,20 +25,29 @@ pub(in crate::app) struct Attributor {
     /// Whose /proc/PID/net lists the programs' ICMP sockets; None: ours.
     netns_of: Option<u32>,
     raw: RawTables,
+    /// Who closed UDP sockets, where the kernel tells.
+    pub(super) closed: Option<ClosedSockets>,
 }
 
 impl Attributor {
     pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
-        Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default() }
+        let closed = ClosedSockets::watch(table.as_fd());
+        let closed = closed.inspect_err(|error| tracing::info!("a UDP socket that is closed at once is nobody's: {error}")).ok();
+        Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default(), closed }
     }
 
     /// The socket behind a flow, by the kernel's tables.
     pub(in crate::app) fn socket(&self, tuple: &FiveTuple) -> Option<Socket> {
+        // A table that fails to answer is as good as one without an answer: nobody, which is refused by default.
+        self.look(tuple).unwrap_or_default()
+    }
+
+    /// The same; an error: whether there is one is not known.
+    pub(super) fn look(&self, tuple: &FiveTuple) -> io::Result<Option<Socket>> {
         if tuple.protocol.has_ports() {
-            // A table that fails to answer is as good as one without an answer: nobody, which is refused by default.
-            locked(&self.table).owner(tuple).unwrap_or_default()
+            locked(&self.table).owner(tuple)
         } else {
-            self.processes.icmp_owner(tuple, self.netns_of)
+            Ok(self.processes.icmp_owner(tuple, self.netns_of))
         }
     }
 
@@ -44,6 +56,18 @@ impl Attributor {
         let at = |protocol| locked(&self.table).server(protocol, server).unwrap_or_default();
         let sockets = [Protocol::UDP, Protocol::TCP].map(at);
         sockets.iter().flatten().any(|socket| identities.iter().any(|identity| self.processes.holds(identity, socket)))
+    }
+
+    /// The same with its holder, where that can be said in microseconds. We are nobody: what we send does not come by the TUN, but an
+    /// upstream socket of ours may have got the port of a program's closed one.
+    pub(super) fn look_with_holder(
+        &self,
+        tuple: &FiveTuple,
+        sent: Instant,
+    ) -> io::Result<Option<(Socket, Option<Arc<Identity>>)>> {
+        let Some(socket) = self.look(tuple)? else { return Ok(None) };
+        let holder = self.quick(&socket, sent);
+        Ok((!holder.as_deref().is_some_and(is_ours)).then_some((socket, holder)))
     }
 
     /// The raw sockets that may have sent what had been sent by the time of `sent`.
@@ -59,6 +83,10 @@ impl Attributor {
     /// Who holds a socket, if that can be said in microseconds.
     fn quick(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
         self.processes.find_quick(socket, sent)
+    }
+
+    pub(super) fn find_maker(&self, pid: u32, made: u64, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        self.processes.find_maker(pid, made, socket, sent)
     }
 
     /// The program closes this socket: its descriptor is the next that the program gets.
@@ -87,13 +115,28 @@ impl Attributor {
                 // Closed before it was connected; a search would be through all programs, and in vain.
                 socket.inode = 0;
             }
-            // Another search may have found the program meanwhile.
-            let identities = if others.is_empty() { self.holders(&socket) } else { self.processes.find_any(&socket, &others) };
-            if !shards.send(flow, Message::Identified { flow, identities }) && !std::mem::replace(&mut told, true) {
+            let (identities, is_closed) = self.search(&tuple, &socket, &others);
+            if !shards.send(flow, Message::Identified { flow, identities, is_closed }) && !std::mem::replace(&mut told, true) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("attributions are lost: the packet loop does not keep up");
             }
         }
+    }
+
+    /// Who may have sent a flow, and whether the socket is closed by now and tells only who made it.
+    fn search(&self, tuple: &FiveTuple, socket: &Socket, others: &[Socket]) -> (Vec<Arc<Identity>>, bool) {
+        if let Some(maker) = self.maker_of_closed(tuple, socket) {
+            return (vec![maker], true);
+        }
+        // Another search may have found the program meanwhile.
+        let found = if others.is_empty() { self.holders(socket) } else { self.processes.find_any(socket, others) };
+        let is_nobodys = found.iter().all(|identity| identity.pid.is_none());
+        if found.iter().any(|identity| is_ours(identity)) {
+            return (vec![unattributed(None)], false);
+        }
+        // It may have been closed during the search.
+        let maker = if is_nobodys { self.maker_of_closed(tuple, socket) } else { None };
+        maker.map_or((found, false), |maker| (vec![maker], true))
     }
 }
 
@@ -106,13 +149,25 @@ impl Shard {
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        let socket = self.attributor.socket(&tuple);
+        let looked = self.attributor.look_with_holder(&tuple, sent);
+        if matches!(looked, Ok(None))
+            && let Some((socket, maker)) = self.maker_of_last_word(id, &tuple, sent)
+        {
+            self.lanes.note_holder(id, Some(&socket), now);
+            self.lanes.note_closed(id);
+            return self.identified(id, &[maker], now);
+        }
+        let (socket, holder) = looked.unwrap_or_default().unzip();
         self.lanes.note_holder(id, socket.as_ref(), now);
+        if let Some(holder) = holder.flatten() {
+            return self.identified(id, &[holder], now);
+        }
         let is_raw = socket.is_none();
         // Without a socket of its own it is a raw one's, or nobody's.
         let (socket, others) = socket.map_or_else(|| self.raw_senders(id, &tuple, sent), |socket| (Some(socket), Vec::new()));
         let Some(socket) = socket else { return self.identified(id, &[unattributed(None)], now) };
-        if others.is_empty()
+        if is_raw
+            && others.is_empty()
             && let Some(identity) = self.attributor.quick(&socket, sent)
         {
             return self.identified(id, &[identity], now);
@@ -140,6 +195,9 @@ impl Shard {
         if self.lanes.is_raw(id) {
             return self.is_still_raw(id, &tuple, packet, now);
         }
+        if let Some(closed) = self.lanes.closed(id) {
+            return self.is_last_word_of(closed, &tuple, packet, now);
+        }
         let forwarded = !self.is_own(tuple.local.ip());
         let attributor = &self.attributor;
         let signature = packet.and_then(IpPacket::signature);
@@ -151,7 +209,10 @@ impl Shard {
         self.own_addresses.is_empty() || self.own_addresses.contains(&address) || address.is_loopback()
     }
 
-    pub(super) fn on_identities(&mut self, id: FlowId, identities: &[Arc<Identity>], now: Instant) {
+    pub(super) fn on_identities(&mut self, id: FlowId, identities: &[Arc<Identity>], is_closed: bool, now: Instant) {
+        if is_closed {
+            self.lanes.note_closed(id);
+        }
         self.identified(id, identities, now);
         self.obey(None, now);
     }
@@ -161,6 +222,10 @@ impl Shard {
         let owners = self.shared.owners(identities, remote, now);
         self.router.handle(Input::Identified { flow: id, owners }, now);
     }
+}
+
+fn is_ours(identity: &Identity) -> bool {
+    identity.pid == Some(std::process::id())
 }
 
 fn unattributed(uid: Option<u32>) -> Arc<Identity> {

@@ -20,6 +20,8 @@ pub(in crate::app) enum Message {
     Identified {
         flow: FlowId,
         identities: Vec<Arc<Identity>>,
+        /// The socket was closed meanwhile; they are who made it.
+        is_closed: bool,
     },
     /// The answer to a DNS datagram of this flow.
     Answered {

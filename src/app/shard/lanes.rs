@@ -130,6 +130,8 @@ struct Holder {
     signature: Option<Signature>,
     /// Without a socket: the raw ones that may have sent it, by inode.
     raw: Box<[u64]>,
+    /// The socket was closed when the flow was attributed to it.
+    closed: bool,
 }
 
 impl Holder {
@@ -171,9 +173,22 @@ impl Lanes {
     /// Remembers whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
         let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
-        let holder =
-            Holder { id, socket: socket.map(|s| (s.cookie, s.inode)), connected, seen: now, signature: None, raw: [].into() };
+        let socket = socket.map(|s| (s.cookie, s.inode));
+        let holder = Holder { id, socket, connected, seen: now, signature: None, raw: [].into(), closed: false };
         self.place(id.index()).holder = Some(holder);
+    }
+
+    /// Remembers that the socket which a flow was attributed to was closed by then.
+    pub(super) fn note_closed(&mut self, id: FlowId) {
+        if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
+            holder.closed = true;
+        }
+    }
+
+    /// The cookie of a flow's socket that was closed when the flow was attributed to it, and when it was noted.
+    pub(super) fn closed(&self, id: FlowId) -> Option<(u64, Instant)> {
+        let holder = self.0.get(id.index())?.holder.as_ref().filter(|holder| holder.id == id && holder.closed)?;
+        Some((holder.socket?.0, holder.seen))
     }
 
     /// Remembers the raw sockets that may have sent a flow of no other socket.

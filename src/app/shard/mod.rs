@@ -26,6 +26,7 @@ mod identify;
 mod inbox;
 mod jobs;
 mod lanes;
+mod last_words;
 mod newcomers;
 mod patience;
 mod ports;
@@ -307,7 +308,7 @@ impl Shard {
     fn drain_inbox(&mut self, now: Instant) {
         while let Ok(message) = self.inbox.try_recv() {
             match message {
-                Message::Identified { flow, identities } => self.on_identities(flow, &identities, now),
+                Message::Identified { flow, identities, is_closed } => self.on_identities(flow, &identities, is_closed, now),
                 Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
                 Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
                 Message::Learned { key, answer } => self.input(Input::Learned { key, answer }, now),

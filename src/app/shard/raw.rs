@@ -4,7 +4,7 @@
 //! so all these sockets are asked about: one program's flow is that program's, of several the strictest verdict holds. Raw ICMP sockets
 //! send no segments and no datagrams.
 //!
-//! Keeps one rule: what a TCP or UDP socket sent that has been closed since stays nobody's, whatever raw sockets there are. Such
+//! Keeps one rule: what a TCP or UDP socket sent that has been closed since is no raw socket's, whatever raw sockets there are. Such
 //! a socket leaves the checksum to the device; a raw one cannot. Not told apart are datagrams whose checksum the kernel finishes before the
 //! device: of `MSG_MORE` and `SO_NO_CHECK`. Fragments are finished in either case and stay nobody's.
 

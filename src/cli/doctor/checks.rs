@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Rlimit;
 
 use super::Finding;
+use crate::bpf::Without;
 
 /// Reads a sysctl by its path below /proc/sys.
 type Sysctl<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -96,6 +97,17 @@ pub(super) fn privilege(status: &str) -> Finding {
     match effective {
         Some(set) if set >> CAP_NET_ADMIN & 1 == 1 => Finding::good("privilege", "CAP_NET_ADMIN is here: `up` may be run"),
         _ => Finding::note("privilege", "CAP_NET_ADMIN is not here", "`exec` works without; run `up` and `down` as root"),
+    }
+}
+
+/// What the kernel's notes of closed sockets are good for, or why there are none.
+pub(super) fn closed_sockets(probed: Result<(), Without>) -> Finding {
+    let check = "closed sockets";
+    match probed {
+        Ok(()) => Finding::good(check, "the kernel notes who closes UDP sockets"),
+        Err(reason) => {
+            Finding::note(check, reason.to_string(), "a UDP socket that is closed with its first datagram is nobody's")
+        }
     }
 }
 
@@ -212,6 +224,17 @@ mod tests {
         assert_eq!(ipv6(&table(&[])).state, Health::Note);
         assert_eq!(ipv6(&table(&[("net/ipv6/conf/all/disable_ipv6", "1")])).state, Health::Note);
         assert_eq!(ipv6(&table(&[("net/ipv6/conf/all/disable_ipv6", "0")])).state, Health::Good);
+    }
+
+    #[test]
+    fn who_cannot_know_of_closed_sockets_is_told_why_and_nothing_is_missing_for_it() {
+        assert_eq!(closed_sockets(Ok(())).state, Health::Good);
+        let error = std::io::Error::from_raw_os_error(libc::EINVAL);
+        for reason in [Without::Rights, Without::Kernel { attempt: "load a program", error }, Without::Trial] {
+            let told = reason.to_string();
+            let finding = closed_sockets(Err(reason));
+            assert_eq!((finding.state, finding.found), (Health::Note, told));
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{Exit, Json, out};
+use crate::bpf::ClosedSockets;
 use crate::config::Config;
 use crate::config::paths::Places;
 
@@ -61,6 +62,7 @@ fn findings(places: &Places) -> Vec<Finding> {
         checks::user_namespaces(is_root, &|name| sysctl(name)),
         checks::network_namespaces(&|name| sysctl(name)),
         checks::privilege(&fs::read_to_string("/proc/self/status").unwrap_or_default()),
+        checks::closed_sockets(ClosedSockets::probe()),
         checks::program("nft", &search_path(), "`up` cannot guard without it: install the package nftables"),
         checks::ipv6(&|name| sysctl(name)),
         checks::descriptors(rustix::process::getrlimit(rustix::process::Resource::Nofile)),

@@ -35,6 +35,11 @@ pub(crate) fn raw(words: &[&str]) -> Vec<String> {
     script("/usr/bin/python3", "raw.py", words)
 }
 
+/// The command line of `tests/data/lab/closing.py`, which closes each socket as soon as it has sent.
+pub(crate) fn closing(words: &[&str]) -> Vec<String> {
+    script("/usr/bin/python3", "closing.py", words)
+}
+
 fn script(python: &str, name: &str, words: &[&str]) -> Vec<String> {
     let script = repository().join("tests/data/lab").join(name);
     let mut all = vec![python.to_owned(), script.to_string_lossy().into_owned()];

@@ -1,0 +1,71 @@
+//! Datagrams of sockets that are closed by the time that they are looked for: `echo hi >/dev/udp/…` of a shell, a line to statsd.
+//!
+//! Keeps one rule: they are whose the kernel's notes of closed sockets say only where everything else says nobody: no socket is there, and
+//! the packet left its checksum to the device, as a raw socket's cannot. Whatever is uncertain stays nobody's.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Shard;
+use super::identify::Attributor;
+use crate::bpf::Sender;
+use crate::flow::FlowId;
+use crate::packet::{Arrival, FiveTuple, IpPacket};
+use crate::process::{Confidence, Identity, Socket};
+
+impl Attributor {
+    /// Who made the socket of a flow, if it is closed. With its cookie it is the very socket, and a search through the programs is in vain.
+    pub(super) fn maker_of_closed(&self, tuple: &FiveTuple, socket: &Socket) -> Option<Arc<Identity>> {
+        let sender = self.closed.as_ref()?.maker(tuple, socket.cookie)?;
+        self.identity_of(&sender, Instant::now()).map(|(_, maker)| maker)
+    }
+
+    /// Who made the socket that sent the first packet of a flow that no socket is there for, and the socket.
+    fn maker_of_last_word(&self, tuple: &FiveTuple, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
+        let sender = self.closed.as_ref()?.sender(tuple)?;
+        self.identity_of(&sender, sent)
+    }
+
+    /// Whether the socket with this cookie, closed by now, sent another packet of its flow. The port may be another's by now.
+    fn is_last_word_of(&self, cookie: u64, tuple: &FiveTuple, arrival: Arrival, now: Instant) -> bool {
+        let sender = || self.closed.as_ref().and_then(|closed| closed.sender(tuple));
+        let nobody_is_there = || matches!(self.look_with_holder(tuple, now), Ok(None));
+        is_a_sockets(arrival) && nobody_is_there() && sender().is_some_and(|sender| sender.cookie == cookie)
+    }
+
+    fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
+        let Sender { pid, uid, cookie, made } = *sender;
+        let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, confidence: Confidence::Likely };
+        let maker = self.find_maker(pid, made, &socket, sent)?;
+        // After the look: what was looked at is what made the socket.
+        self.closed.as_ref()?.is_same_program(sender).then_some((socket, maker))
+    }
+}
+
+impl Shard {
+    /// The socket, closed by now, that the first packet of a flow is of, and who made it.
+    pub(super) fn maker_of_last_word(&self, id: FlowId, tuple: &FiveTuple, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
+        let arrival = self.router.flow(id)?.parked().arrival()?;
+        is_a_sockets(arrival).then(|| self.attributor.maker_of_last_word(tuple, sent))?
+    }
+
+    /// Whether the socket with this cookie, which was closed when it was noted as a flow's, sent another packet of the flow.
+    pub(super) fn is_last_word_of(
+        &self,
+        (cookie, noted): (u64, Instant),
+        tuple: &FiveTuple,
+        packet: Option<&IpPacket<'_>>,
+        now: Instant,
+    ) -> bool {
+        // In the turn in which it was noted: what is parked was sent before, and no socket was there then.
+        noted == now || packet.is_some_and(|packet| self.attributor.is_last_word_of(cookie, tuple, packet.arrival(), now))
+    }
+}
+
+/// Raw sockets finish their checksums themselves; of fragments it cannot be told.
+fn is_a_sockets(arrival: Arrival) -> bool {
+    match arrival {
+        Arrival::Whole | Arrival::Together(_) => true,
+        Arrival::Finished | Arrival::Fragments => false,
+    }
+}

@@ -1,0 +1,263 @@
+//! The programs that run in the kernel, and the few instructions that they are made of.
+//!
+//! Keeps one rule: a program for sockets returns 1, which lets the kernel go on as without it; it writes to our maps alone. What is not UDP
+//! costs one comparison.
+
+use super::record::{CLOSED, COOKIE, ENDS_4, ENDS_6, FAMILY, MADE, OTHER, PID, RECORD, UID};
+use super::sys::Map;
+
+/// `struct bpf_insn`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub(super) struct Instruction {
+    code: u8,
+    registers: u8,
+    offset: i16,
+    immediate: i32,
+}
+
+/// A register. R0: what a call gives; R1 to R5: what it is given, lost with it; R6 to R9 stay; R10: the end of the stack.
+#[derive(Clone, Copy)]
+struct R(u8);
+
+/// Lengths of memory that is read and written (`BPF_SIZE`).
+#[derive(Clone, Copy)]
+enum Len {
+    Two,
+    Four,
+    Eight,
+}
+
+impl Len {
+    fn code(self) -> u8 {
+        match self {
+            Self::Two => 0x08,
+            Self::Four => 0x00,
+            Self::Eight => 0x18,
+        }
+    }
+}
+
+/// `enum bpf_func_id`.
+#[derive(Clone, Copy)]
+enum Helper {
+    MapLookup,
+    MapUpdate,
+    PidAndThread,
+    UserAndGroup,
+    SocketCookie,
+    ReadKernel,
+    NetnsCookie,
+    SinceBoot,
+}
+
+impl Helper {
+    fn number(self) -> i32 {
+        match self {
+            Self::MapLookup => 1,
+            Self::MapUpdate => 2,
+            Self::PidAndThread => 14,
+            Self::UserAndGroup => 15,
+            Self::SocketCookie => 46,
+            Self::ReadKernel => 113,
+            Self::NetnsCookie => 122,
+            Self::SinceBoot => 125,
+        }
+    }
+}
+
+/// A jump forward that has not been told where to yet.
+struct Jump(usize);
+
+/// A program while it is written.
+#[derive(Default)]
+struct Code(Vec<Instruction>);
+
+impl Code {
+    fn push(&mut self, code: u8, to: R, from: R, offset: i16, immediate: i32) -> &mut Self {
+        // Two bit fields of one byte, which follow the byte order (include/uapi/linux/bpf.h).
+        let registers = if cfg!(target_endian = "little") { from.0 << 4 | to.0 } else { to.0 << 4 | from.0 };
+        self.0.push(Instruction { code, registers, offset, immediate });
+        self
+    }
+
+    fn copy(&mut self, to: R, from: R) -> &mut Self {
+        self.push(0xbf, to, from, 0, 0)
+    }
+
+    fn set(&mut self, to: R, value: i32) -> &mut Self {
+        self.push(0xb7, to, R(0), 0, value)
+    }
+
+    fn add(&mut self, to: R, value: i16) -> &mut Self {
+        self.push(0x07, to, R(0), 0, value.into())
+    }
+
+    fn upper_half(&mut self, of: R) -> &mut Self {
+        self.push(0x77, of, R(0), 0, 32)
+    }
+
+    fn load(&mut self, len: Len, to: R, from: R, offset: i16) -> &mut Self {
+        self.push(0x61 | len.code(), to, from, offset, 0)
+    }
+
+    fn store(&mut self, len: Len, to: R, offset: i16, from: R) -> &mut Self {
+        self.push(0x63 | len.code(), to, from, offset, 0)
+    }
+
+    fn call(&mut self, helper: Helper) -> &mut Self {
+        self.push(0x85, R(0), R(0), 0, helper.number())
+    }
+
+    /// R1 becomes a map and R2 the place of a key (`BPF_PSEUDO_MAP_FD`).
+    fn map_and_key(&mut self, map: &Map, key: i16) -> &mut Self {
+        self.push(0x18, R(1), R(1), 0, map.number()).push(0, R(0), R(0), 0, 0);
+        self.copy(R(2), STACK).add(R(2), key)
+    }
+
+    /// Writes the value that stands at `value` under the key that stands at `key`.
+    fn update(&mut self, map: &Map, key: i16, value: i16) -> &mut Self {
+        self.map_and_key(map, key).copy(R(3), STACK).add(R(3), value).set(R(4), 0).call(Helper::MapUpdate)
+    }
+
+    fn jump(&mut self, code: u8, one: R, other: R, value: i32) -> Jump {
+        self.push(code, one, other, 0, value);
+        Jump(self.0.len() - 1)
+    }
+
+    fn jump_if(&mut self, one: R, value: i32) -> Jump {
+        self.jump(0x15, one, R(0), value)
+    }
+
+    fn jump_unless(&mut self, one: R, value: i32) -> Jump {
+        self.jump(0x55, one, R(0), value)
+    }
+
+    fn jump_if_same(&mut self, one: R, other: R) -> Jump {
+        self.jump(0x1d, one, other, 0)
+    }
+
+    fn jump_unless_same(&mut self, one: R, other: R) -> Jump {
+        self.jump(0x5d, one, other, 0)
+    }
+
+    /// What comes next is where these jumps lead.
+    fn land(&mut self, jumps: impl IntoIterator<Item = Jump>) -> &mut Self {
+        for Jump(at) in jumps {
+            let over = i16::try_from(self.0.len() - at - 1).unwrap_or(i16::MAX);
+            if let Some(jump) = self.0.get_mut(at) {
+                jump.offset = over;
+            }
+        }
+        self
+    }
+
+    fn end(mut self, value: i32) -> Vec<Instruction> {
+        self.set(R(0), value).push(0x95, R(0), R(0), 0, 0);
+        self.0
+    }
+}
+
+const STACK: R = R(10);
+/// `struct bpf_sock`, the programs' view of a socket: `family`, `protocol`.
+const SOCK_FAMILY: i16 = 4;
+const SOCK_PROTOCOL: i16 = 12;
+/// `struct sock_common` begins with the ends of IPv4, its ports last; those of IPv6 follow behind `skc_net`. So it has been since Linux
+/// 3.13 on machines of 64 bits; where it is otherwise, the trial at the start fails, and we are without.
+const COMMON_ENDS_6: i16 = 56;
+const ENDS_4_LEN: i32 = 16;
+const ENDS_6_LEN: i32 = 32;
+/// Behind the ends of IPv4: the local port, in the machine's order.
+const PORT: i16 = ENDS_4 + 14;
+/// What is noted of a socket that is made: when, by which process and user.
+const MADE_AT: i16 = 0;
+const MADE_PID: i16 = 8;
+const MADE_UID: i16 = 12;
+const MADE_ROOM: i16 = 16;
+const UDP: i32 = 17;
+
+/// Goes on with UDP sockets alone; R6 is the socket.
+fn of_udp(code: &mut Code) -> Jump {
+    code.copy(R(6), R(1)).load(Len::Four, R(1), R(6), SOCK_PROTOCOL);
+    code.jump_unless(R(1), UDP)
+}
+
+/// Notes who makes a socket, under its cookie.
+pub(super) fn of_made(made: &Map) -> Vec<Instruction> {
+    const KEY: i16 = -8;
+    const VALUE: i16 = KEY - MADE_ROOM;
+    let mut code = Code::default();
+    let other = of_udp(&mut code);
+    code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, KEY, R(0));
+    code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + MADE_AT, R(0));
+    code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, VALUE + MADE_PID, R(0));
+    code.call(Helper::UserAndGroup).store(Len::Four, STACK, VALUE + MADE_UID, R(0));
+    code.update(made, KEY, VALUE).land([other]);
+    code.end(1)
+}
+
+/// Where a record is written, and below it its key.
+const VALUE: i16 = -RECORD;
+const KEY: i16 = VALUE - 16;
+
+/// Notes who closes a socket, under its network namespace and port. The PID stays 0 where another process made it, or one of before our
+/// start: also such a record takes the place of an earlier one, whose process did not send what this socket sent.
+pub(super) fn of_released(made: &Map, closed: &Map) -> Vec<Instruction> {
+    let mut code = Code::default();
+    let other = of_udp(&mut code);
+    code.set(R(0), 0);
+    for word in (VALUE..0).step_by(8) {
+        code.store(Len::Eight, STACK, word, R(0));
+    }
+    code.copy(R(1), STACK).add(R(1), VALUE + ENDS_4).set(R(2), ENDS_4_LEN).copy(R(3), R(6)).call(Helper::ReadKernel);
+    code.load(Len::Two, R(7), STACK, VALUE + PORT);
+    let without_port = code.jump_if(R(7), 0);
+    code.copy(R(1), STACK).add(R(1), VALUE + ENDS_6).set(R(2), ENDS_6_LEN).copy(R(3), R(6)).add(R(3), COMMON_ENDS_6);
+    code.call(Helper::ReadKernel);
+    code.load(Len::Four, R(1), R(6), SOCK_FAMILY).store(Len::Four, STACK, VALUE + FAMILY, R(1));
+    code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + CLOSED, R(0));
+    code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, VALUE + COOKIE, R(0));
+    note_maker(&mut code, made);
+    code.copy(R(1), R(6)).call(Helper::NetnsCookie).store(Len::Eight, STACK, KEY, R(0));
+    code.store(Len::Eight, STACK, KEY + 8, R(7));
+    note_other(&mut code, closed);
+    code.update(closed, KEY, VALUE).land([other, without_port]);
+    code.end(1)
+}
+
+/// The process that closes a socket, where it is the one that made it.
+fn note_maker(code: &mut Code, made: &Map) {
+    code.map_and_key(made, VALUE + COOKIE).call(Helper::MapLookup);
+    let unknown = code.jump_if(R(0), 0);
+    code.copy(R(8), R(0)).call(Helper::PidAndThread).upper_half(R(0)).load(Len::Four, R(1), R(8), MADE_PID);
+    let of_another = code.jump_unless_same(R(0), R(1));
+    code.store(Len::Four, STACK, VALUE + PID, R(0));
+    code.load(Len::Four, R(1), R(8), MADE_UID).store(Len::Four, STACK, VALUE + UID, R(1));
+    code.load(Len::Eight, R(1), R(8), MADE_AT).store(Len::Eight, STACK, VALUE + MADE, R(1)).land([unknown, of_another]);
+}
+
+/// When another process has closed a socket of this port last.
+fn note_other(code: &mut Code, closed: &Map) {
+    code.map_and_key(closed, KEY).call(Helper::MapLookup);
+    let first = code.jump_if(R(0), 0);
+    code.load(Len::Eight, R(2), R(0), OTHER).load(Len::Four, R(3), R(0), PID).load(Len::Four, R(1), STACK, VALUE + PID);
+    let same = code.jump_if_same(R(1), R(3));
+    code.load(Len::Eight, R(2), R(0), CLOSED).land([same]);
+    code.store(Len::Eight, STACK, VALUE + OTHER, R(2)).land([first]);
+}
+
+/// Notes when a process executes a program: at the end of that, or that it is at it.
+pub(super) fn of_executed(executed: &Map, is_over: bool) -> Vec<Instruction> {
+    const KEY: i16 = -4;
+    const VALUE: i16 = -16;
+    let mut code = Code::default();
+    code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, KEY, R(0));
+    if is_over {
+        code.call(Helper::SinceBoot);
+    } else {
+        // All bits: later than whatever.
+        code.set(R(0), -1);
+    }
+    code.store(Len::Eight, STACK, VALUE, R(0)).update(executed, KEY, VALUE);
+    code.end(0)
+}

@@ -1,0 +1,222 @@
+//! bpf(2), by its numbers: `include/uapi/linux/bpf.h` has the structures.
+//!
+//! Keeps one rule: a pointer that the kernel gets is to memory that is borrowed for the call, and as large as the kernel was told.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use super::program::Instruction;
+
+/// `enum bpf_cmd`.
+const MAP_CREATE: libc::c_int = 0;
+const MAP_LOOKUP_ELEM: libc::c_int = 1;
+const PROG_LOAD: libc::c_int = 5;
+const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
+const LINK_CREATE: libc::c_int = 28;
+
+/// `BPF_MAP_TYPE_LRU_HASH`: a full one forgets what was not used lately.
+const LRU_HASH: u32 = 9;
+
+/// `include/uapi/asm-generic/socket.h`, since Linux 5.14.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// `bpf_probe_read_kernel` is for programs whose licence goes with the kernel's; that of these few instructions does.
+const LICENSE: &std::ffi::CStr = c"Dual MIT/GPL";
+
+/// Where a program runs: `enum bpf_prog_type` and `enum bpf_attach_type`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Hook {
+    SocketMade,
+    SocketReleased,
+    Tracepoint,
+}
+
+impl Hook {
+    fn program_type(self) -> u32 {
+        match self {
+            Self::SocketMade | Self::SocketReleased => 9,
+            Self::Tracepoint => 17,
+        }
+    }
+
+    fn attach_type(self) -> u32 {
+        match self {
+            Self::SocketMade => 2,
+            Self::SocketReleased => 34,
+            Self::Tracepoint => 0,
+        }
+    }
+}
+
+#[repr(C)]
+struct MapCreate {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct Lookup {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+#[repr(C)]
+struct ProgLoad {
+    program_type: u32,
+    instructions: u32,
+    code: u64,
+    license: u64,
+    log_level: u32,
+    log_size: u32,
+    log: u64,
+    kernel_version: u32,
+    flags: u32,
+    name: [u8; 16],
+    interface: u32,
+    attach_type: u32,
+}
+
+#[repr(C)]
+struct LinkCreate {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct RawTracepointOpen {
+    name: u64,
+    program: u32,
+    padding: u32,
+}
+
+/// A map of bounded size, from bytes to bytes.
+#[derive(Debug)]
+pub(super) struct Map {
+    fd: OwnedFd,
+    key: usize,
+    value: usize,
+}
+
+impl Map {
+    pub(super) fn make(key: usize, value: usize, entries: u32) -> io::Result<Self> {
+        let size = |len: usize| u32::try_from(len).map_err(io::Error::other);
+        let create =
+            MapCreate { map_type: LRU_HASH, key_size: size(key)?, value_size: size(value)?, max_entries: entries, flags: 0 };
+        Ok(Self { fd: made(MAP_CREATE, &create)?, key, value })
+    }
+
+    /// As programs name it while they are loaded.
+    pub(super) fn number(&self) -> i32 {
+        self.fd.as_raw_fd()
+    }
+
+    /// What stands under a key; one system call. None also where the lengths are not those of this map.
+    pub(super) fn find<const N: usize>(&self, key: &[u8]) -> Option<[u8; N]> {
+        if key.len() != self.key || N != self.value {
+            return None;
+        }
+        let mut value = [0; N];
+        let lookup = Lookup {
+            map: number(&self.fd),
+            padding: 0,
+            key: address(key.as_ptr()),
+            value: address_of_room(value.as_mut_ptr()),
+            flags: 0,
+        };
+        call(MAP_LOOKUP_ELEM, &lookup).ok()?;
+        Some(value)
+    }
+}
+
+/// Has the kernel check and take a program.
+pub(super) fn load(hook: Hook, name: &str, code: &[Instruction]) -> io::Result<OwnedFd> {
+    let mut short = [0; 16];
+    short.iter_mut().zip(name.bytes().take(15)).for_each(|(to, byte)| *to = byte);
+    let load = ProgLoad {
+        program_type: hook.program_type(),
+        instructions: u32::try_from(code.len()).map_err(io::Error::other)?,
+        code: address(code.as_ptr()),
+        license: address(LICENSE.as_ptr()),
+        log_level: 0,
+        log_size: 0,
+        log: 0,
+        kernel_version: 0,
+        flags: 0,
+        name: short,
+        interface: 0,
+        attach_type: hook.attach_type(),
+    };
+    made(PROG_LOAD, &load)
+}
+
+/// Lets a program run for the sockets of a cgroup and of all below it, beside those that run there already, until the link is closed.
+pub(super) fn attach(hook: Hook, program: &OwnedFd, cgroup: &OwnedFd) -> io::Result<OwnedFd> {
+    let link = LinkCreate { program: number(program), target: number(cgroup), attach_type: hook.attach_type(), flags: 0 };
+    made(LINK_CREATE, &link)
+}
+
+/// Lets a program run at a tracepoint of the kernel until the link is closed.
+pub(super) fn trace(name: &std::ffi::CStr, program: &OwnedFd) -> io::Result<OwnedFd> {
+    made(RAW_TRACEPOINT_OPEN, &RawTracepointOpen { name: address(name.as_ptr()), program: number(program), padding: 0 })
+}
+
+/// The number by which the kernel tells the network namespace of a socket from all others, those that are gone included.
+pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
+    let mut cookie = 0_u64;
+    let mut len = libc::socklen_t::try_from(size_of::<u64>()).map_err(io::Error::other)?;
+    // SAFETY: both pointers are to locals that outlive the call, and `len` is the length of `cookie`.
+    let done = unsafe {
+        libc::getsockopt(socket.as_raw_fd(), libc::SOL_SOCKET, SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut len)
+    };
+    if done == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Nanoseconds since boot, suspension included, as the programs and /proc/PID/stat count them.
+pub(super) fn since_boot() -> u64 {
+    let mut now = MaybeUninit::<libc::timespec>::uninit();
+    // SAFETY: the pointer is to a local that has the size of a timespec and outlives the call.
+    let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, now.as_mut_ptr()) };
+    if done != 0 {
+        return 0;
+    }
+    // SAFETY: the call has succeeded, so the kernel has written all of it.
+    let now = unsafe { now.assume_init() };
+    let [seconds, nanoseconds] = [now.tv_sec, now.tv_nsec].map(|part| u64::try_from(part).unwrap_or(0));
+    seconds.saturating_mul(1_000_000_000).saturating_add(nanoseconds)
+}
+
+fn address<T>(pointer: *const T) -> u64 {
+    u64::try_from(pointer.expose_provenance()).unwrap_or(0)
+}
+
+fn address_of_room<T>(pointer: *mut T) -> u64 {
+    u64::try_from(pointer.expose_provenance()).unwrap_or(0)
+}
+
+/// A descriptor that is open is never negative.
+fn number(fd: &OwnedFd) -> u32 {
+    u32::try_from(fd.as_raw_fd()).unwrap_or(u32::MAX)
+}
+
+/// A command that makes a descriptor, which closes with exec.
+fn made<T>(command: libc::c_int, attributes: &T) -> io::Result<OwnedFd> {
+    let fd = call(command, attributes)?;
+    // SAFETY: the kernel made this descriptor for this call, and nobody else knows of it.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
+    // SAFETY: the kernel reads as many bytes of `attributes` as it has; each caller above points only to what it borrows meanwhile,
+    // in the lengths that it says, and to room for one value of the map.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    if done < 0 { Err(io::Error::last_os_error()) } else { libc::c_int::try_from(done).map_err(io::Error::other) }
+}

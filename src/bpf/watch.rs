@@ -1,0 +1,194 @@
+//! The programs at their places, and the maps that they fill.
+//!
+//! Keeps one rule: before an answer is ever believed, a socket of our own was made and closed, and its record said so.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+
+use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
+use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
+
+use super::program;
+use super::record::{Closed, RECORD_LEN, Sender};
+use super::sys::{self, Hook, Map};
+use crate::packet::{FiveTuple, Protocol};
+
+/// Sockets that were made or closed lately, and processes that executed a program lately.
+const ENTRIES: u32 = 4096;
+/// The discard port: nothing is sent to it.
+const DISCARD: u16 = 9;
+
+/// Why nothing is known of sockets that are closed.
+#[derive(Debug, thiserror::Error)]
+pub enum Without {
+    #[error("the rights for it are missing (root has them outside a container)")]
+    Rights,
+    #[error("this kernel cannot: {attempt}: {error}")]
+    Kernel { attempt: &'static str, error: io::Error },
+    #[error("the kernel's notes do not show what we do; we may be in a container")]
+    Trial,
+}
+
+/// Who made and closed the UDP sockets of a network namespace just now.
+#[derive(Debug)]
+pub struct ClosedSockets {
+    netns: u64,
+    maps: Maps,
+    /// The programs run until these are closed.
+    _links: Vec<OwnedFd>,
+}
+
+/// Filled by the programs.
+#[derive(Debug)]
+struct Maps {
+    made: Map,
+    closed: Map,
+    executed: Map,
+}
+
+impl Maps {
+    fn make() -> io::Result<Self> {
+        Ok(Self {
+            made: Map::make(8, 16, ENTRIES)?,
+            closed: Map::make(16, RECORD_LEN, ENTRIES)?,
+            executed: Map::make(4, 8, ENTRIES)?,
+        })
+    }
+
+    /// The socket of this port that was closed last.
+    fn closed(&self, netns: u64, port: u16) -> Option<Closed> {
+        let key = [netns.to_ne_bytes(), u64::from(port).to_ne_bytes()].concat();
+        Closed::read(&self.closed.find::<RECORD_LEN>(&key)?)
+    }
+}
+
+/// Programs that the kernel has taken.
+struct Programs {
+    maps: Maps,
+    made: OwnedFd,
+    released: OwnedFd,
+    executing: OwnedFd,
+    executed: OwnedFd,
+}
+
+impl Programs {
+    fn load() -> Result<Self, Without> {
+        let maps = Maps::make().map_err(without("make a map"))?;
+        let Maps { made, closed, executed } = &maps;
+        let load = |hook, name, code: &[_]| sys::load(hook, name, code).map_err(without("load a program"));
+        Ok(Self {
+            made: load(Hook::SocketMade, "portreeve_made", &program::of_made(made))?,
+            released: load(Hook::SocketReleased, "portreeve_close", &program::of_released(made, closed))?,
+            executing: load(Hook::Tracepoint, "portreeve_exec", &program::of_executed(executed, false))?,
+            executed: load(Hook::Tracepoint, "portreeve_execd", &program::of_executed(executed, true))?,
+            maps,
+        })
+    }
+
+    /// Lets them run, who executes first: a socket whose maker is known is never of a program that nobody noted.
+    fn attach(&self) -> Result<Vec<OwnedFd>, Without> {
+        let mut links = vec![sys::trace(c"sched_process_exec", &self.executed).map_err(without("trace sched_process_exec"))?];
+        // Since Linux 6.10: before it, a process that is about to be another program is seen a few microseconds late.
+        links.extend(sys::trace(c"sched_prepare_exec", &self.executing));
+        let root = root_cgroup().map_err(|error| without("open the cgroups' root")(error.into()))?;
+        for (hook, program) in [(Hook::SocketMade, &self.made), (Hook::SocketReleased, &self.released)] {
+            links.push(sys::attach(hook, program, &root).map_err(without("attach to the cgroups' root"))?);
+        }
+        Ok(links)
+    }
+}
+
+impl ClosedSockets {
+    /// Lets the programs run for the network namespace that `socket` was made in, until this is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The rights are missing, the kernel cannot, or a trial shows that its notes are not to be believed here.
+    pub fn watch(socket: BorrowedFd<'_>) -> Result<Self, Without> {
+        let netns = sys::netns_cookie(socket).map_err(without("ask for the network namespace"))?;
+        let programs = Programs::load()?;
+        let links = programs.attach()?;
+        let watching = Self { netns, maps: programs.maps, _links: links };
+        let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
+        // Without IPv6 there are no packets of it either.
+        let v6_is_off = UdpSocket::bind((v6, 0)).is_err();
+        if watching.sees_ours(v4).unwrap_or(false) && (v6_is_off || watching.sees_ours(v6).unwrap_or(false)) {
+            Ok(watching)
+        } else {
+            Err(Without::Trial)
+        }
+    }
+
+    /// Whether the kernel would take the programs. Lets none of them run.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::watch`].
+    pub fn probe() -> Result<(), Without> {
+        let cookie = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| sys::netns_cookie(socket.as_fd()));
+        cookie.map_err(without("ask for the network namespace"))?;
+        Programs::load().map(|_| ())
+    }
+
+    /// Who sent a UDP packet of this flow that no socket is found for, if a socket that was closed just now tells.
+    #[must_use]
+    pub fn sender(&self, tuple: &FiveTuple) -> Option<Sender> {
+        if tuple.protocol != Protocol::UDP {
+            return None;
+        }
+        self.maps.closed(self.netns, tuple.local.port())?.sender_of(tuple, sys::since_boot())
+    }
+
+    /// Who made and closed the very UDP socket that a flow was found to be of.
+    #[must_use]
+    pub fn maker(&self, tuple: &FiveTuple, cookie: u64) -> Option<Sender> {
+        if tuple.protocol != Protocol::UDP {
+            return None;
+        }
+        let maker = self.maps.closed(self.netns, tuple.local.port())?.maker(sys::since_boot());
+        maker.filter(|maker| maker.cookie == cookie)
+    }
+
+    /// Whether a sender's process is the program still that it was when it made its socket. To be asked after the process was looked at.
+    #[must_use]
+    pub fn is_same_program(&self, sender: &Sender) -> bool {
+        let executed = self.maps.executed.find::<8>(&sender.pid.to_ne_bytes()).map(u64::from_ne_bytes);
+        executed.is_none_or(|at| at < sender.made)
+    }
+
+    /// The trial: nothing is sent.
+    fn sees_ours(&self, loopback: IpAddr) -> io::Result<bool> {
+        let before = sys::since_boot();
+        let socket = UdpSocket::bind((loopback, 0))?;
+        let remote = SocketAddr::new(loopback, DISCARD);
+        socket.connect(remote)?;
+        let tuple = FiveTuple { protocol: Protocol::UDP, local: socket.local_addr()?, remote };
+        let netns = sys::netns_cookie(socket.as_fd())?;
+        let cookie = rustix::net::sockopt::socket_cookie(&socket)?;
+        drop(socket);
+        let after = sys::since_boot();
+        let sender = self.maps.closed(netns, tuple.local.port()).and_then(|closed| closed.sender_of(&tuple, after));
+        Ok(sender.is_some_and(|sender| {
+            (sender.pid, sender.uid, sender.cookie) == (std::process::id(), rustix::process::getuid().as_raw(), cookie)
+                && (before..=after).contains(&sender.made)
+        }))
+    }
+}
+
+/// The root of the one hierarchy of all cgroups. A mount of our own that nobody sees: where others have mounted it depends on the mount
+/// namespace, and it may be nowhere.
+fn root_cgroup() -> rustix::io::Result<OwnedFd> {
+    let context = fsopen("cgroup2", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(&context)?;
+    let mount = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?;
+    openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn without(attempt: &'static str) -> impl Fn(io::Error) -> Without {
+    move |error| match Errno::from_io_error(&error) {
+        Some(Errno::PERM | Errno::ACCESS) => Without::Rights,
+        _ => Without::Kernel { attempt, error },
+    }
+}

@@ -1,0 +1,130 @@
+//! Sockets that are closed: who made them, by the programs that the kernel runs for us, or nobody.
+
+use std::net::SocketAddr;
+use std::os::fd::AsFd as _;
+
+use portreeve::bpf::{ClosedSockets, Sender};
+use portreeve::packet::{FiveTuple, Protocol};
+
+use super::harness::{Program, in_namespace, table, tuple};
+
+/// Family, peer as the program writes it, peer as the packet says it, and the address that the packet comes from.
+const PEERS: [(&str, &str, &str, &str); 3] = [
+    ("AF_INET", "192.0.2.1", "192.0.2.1", "10.9.0.2"),
+    ("AF_INET6", "2001:db8::1", "[2001:db8::1]", "fd09::2"),
+    ("AF_INET6", "::ffff:192.0.2.1", "192.0.2.1", "10.9.0.2"),
+];
+/// A connected socket, and one that is not.
+const ACTS: [&str; 2] = ["s.connect(('PEER', 9)); s.send(b'x')", "s.sendto(b'x', ('PEER', 9))"];
+
+fn watch() -> ClosedSockets {
+    ClosedSockets::watch(table().as_fd()).expect("root may, and this kernel can")
+}
+
+fn flow(program: &Program, from: &str, remote: &str) -> FiveTuple {
+    let port = program.said.rsplit(':').next().expect("a port").parse().expect("a number");
+    tuple(Protocol::UDP, SocketAddr::new(from.parse().expect("an address"), port), &format!("{remote}:9"))
+}
+
+fn each(code: &str, test: impl Fn(&ClosedSockets, &mut Program, FiveTuple)) {
+    let closed = watch();
+    for (family, peer, remote, from) in PEERS {
+        for act in ACTS {
+            let act = act.replace("PEER", peer);
+            let made = format!("s = socket.socket(socket.{family}, socket.SOCK_DGRAM); {act}");
+            let mut program = Program::python(&code.replace("MADE", &made));
+            let flow = flow(&program, from, remote);
+            test(&closed, &mut program, flow);
+        }
+    }
+}
+
+#[test]
+fn a_closed_socket_tells_the_process_that_made_and_closed_it() {
+    in_namespace(|| {
+        each("MADE; own = name(s); s.close(); say(own); end()", |closed, program, flow| {
+            let sender = closed.sender(&flow).unwrap_or_else(|| panic!("nobody closed {flow}"));
+            assert_eq!((sender.pid, sender.uid), (program.pid(), 0), "{flow}");
+            assert_eq!(closed.maker(&flow, sender.cookie), Some(sender));
+            assert_eq!(closed.maker(&flow, sender.cookie + 1), None, "another socket");
+            assert!(closed.is_same_program(&sender));
+            let mut elsewhere = flow;
+            elsewhere.local.set_port(flow.local.port() ^ 1);
+            assert_eq!(closed.sender(&elsewhere), None, "another port");
+            assert_eq!(closed.sender(&FiveTuple { protocol: Protocol::TCP, ..flow }), None);
+        });
+    });
+}
+
+#[test]
+fn an_open_socket_and_one_of_another_namespace_tell_nothing() {
+    in_namespace(|| {
+        each("MADE; say(name(s)); end()", |closed, _, flow| assert_eq!(closed.sender(&flow), None));
+    });
+    let closed = watch();
+    in_namespace(move || {
+        let (_, peer, remote, from) = PEERS[0];
+        let made = format!("s = socket.socket(type=socket.SOCK_DGRAM); s.connect(('{peer}', 9)); own = name(s)");
+        let code = format!("{made}; s.close(); say(own); end()");
+        assert_eq!(closed.sender(&flow(&Program::python(&code), from, remote)), None);
+    });
+}
+
+#[test]
+fn a_socket_that_another_process_closes_than_made_it_is_nobodys() {
+    let code = "MADE; own = name(s); s.set_inheritable(True)\n\
+        child = os.fork()\n\
+        if child == 0: end(); os._exit(0)\n\
+        s.close(); say(own); os.waitpid(child, 0); say('over'); end()";
+    in_namespace(move || {
+        each(code, |closed, program, flow| {
+            program.go_on();
+            assert_eq!(program.next_line(), "over");
+            assert_eq!(closed.sender(&flow), None, "{flow}");
+        });
+    });
+}
+
+#[test]
+fn a_port_that_two_processes_left_one_after_the_other_is_neithers() {
+    let code = "MADE; own = name(s); s.close(); say(own)\n\
+        child = os.fork()\n\
+        if child == 0:\n  t = socket.socket(s.family, s.type); t.bind(('', int(own.rsplit(':')[-1]))); t.close(); os._exit(0)\n\
+        os.waitpid(child, 0); say('over'); end()";
+    in_namespace(move || {
+        each(code, |closed, program, flow| {
+            assert_eq!(program.next_line(), "over");
+            assert_eq!(closed.sender(&flow), None, "{flow}");
+        });
+    });
+}
+
+#[test]
+fn a_process_that_executed_a_program_since_is_another_one() {
+    let code = "MADE; own = name(s); s.close(); say(own); end(); os.execvp('cat', ['cat'])";
+    in_namespace(move || {
+        each(code, |closed, program, flow| {
+            let sender: Sender = closed.sender(&flow).unwrap_or_else(|| panic!("nobody closed {flow}"));
+            assert!(closed.is_same_program(&sender));
+            program.go_on();
+            // It is `cat` as soon as it says again what it is told.
+            program.go_on();
+            assert!(program.next_line_may_be_empty());
+            assert!(!closed.is_same_program(&sender), "{flow}");
+        });
+    });
+}
+
+#[test]
+fn what_execve_closes_was_made_by_the_program_before() {
+    let code = "MADE; say(name(s)); end(); os.execvp('cat', ['cat'])";
+    in_namespace(move || {
+        each(code, |closed, program, flow| {
+            program.go_on();
+            program.go_on();
+            assert!(program.next_line_may_be_empty());
+            let sender = closed.sender(&flow).unwrap_or_else(|| panic!("nobody closed {flow}"));
+            assert!(sender.pid == program.pid() && !closed.is_same_program(&sender), "{flow}");
+        });
+    });
+}

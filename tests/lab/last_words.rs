@@ -1,0 +1,123 @@
+//! Datagrams whose sockets are closed before anybody looks: `tests/data/lab/closing.py`, and a shell's `/dev/udp`.
+
+use portreeve::flow::Record;
+use portreeve::process::Confidence;
+
+use crate::harness::{Lab, Profiles, Router, Running, Way, closing, executable, python};
+
+in_all_ways! {
+    what_was_sent_last_arrives_from_whoever_closes_at_once,
+}
+
+through_a_router! {
+    a_program_that_is_refused_is_so_with_a_closed_socket_too,
+    what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own,
+    what_was_sent_before_another_program_was_executed_is_not_that_programs,
+}
+
+const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
+const PORT: &str = "9100";
+const SENT: usize = 50;
+
+fn collector(lab: &Lab) -> Running {
+    let mut server = lab.internet().spawn(closing(&["collect", PORT]));
+    assert_eq!(server.line(), "collecting");
+    server
+}
+
+/// What came in until now. The gateway, where no router is, says when to stop.
+fn collected(lab: &Lab, server: Running, address: &str) -> Vec<String> {
+    let end = format!("echo end >/dev/udp/{address}/{PORT}");
+    lab.gateway().run(["bash", "-c", &end]).expect_success();
+    let (status, told) = server.finish();
+    assert!(status.success());
+    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+}
+
+/// A shell that sends as many, each from a socket of its own, and lives on for a moment. Without the last word it would become `sleep`.
+fn shell(address: &str) -> [String; 3] {
+    let words = format!("for n in {{1..{SENT}}}; do echo shell $n >/dev/udp/{address}/{PORT}; done; sleep 1; true");
+    ["bash".to_owned(), "-c".to_owned(), words]
+}
+
+/// Everybody is accepted but nobody.
+fn refusing_nobody() -> Profiles {
+    let profiles = Profiles::accepting();
+    let nobody = "name = \"Nobody\"\nendpoints = [\"- *\"]\n[match]\ntag = [\"portreeve:unattributed\"]\n";
+    profiles.write("user/nobody.toml", nobody);
+    profiles
+}
+
+fn count(told: &[String], word: &str) -> usize {
+    told.iter().filter(|said| said.starts_with(word)).count()
+}
+
+fn what_was_sent_last_arrives_from_whoever_closes_at_once(way: Way) {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run(shell(address)).expect_success();
+        router.run(closing(&["send", address, PORT, &SENT.to_string()])).expect_success();
+        let told = collected(&lab, server, address);
+        assert_eq!((count(&told, "shell"), count(&told, "sent")), (SENT, SENT), "{way:?}, {address}: {told:?}");
+    }
+    let wrong = |record: &Record| record.proto == "udp" && (record.exe.is_none() || record.confidence < Confidence::Likely);
+    let wrong: Vec<Record> = router.records().into_iter().filter(wrong).collect();
+    assert!(wrong.is_empty(), "{way:?}: {wrong:#?}");
+}
+
+fn a_program_that_is_refused_is_so_with_a_closed_socket_too(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    profiles.user("python", &python(), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run(closing(&["send", address, PORT, &SENT.to_string()])).expect_success();
+        router.run(shell(address)).expect_success();
+        let told = collected(&lab, server, address);
+        assert_eq!((count(&told, "shell"), count(&told, "sent")), (SENT, 0), "{way:?}, {address}: {told:?}");
+    }
+    let pythons = |record: &&Record| record.proto == "udp" && record.profile.as_deref() == Some("python");
+    let records = router.records();
+    let refused = records.iter().filter(pythons).filter(|record| record.verdict == "block").count();
+    assert_eq!(refused, 2 * SENT, "{way:?}: all of these, by its own profile: {records:#?}");
+}
+
+fn what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own(way: Way) {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    let other = lab.copy_of("/usr/bin/python3", "other");
+    profiles.user("other", &other, "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        let words = ["hand_over", address, PORT, &SENT.to_string(), &other.to_string_lossy()];
+        router.run(closing(&words)).expect_success();
+        let told = collected(&lab, server, address);
+        eprintln!("{way:?}, {address}: {} of the first", count(&told, "first"));
+        assert!(count(&told, "first") > 0, "{way:?}, {address}: the control");
+        assert_eq!(count(&told, "second"), 0, "{way:?}, {address}: {told:?}");
+    }
+}
+
+fn what_was_sent_before_another_program_was_executed_is_not_that_programs(way: Way) {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    profiles.user("python", &python(), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    let sleep = executable("sleep");
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run(closing(&["change", address, PORT, "20", &sleep.to_string_lossy()])).expect_success();
+        router.run(shell(address)).expect_success();
+        let told = collected(&lab, server, address);
+        assert_eq!(count(&told, "shell"), SENT, "{way:?}, {address}: {told:?}");
+    }
+    // A connected socket that is seen before it is closed makes the process certain, though it is read a moment later.
+    let records = router.records();
+    let guessed = |record: &&Record| record.exe.as_deref() == sleep.to_str() && record.confidence < Confidence::Exact;
+    assert_eq!(records.iter().find(guessed), None, "{way:?}");
+}
