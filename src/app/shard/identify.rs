@@ -134,8 +134,7 @@ impl Attributor {
         if found.iter().any(|identity| is_ours(identity)) {
             return (vec![unattributed(None)], false);
         }
-        // It may have been closed during the search.
-        let maker = if is_nobodys { self.maker_of_closed(tuple, socket) } else { None };
+        let maker = if is_nobodys { self.maker_of_closing(tuple, socket) } else { None };
         maker.map_or((found, false), |maker| (vec![maker], true))
     }
 }

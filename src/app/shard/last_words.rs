@@ -4,20 +4,34 @@
 //! the packet left its checksum to the device, as a raw socket's cannot. Whatever is uncertain stays nobody's.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::identify::Attributor;
 use crate::bpf::Sender;
 use crate::flow::FlowId;
-use crate::packet::{Arrival, FiveTuple, IpPacket};
+use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol};
 use crate::process::{Confidence, Identity, Socket};
+
+/// The most that the search waits for a socket that is just being closed.
+const MOMENT: Duration = Duration::from_millis(1);
 
 impl Attributor {
     /// Who made the socket of a flow, if it is closed. With its cookie it is the very socket, and a search through the programs is in vain.
     pub(super) fn maker_of_closed(&self, tuple: &FiveTuple, socket: &Socket) -> Option<Arc<Identity>> {
         let sender = self.closed.as_ref()?.maker(tuple, socket.cookie)?;
         self.identity_of(&sender, Instant::now()).map(|(_, maker)| maker)
+    }
+
+    /// The same after a search in vain, during which it may have been closed. Its descriptor ends a moment before its closing is noted.
+    pub(super) fn maker_of_closing(&self, tuple: &FiveTuple, socket: &Socket) -> Option<Arc<Identity>> {
+        if self.closed.is_none() || tuple.protocol != Protocol::UDP {
+            return None;
+        }
+        self.maker_of_closed(tuple, socket).or_else(|| {
+            std::thread::sleep(MOMENT);
+            self.maker_of_closed(tuple, socket)
+        })
     }
 
     /// Who made the socket that sent the first packet of a flow that no socket is there for, and the socket.
