@@ -211,6 +211,8 @@ impl Shard {
     pub(super) fn on_identities(&mut self, id: FlowId, identities: &[Arc<Identity>], is_closed: bool, now: Instant) {
         if is_closed {
             self.lanes.note_closed(id);
+        } else {
+            self.note_if_closed(id);
         }
         self.identified(id, identities, now);
         self.obey(None, now);

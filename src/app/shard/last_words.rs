@@ -42,9 +42,15 @@ impl Attributor {
 
     /// Whether the socket with this cookie, closed by now, sent another packet of its flow. The port may be another's by now.
     fn is_last_word_of(&self, cookie: u64, tuple: &FiveTuple, arrival: Arrival, now: Instant) -> bool {
-        let sender = || self.closed.as_ref().and_then(|closed| closed.sender(tuple));
-        let nobody_is_there = || matches!(self.look_with_holder(tuple, now), Ok(None));
-        is_a_sockets(arrival) && nobody_is_there() && sender().is_some_and(|sender| sender.cookie == cookie)
+        is_a_sockets(arrival)
+            && match self.look_with_holder(tuple, now) {
+                Ok(None) => {
+                    self.closed.as_ref().and_then(|closed| closed.sender(tuple)).is_some_and(|sender| sender.cookie == cookie)
+                }
+                // Its closing is noted a moment before it leaves the tables.
+                Ok(Some((socket, _))) => socket.cookie == cookie,
+                Err(_) => false,
+            }
     }
 
     fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
@@ -61,6 +67,16 @@ impl Shard {
     pub(super) fn maker_of_last_word(&self, id: FlowId, tuple: &FiveTuple, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
         let arrival = self.router.flow(id)?.parked().arrival()?;
         is_a_sockets(arrival).then(|| self.attributor.maker_of_last_word(tuple, sent))?
+    }
+
+    /// Notes the socket of a flow as closed if it is so by now: then the port may be another's, who may have sent what is parked last.
+    pub(super) fn note_if_closed(&mut self, id: FlowId) {
+        let (Some(flow), Some(cookie)) = (self.router.flow(id), self.lanes.cookie(id.index())) else { return };
+        // Of fragments it could not be told later whose they are.
+        let is_told = flow.parked().arrival().is_some_and(is_a_sockets);
+        if is_told && self.attributor.closed.as_ref().is_some_and(|closed| closed.maker(&flow.tuple, cookie).is_some()) {
+            self.lanes.note_closed(id);
+        }
     }
 
     /// Whether the socket with this cookie, which was closed when it was noted as a flow's, sent another packet of the flow.
