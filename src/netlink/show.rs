@@ -67,7 +67,7 @@ fn table(plan: &Plan, host: &Host) -> Vec<String> {
     for family in FAMILIES.into_iter().filter(|family| host.ipv6 || *family == Family::Ipv4) {
         let option = family.option();
         match family {
-            Family::Ipv4 => add(option, format!("default dev {device}")),
+            Family::Ipv4 => add(option, format!("default dev {device} scope global")),
             Family::Ipv6 => {
                 let reach = steer::reach(host, device);
                 reach.iter().for_each(|net| add(option, format!("{net} dev {device}")));

@@ -24,7 +24,7 @@
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteType};
+use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 
 use super::front::{self, FRONT};
 use super::host::Host;
@@ -115,7 +115,7 @@ pub(super) fn remove_rules(socket: &mut RouteSocket, rules: &[Rule]) -> Result<(
 /// where the host does, and all else is left to tables that lead nowhere either. The device carries nothing else.
 pub(super) fn fill_table(socket: &mut RouteSocket, plan: &Plan, host: &Host, index: u32) -> Result<(), RequestError> {
     let reach = reach(host, &plan.device);
-    let default = default_route(Family::Ipv4.into(), plan.table, index);
+    let default = to_device(Family::Ipv4, plan.table, index);
     add_route(socket, &format!("add the IPv4 default route to table {}", plan.table), &default)?;
     for net in &reach {
         let what = format!("add {net} to table {}", plan.table);
@@ -163,7 +163,7 @@ fn withdraw(socket: &mut RouteSocket, plan: &Plan, host: &Host, index: u32, reac
 pub(super) fn remove_table(socket: &mut RouteSocket, table: u32, index: Option<u32>) -> Result<(), RequestError> {
     for family in FAMILIES {
         let what = format!("remove the {} default routes of table {table}", family.name());
-        let device = index.map(|index| default_route(family.into(), table, index));
+        let device = index.map(|index| to_device(family, table, index));
         let elsewhere = (family == Family::Ipv6).then(|| elsewhere(table));
         for route in device.into_iter().chain(elsewhere).chain([unreachable(family, table)]) {
             let result = socket.change(&what, RouteNetlinkMessage::DelRoute(route), 0);
@@ -171,6 +171,14 @@ pub(super) fn remove_table(socket: &mut RouteSocket, table: u32, index: Option<u
         }
     }
     Ok(())
+}
+
+/// A route of scope link would also tell where a gateway is, and whoever adds a route by its gateway alone would get our device for
+/// it. This one is passed over in that search, the unreachable one too (`fib_check_nh` in net/ipv4/fib_semantics.c), so the main table answers.
+fn to_device(family: Family, table: u32, index: u32) -> RouteMessage {
+    let mut route = default_route(family.into(), table, index);
+    route.header.scope = RouteScope::Universe;
+    route
 }
 
 /// The rest of IPv6, where the host leads to single networks: the next table is asked, has no route either, and the program is told

@@ -101,3 +101,33 @@ fn our_table_leads_where_the_host_does_and_is_taken_back_whole() {
     laptop.inner.run("ip -6 route add default via fd09::1");
     assert_same(&laptop.snapshot(), &with_default);
 }
+
+#[test]
+fn a_route_that_is_added_by_its_gateway_alone_gets_the_gateways_link() {
+    let (lab, profiles) = (Lab::new(), Profiles::accepting());
+    let router = Router::start(&lab, Way::Up, &profiles);
+    for (family, net, gateway) in [("-4", "192.0.2.0/24", "10.9.0.1"), ("-6", "2001:db8:5::/48", "fd09::1")] {
+        on_laptop(&lab, &format!("ip {family} route del default; ip {family} route add default via {gateway}"));
+        on_laptop(&lab, &format!("ip {family} route add {net} via {gateway}"));
+        for to in ["default", net] {
+            let route = lab.laptop().run(["ip", family, "route", "show", to]).expect_success();
+            assert!(route.contains(&format!("via {gateway} dev eth0")), "{route}");
+        }
+    }
+    for to in ["http://203.0.113.10/hello", "http://[2001:db8::10]/hello"] {
+        eventually(to, || (router.run(["curl", "-sS", "--max-time", "5", to]).code() == 0).then_some(()));
+    }
+    router.verb(&["down"]).expect_success();
+    let left = lab.laptop().run(["ip", "route", "show", "default"]).expect_success();
+    assert!(left.contains("via 10.9.0.1 dev eth0"), "{left}");
+}
+
+#[test]
+fn who_asks_for_neighbours_alone_does_not_get_past_the_router() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    assert!(!laptop.pings("-r", "10.9.0.1"));
+    assert!(laptop.counted("inet", "leak") > 0);
+    laptop.inner.inside(|| installed.remove()).expect("removed");
+    assert!(laptop.pings("-r", "10.9.0.1"));
+}
