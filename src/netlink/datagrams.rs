@@ -104,7 +104,8 @@ pub(super) fn text(plan: &Plan, mark: Mark) -> String {
 }
 
 /// Gives datagrams the program's port on their way out. Where strangers are heard, they are led to the upstream socket for as long as
-/// its program speaks: past that, what comes in is a server's, as all that nobody of ours is waiting for.
+/// its program speaks: past that, what comes in is a server's, as all that nobody of ours is waiting for. A socket that is bound to the
+/// address which is written to goes before: its program need not be the one that speaks from this port.
 fn ports(plan: &Plan, mark: Mark) -> String {
     let (mut notes, mut gives, mut ways) = (String::new(), String::new(), Vec::new());
     for (index, way) in WAYS.iter().enumerate() {
@@ -125,7 +126,7 @@ fn ports(plan: &Plan, mark: Mark) -> String {
         .concat();
     let leads: String = ['4', '6']
         .map(|digit| {
-            format!("\t\tmeta nfproto ipv{digit} meta l4proto udp fib daddr type local dnat to :udp dport map @heard{digit}\n")
+            format!("\t\tmeta nfproto ipv{digit} meta l4proto udp fib daddr type local socket wildcard 1 dnat to :udp dport map @heard{digit}\n")
         })
         .concat();
     let (device, ways) = (&plan.device, ways.join(", "));

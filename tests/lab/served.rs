@@ -2,14 +2,14 @@
 
 use crate::harness::{Lab, Profiles, Router, Running, Way};
 
-/// Answers each datagram with it and the address that it came to, by one socket that is bound to no address; "connected": by a socket
-/// that is connected to whoever asks first.
+/// Answers each datagram by one socket that is bound to no address, or to its fourth word; "connected": by a socket that is connected to
+/// whoever asks first.
 const SERVER: &str = r#"
 import socket, sys
 family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
 s = socket.socket(family, socket.SOCK_DGRAM)
 if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-s.bind(("", int(sys.argv[2]))); s.settimeout(60)
+s.bind((sys.argv[4], int(sys.argv[2]))); s.settimeout(60)
 print("serving", flush=True)
 connected = False
 while True:
@@ -30,6 +30,16 @@ _, peer = s.recvfrom(2000)
 time.sleep(33)
 s.sendto(b"late", peer)
 print(s.recvfrom(100)[0].decode(), flush=True)
+"#;
+
+/// Speaks with a peer from the TUN's own address and the port of somebody else's server, and stays.
+const SAME_PORT: &str = r#"
+import socket, sys, time
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[1], 4002)); s.settimeout(10)
+s.sendto(b"hello", (sys.argv[2], 7)); s.recv(100)
+print("spoken", flush=True)
+time.sleep(60)
 "#;
 
 /// Asks once by a connected socket and thanks for the answer.
@@ -57,7 +67,8 @@ while answered < int(sys.argv[3]) and silent < 10:
 
 fn server(lab: &Lab, address: &str, port: &str, kind: &str) -> Running {
     let family = if address.contains(':') { "6" } else { "4" };
-    let mut server = lab.laptop().spawn(["/usr/bin/python3", "-c", SERVER, family, port, kind]);
+    let bound = if kind == "addressed" { address } else { "" };
+    let mut server = lab.laptop().spawn(["/usr/bin/python3", "-c", SERVER, family, port, kind, bound]);
     assert_eq!(server.line(), "serving");
     server
 }
@@ -119,5 +130,18 @@ fn an_answer_that_conntrack_waits_for_no_longer_is_a_flow_with_the_servers_port(
     });
     for (mut server, _client) in talks {
         assert_eq!(server.line(), "thanks");
+    }
+}
+
+#[test]
+fn who_speaks_from_a_servers_port_by_another_address_does_not_get_its_askers() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    for (address, own, peer) in [(Lab::LAPTOP_4, "198.18.0.1", Lab::SERVER_4), (Lab::LAPTOP_6, "2001:2::1", Lab::SERVER_6)] {
+        let _server = server(&lab, address, "4002", "addressed");
+        let mut other = lab.laptop().spawn(["/usr/bin/python3", "-c", SAME_PORT, own, peer]);
+        assert_eq!(other.line(), "spoken");
+        assert_eq!(lab.internet().run(client(address, "4002", "3")).expect_success(), "1\n2\n3\n", "{address}");
     }
 }
