@@ -87,9 +87,14 @@ impl Closed {
         self.maker(now).filter(|_| alone && self.fits(tuple))
     }
 
+    /// Whether it was closed just now.
+    pub(super) fn is_recent(&self, now: u64) -> bool {
+        is_recent(self.closed, now)
+    }
+
     /// Who made and closed it, if that was the same process, just now.
     pub(super) fn maker(&self, now: u64) -> Option<Sender> {
-        (self.sender.pid != 0 && is_recent(self.closed, now)).then_some(self.sender)
+        (self.sender.pid != 0 && self.is_recent(now)).then_some(self.sender)
     }
 
     fn fits(&self, tuple: &FiveTuple) -> bool {

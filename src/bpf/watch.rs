@@ -151,6 +151,12 @@ impl ClosedSockets {
         maker.filter(|maker| maker.cookie == cookie)
     }
 
+    /// Whether a UDP socket of this port was closed just now.
+    #[must_use]
+    pub fn was_left_just_now(&self, port: u16) -> bool {
+        self.maps.closed(self.netns, port).is_some_and(|closed| closed.is_recent(sys::since_boot()))
+    }
+
     /// Whether a sender's process is the program still that it was when it made its socket. To be asked after the process was looked at.
     #[must_use]
     pub fn is_same_program(&self, sender: &Sender) -> bool {

@@ -147,7 +147,13 @@ fn any(v4: bool, port: u16) -> SockAddr {
 
 /// Binds to the port of `from` if it can be had; where another is needed and nobody shares it, connect(2) finds one. Under a mark we
 /// live beside the programs, whose own sockets hold their ports, and bind to a [`Way`]'s twin. Socket options and bind(2) in turn.
-pub(super) fn bind(socket: &Socket, v4: bool, from: Source, mark: Option<u32>) -> io::Result<()> {
+pub(super) fn bind(
+    socket: &Socket,
+    v4: bool,
+    from: Source,
+    mark: Option<u32>,
+    is_spared: &dyn Fn(u16) -> bool,
+) -> io::Result<()> {
     let (port, leased, shared) = match from {
         Source::Alone { port } => (port, None, false),
         Source::Shared { port, leased, .. } => (port, leased, true),
@@ -167,15 +173,15 @@ pub(super) fn bind(socket: &Socket, v4: bool, from: Source, mark: Option<u32>) -
         return socket.bind(&any(v4, leased));
     }
     let bound = match mark {
-        Some(mark) => bind_to_twin(socket, v4, port, if shared { mark | HEARS } else { mark })?,
+        Some(mark) => bind_to_twin(socket, v4, port, if shared { mark | HEARS } else { mark }, is_spared)?,
         None => port != 0 && is_bound(socket.bind(&any(v4, port)))?,
     };
     if shared && !bound { socket.bind(&any(v4, 0)) } else { Ok(()) }
 }
 
 /// False when no twin is free.
-fn bind_to_twin(socket: &Socket, v4: bool, port: u16, mark: u32) -> io::Result<bool> {
-    for way in Way::from(port) {
+fn bind_to_twin(socket: &Socket, v4: bool, port: u16, mark: u32, is_spared: &dyn Fn(u16) -> bool) -> io::Result<bool> {
+    for way in Way::from(port).filter(|way| !is_spared(way.twin(port))) {
         if is_bound(socket.bind(&any(v4, way.twin(port))))? {
             return socket.set_mark(mark | way.bits).map(|()| true);
         }

@@ -128,8 +128,24 @@ impl Dialer {
     ///
     /// As [`Dialer::tcp`].
     pub fn udp(&self, permit: Permit, to: SocketAddr, from: Source) -> Result<Datagrams, DialError> {
+        self.udp_beside(permit, to, from, &|_| false)
+    }
+
+    /// The same, where a port that stands in for the program's must be none of which `is_spared`: another program may have left it just
+    /// now, and its last words would be taken for ours.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dialer::tcp`].
+    pub fn udp_beside(
+        &self,
+        permit: Permit,
+        to: SocketAddr,
+        from: Source,
+        is_spared: &dyn Fn(u16) -> bool,
+    ) -> Result<Datagrams, DialError> {
         let socket = self.socket(permit, to, Type::DGRAM, Some(Protocol::UDP))?;
-        let made = datagram::bind(&socket, to.is_ipv4(), from, self.mark).and_then(|()| {
+        let made = datagram::bind(&socket, to.is_ipv4(), from, self.mark, is_spared).and_then(|()| {
             let hears = matches!(from, Source::Shared { hears: true, .. });
             Datagrams::new(socket, to, hears, self.mark)
         });

@@ -53,6 +53,11 @@ impl Attributor {
             }
     }
 
+    /// Whether a program has closed a UDP socket of this port so lately that its last words may still come.
+    pub(super) fn was_left_just_now(&self, port: u16) -> bool {
+        self.closed.as_ref().is_some_and(|closed| closed.was_left_just_now(port))
+    }
+
     fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
         let Sender { pid, uid, cookie, made } = *sender;
         let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, confidence: Confidence::Likely };

@@ -16,9 +16,10 @@ use crate::verdict::Permit;
 impl Shard {
     pub(super) fn open_udp(&self, id: FlowId, permit: Permit, to: SocketAddr) -> Result<(Lane, RawFd), DialError> {
         let local = self.router.flow(id).map(|flow| flow.tuple.local);
+        let is_spared = |port| self.attributor.was_left_just_now(port);
         let Some(local) = local.filter(|_| !self.lanes.is_connected(id)) else {
             let port = local.map_or(0, |local| local.port());
-            let socket = self.dialer.udp(permit, to, Source::Alone { port })?;
+            let socket = self.dialer.udp_beside(permit, to, Source::Alone { port }, &is_spared)?;
             let fd = socket.as_raw_fd();
             return Ok((Lane::Udp(UdpLane { id, socket, _lease: None }), fd));
         };
@@ -27,7 +28,7 @@ impl Shard {
         // What is sent to many is answered by each of them.
         let hears = to.ip().is_multicast() || known.is_none_or(|(_, heard)| !heard);
         let from = Source::Shared { port: local.port(), leased: known.map(|(port, _)| port), hears };
-        let socket = self.dialer.udp(permit, to, from)?;
+        let socket = self.dialer.udp_beside(permit, to, from, &is_spared)?;
         let lease = socket.port().and_then(|port| ports.lease(local, port, hears));
         let fd = socket.as_raw_fd();
         Ok((Lane::Udp(UdpLane { id, socket, _lease: lease }), fd))
