@@ -3,7 +3,7 @@
 //! Theory of operation. A program may send one datagram from a new socket and close it before anybody looks; then neither the socket tables
 //! nor /proc know of it any more. The kernel runs a BPF program of the root cgroup when a socket is made and when it is released
 //! (net/ipv4/af_inet.c, `inet_create` and `inet_release`), still in the process that does it and with addresses and ports still set.
-//! Ours write that down in maps of bounded size ([`program`]), which are asked when no socket is found. Two more note when a process
+//! Ours write that down in maps of bounded size (`program`), which are asked when no socket is found. Two more note when a process
 //! executes another program, since its PID and its start stay the same then.
 //!
 //! Keeps one rule: no guess. Who closed a socket sent what it sent only where that process made the socket itself, has executed nothing
