@@ -46,8 +46,9 @@ pub(super) fn hears(mark: Mark) -> String {
     format!("meta mark & {mask:#010x} == {full:#010x} jump hears")
 }
 
-/// What was led into the TUN though its program named another link. The guard sees to it that nothing else with this mark leaves.
-pub(super) const IS_LED: &str = "meta mark & 0x00001000 == 0x00001000";
+/// What was led into the TUN though its program named another link. The guard sees to it that nothing else with this bit, which others
+/// may use too, leaves without our mark.
+pub(super) const IS_LED: &str = "meta mark & 0xff001000 == 0x00001000";
 
 /// Leads what is sent to an IPv4 group by a named link (`IP_MULTICAST_IF`, `IP_PKTINFO`) into the TUN like what names none: the kernel
 /// finds the link of a group by the source's address (`ip_route_output_key_hash_rcu` in net/ipv4/route.c). A socket that is bound to

@@ -143,7 +143,7 @@ impl Guard<'_> {
              \tchain refuse {{\n{refuse}\t}}\n\
              \tchain postrouting {{\n\t\ttype filter hook postrouting priority filter; policy accept;\n\
              \t\toifname \"{device}\" {own} counter name \"loop\" drop\n\
-             \t\toifname != \"{device}\" {led} counter name \"leak\" drop\n\t}}\n}}\n",
+             \t\toifname != {{ \"lo\", \"{device}\" }} {led} counter name \"leak\" drop\n\t}}\n}}\n",
             led = datagrams::IS_LED,
             excluded = self.excluded_arrivals(),
             routed = self.routed_past(),
@@ -223,7 +223,8 @@ impl Guard<'_> {
         let keep = !MASK;
         format!(
             "\tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
-             \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
+             \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\
+             \t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
              \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n\t}}\n"
         )
     }

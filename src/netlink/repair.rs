@@ -1,8 +1,8 @@
 //! What others remove or change of ours is put back.
 //!
 //! Keeps one rule: everything is compared with what should be there, whatever the event said; so what is whole costs a look and
-//! no change, and a change of our own causes no second one. So IPv6 in our table follows the ways that the host has, too. The live tables need none of this: they have an owner, and the
-//! kernel lets nobody else touch them.
+//! no change, and a change of our own causes no second one. So IPv6 in our table follows the ways
+//! that the host has, too. The live tables need none of this: they have an owner, and the kernel lets nobody else touch them.
 
 use ipnet::IpNet;
 
