@@ -3,7 +3,9 @@
 //! Keeps one rule: a program for sockets returns 1, which lets the kernel go on as without it; it writes to our maps alone. What is not UDP
 //! costs one comparison.
 
-use super::record::{CLOSED, COOKIE, ENDS_4, ENDS_6, FAMILY, MADE, OTHER, PID, RECORD, UID};
+use super::record::{
+    CLOSED, COOKIE, ENDS_4, ENDS_6, FAMILY, MADE, MADE_AT, MADE_CLOSED, MADE_PID, MADE_ROOM, MADE_UID, OTHER, PID, RECORD, UID,
+};
 use super::sys::Map;
 
 /// `struct bpf_insn`.
@@ -169,11 +171,6 @@ const ENDS_4_LEN: i32 = 16;
 const ENDS_6_LEN: i32 = 32;
 /// Behind the ends of IPv4: the local port, in the machine's order.
 const PORT: i16 = ENDS_4 + 14;
-/// What is noted of a socket that is made: when, by which process and user.
-const MADE_AT: i16 = 0;
-const MADE_PID: i16 = 8;
-const MADE_UID: i16 = 12;
-const MADE_ROOM: i16 = 16;
 const UDP: i32 = 17;
 
 /// Goes on with UDP sockets alone; R6 is the socket.
@@ -192,6 +189,7 @@ pub(super) fn of_made(made: &Map) -> Vec<Instruction> {
     code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + MADE_AT, R(0));
     code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, VALUE + MADE_PID, R(0));
     code.call(Helper::UserAndGroup).store(Len::Four, STACK, VALUE + MADE_UID, R(0));
+    code.set(R(0), 0).store(Len::Eight, STACK, VALUE + MADE_CLOSED, R(0));
     code.update(made, KEY, VALUE).land([other]);
     code.end(1)
 }
@@ -225,7 +223,7 @@ pub(super) fn of_released(made: &Map, closed: &Map) -> Vec<Instruction> {
     code.end(1)
 }
 
-/// The process that closes a socket, where it is the one that made it.
+/// The process that closes a socket, where it is the one that made it; of that socket is noted, too, that it is closed by it.
 fn note_maker(code: &mut Code, made: &Map) {
     code.map_and_key(made, VALUE + COOKIE).call(Helper::MapLookup);
     let unknown = code.jump_if(R(0), 0);
@@ -233,7 +231,8 @@ fn note_maker(code: &mut Code, made: &Map) {
     let of_another = code.jump_unless_same(R(0), R(1));
     code.store(Len::Four, STACK, VALUE + PID, R(0));
     code.load(Len::Four, R(1), R(8), MADE_UID).store(Len::Four, STACK, VALUE + UID, R(1));
-    code.load(Len::Eight, R(1), R(8), MADE_AT).store(Len::Eight, STACK, VALUE + MADE, R(1)).land([unknown, of_another]);
+    code.load(Len::Eight, R(1), R(8), MADE_AT).store(Len::Eight, STACK, VALUE + MADE, R(1));
+    code.load(Len::Eight, R(1), STACK, VALUE + CLOSED).store(Len::Eight, R(8), MADE_CLOSED, R(1)).land([unknown, of_another]);
 }
 
 /// When another process has closed a socket of this port last.

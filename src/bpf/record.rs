@@ -23,6 +23,15 @@ pub(super) const FAMILY: i16 = 56;
 /// Remote and local address.
 pub(super) const ENDS_6: i16 = 64;
 
+/// What is noted of a socket that is made: when, by which process and user, and when that process closed it; 0: it did not.
+pub(super) const MADE_AT: i16 = 0;
+pub(super) const MADE_PID: i16 = 8;
+pub(super) const MADE_UID: i16 = 12;
+pub(super) const MADE_CLOSED: i16 = 16;
+pub(super) const MADE_ROOM: i16 = 24;
+/// The same in bytes.
+pub(super) const MADE_LEN: usize = 24;
+
 /// `AF_INET6`.
 const INET6: u32 = 10;
 /// A closed socket's last words are read within this time: the TUN's queue is never longer.
@@ -40,7 +49,19 @@ pub struct Sender {
     pub made: u64,
 }
 
-/// A UDP socket that is closed.
+/// Who made the UDP socket with this cookie, if the same process closed it just now.
+pub(super) fn maker(cookie: u64, bytes: &[u8; MADE_LEN], now: u64) -> Option<Sender> {
+    let closed = u64::from_ne_bytes(part(bytes, MADE_CLOSED)?);
+    let sender = Sender {
+        pid: u32::from_ne_bytes(part(bytes, MADE_PID)?),
+        uid: u32::from_ne_bytes(part(bytes, MADE_UID)?),
+        cookie,
+        made: u64::from_ne_bytes(part(bytes, MADE_AT)?),
+    };
+    (closed != 0 && is_recent(closed, now)).then_some(sender)
+}
+
+/// A UDP socket that is closed, the last one of its port.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Closed {
     /// `pid` 0: the process that closed it is not the one that made it, as far as is known.
@@ -84,17 +105,12 @@ impl Closed {
     /// other process has had the port just now.
     pub(super) fn sender_of(&self, tuple: &FiveTuple, now: u64) -> Option<Sender> {
         let alone = self.other == 0 || !is_recent(self.other, now);
-        self.maker(now).filter(|_| alone && self.fits(tuple))
+        (self.sender.pid != 0 && self.is_recent(now) && alone && self.fits(tuple)).then_some(self.sender)
     }
 
     /// Whether it was closed just now.
     pub(super) fn is_recent(&self, now: u64) -> bool {
         is_recent(self.closed, now)
-    }
-
-    /// Who made and closed it, if that was the same process, just now.
-    pub(super) fn maker(&self, now: u64) -> Option<Sender> {
-        (self.sender.pid != 0 && self.is_recent(now)).then_some(self.sender)
     }
 
     fn fits(&self, tuple: &FiveTuple) -> bool {
@@ -113,7 +129,7 @@ fn is_recent(at: u64, now: u64) -> bool {
     Duration::from_nanos(now.saturating_sub(at)) < RECENT
 }
 
-fn part<const N: usize>(bytes: &[u8; RECORD_LEN], at: i16) -> Option<[u8; N]> {
+fn part<const N: usize>(bytes: &[u8], at: i16) -> Option<[u8; N]> {
     bytes.get(usize::try_from(at).ok()?..)?.first_chunk().copied()
 }
 
@@ -182,9 +198,20 @@ mod tests {
         let (mut closed, v4) = (closed("0.0.0.0:4000", "0.0.0.0:0"), tuple("10.9.0.2:4000", "203.0.113.10:9"));
         assert_eq!(closed.sender_of(&v4, NOW), Some(SENDER));
         assert_eq!(closed.sender_of(&v4, NOW + SECOND), None);
-        assert_eq!(closed.maker(NOW + SECOND), None);
         closed.sender.pid = 0;
-        assert_eq!((closed.sender_of(&v4, NOW), closed.maker(NOW)), (None, None));
+        assert_eq!(closed.sender_of(&v4, NOW), None);
+    }
+
+    #[test]
+    fn maker_of_a_socket_is_known_by_its_cookie_while_it_was_closed_just_now_by_that_process() {
+        let noted = |closed: u64| {
+            let Sender { pid, uid, cookie: _, made } = SENDER;
+            let parts = [&made.to_ne_bytes()[..], &pid.to_ne_bytes(), &uid.to_ne_bytes(), &closed.to_ne_bytes()].concat();
+            <[u8; MADE_LEN]>::try_from(parts).expect("as long as the programs write it")
+        };
+        assert_eq!(maker(SENDER.cookie, &noted(NOW - 1), NOW), Some(SENDER));
+        assert_eq!(maker(SENDER.cookie, &noted(NOW - SECOND), NOW), None, "long ago");
+        assert_eq!(maker(SENDER.cookie, &noted(0), SECOND / 4), None, "it is open, or another process closed it");
     }
 
     #[test]
@@ -192,13 +219,12 @@ mod tests {
         let (mut closed, v4) = (closed("0.0.0.0:4000", "0.0.0.0:0"), tuple("10.9.0.2:4000", "203.0.113.10:9"));
         closed.other = NOW - 5;
         assert_eq!(closed.sender_of(&v4, NOW), None);
-        assert_eq!(closed.maker(NOW), Some(SENDER), "asked by its cookie it is certain");
         closed.other = NOW - SECOND;
         assert_eq!(closed.sender_of(&v4, NOW), Some(SENDER));
     }
 
     #[test]
     fn record_has_the_length_that_the_programs_write() {
-        assert_eq!(usize::try_from(RECORD), Ok(RECORD_LEN));
+        assert_eq!((usize::try_from(RECORD), usize::try_from(MADE_ROOM)), (Ok(RECORD_LEN), Ok(MADE_LEN)));
     }
 }

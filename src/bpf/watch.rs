@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::program;
-use super::record::{Closed, RECORD_LEN, Sender};
+use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
 use super::sys::{self, Hook, Map};
 use crate::packet::{FiveTuple, Protocol};
 
@@ -51,7 +51,7 @@ struct Maps {
 impl Maps {
     fn make() -> io::Result<Self> {
         Ok(Self {
-            made: Map::make(8, 16, ENTRIES)?,
+            made: Map::make(8, MADE_LEN, ENTRIES)?,
             closed: Map::make(16, RECORD_LEN, ENTRIES)?,
             executed: Map::make(4, 8, ENTRIES)?,
         })
@@ -141,14 +141,10 @@ impl ClosedSockets {
         self.maps.closed(self.netns, tuple.local.port())?.sender_of(tuple, sys::since_boot())
     }
 
-    /// Who made and closed the very UDP socket that a flow was found to be of.
+    /// Who made and closed the UDP socket with this cookie just now, whoever has had its port since.
     #[must_use]
-    pub fn maker(&self, tuple: &FiveTuple, cookie: u64) -> Option<Sender> {
-        if tuple.protocol != Protocol::UDP {
-            return None;
-        }
-        let maker = self.maps.closed(self.netns, tuple.local.port())?.maker(sys::since_boot());
-        maker.filter(|maker| maker.cookie == cookie)
+    pub fn maker(&self, cookie: u64) -> Option<Sender> {
+        record::maker(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?, sys::since_boot())
     }
 
     /// Whether a UDP socket of this port was closed just now.

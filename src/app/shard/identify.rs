@@ -125,7 +125,7 @@ impl Attributor {
 
     /// Who may have sent a flow, and whether the socket is closed by now and tells only who made it.
     fn search(&self, tuple: &FiveTuple, socket: &Socket, others: &[Socket]) -> (Vec<Arc<Identity>>, bool) {
-        if let Some(maker) = self.maker_of_closed(tuple, socket) {
+        if let Some(maker) = self.maker_of_closed(socket) {
             return (vec![maker], true);
         }
         // Another search may have found the program meanwhile.

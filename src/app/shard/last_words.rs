@@ -18,8 +18,8 @@ const MOMENT: Duration = Duration::from_millis(1);
 
 impl Attributor {
     /// Who made the socket of a flow, if it is closed. With its cookie it is the very socket, and a search through the programs is in vain.
-    pub(super) fn maker_of_closed(&self, tuple: &FiveTuple, socket: &Socket) -> Option<Arc<Identity>> {
-        let sender = self.closed.as_ref()?.maker(tuple, socket.cookie)?;
+    pub(super) fn maker_of_closed(&self, socket: &Socket) -> Option<Arc<Identity>> {
+        let sender = self.closed.as_ref()?.maker(socket.cookie)?;
         self.identity_of(&sender, Instant::now()).map(|(_, maker)| maker)
     }
 
@@ -28,9 +28,9 @@ impl Attributor {
         if self.closed.is_none() || tuple.protocol != Protocol::UDP {
             return None;
         }
-        self.maker_of_closed(tuple, socket).or_else(|| {
+        self.maker_of_closed(socket).or_else(|| {
             std::thread::sleep(MOMENT);
-            self.maker_of_closed(tuple, socket)
+            self.maker_of_closed(socket)
         })
     }
 
@@ -40,17 +40,29 @@ impl Attributor {
         self.identity_of(&sender, sent)
     }
 
-    /// Whether the socket with this cookie, closed by now, sent another packet of its flow. The port may be another's by now.
+    /// Whether the socket with this cookie, closed by now, sent another packet of its flow, or another one of the same program did. The
+    /// port may be another program's by now.
     fn is_last_word_of(&self, cookie: u64, tuple: &FiveTuple, arrival: Arrival, now: Instant) -> bool {
         is_a_sockets(arrival)
             && match self.look_with_holder(tuple, now) {
-                Ok(None) => {
-                    self.closed.as_ref().and_then(|closed| closed.sender(tuple)).is_some_and(|sender| sender.cookie == cookie)
-                }
+                Ok(None) => self
+                    .closed
+                    .as_ref()
+                    .and_then(|closed| closed.sender(tuple))
+                    .is_some_and(|sender| sender.cookie == cookie || self.is_process_of(cookie, sender.pid)),
                 // Its closing is noted a moment before it leaves the tables.
-                Ok(Some((socket, _))) => socket.cookie == cookie,
+                Ok(Some((socket, holder))) => {
+                    socket.cookie == cookie
+                        || holder.and_then(|holder| holder.pid).is_some_and(|pid| self.is_process_of(cookie, pid))
+                }
                 Err(_) => false,
             }
+    }
+
+    /// Whether this process made the socket with this cookie, which was closed just now, and has been the same program since.
+    fn is_process_of(&self, cookie: u64, pid: u32) -> bool {
+        let closed = self.closed.as_ref().and_then(|closed| Some((closed, closed.maker(cookie)?)));
+        closed.is_some_and(|(closed, maker)| maker.pid == pid && closed.is_same_program(&maker))
     }
 
     /// Whether a program has closed a UDP socket of this port so lately that its last words may still come.
@@ -79,7 +91,7 @@ impl Shard {
         let (Some(flow), Some(cookie)) = (self.router.flow(id), self.lanes.cookie(id.index())) else { return };
         // Of fragments it could not be told later whose they are.
         let is_told = flow.parked().arrival().is_some_and(is_a_sockets);
-        if is_told && self.attributor.closed.as_ref().is_some_and(|closed| closed.maker(&flow.tuple, cookie).is_some()) {
+        if is_told && self.attributor.closed.as_ref().is_some_and(|closed| closed.maker(cookie).is_some()) {
             self.lanes.note_closed(id);
         }
     }

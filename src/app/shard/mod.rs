@@ -248,7 +248,12 @@ impl Shard {
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
         let last = packets.last().and_then(|packet| packet.parse().ok());
         if !is_tcp && !self.is_still_held(id, last.as_ref(), now) {
-            return self.abandon(id, now);
+            self.abandon(id, now);
+            // What came last is another socket's, of which nothing else may come.
+            if let Some(last) = last {
+                self.router.handle(Input::Packet(&last), now);
+            }
+            return;
         }
         for packet in packets {
             let Ok(packet) = packet.parse() else { continue };

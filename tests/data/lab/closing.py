@@ -5,6 +5,7 @@ collect PORT                            takes datagrams of both families until o
 send ADDRESS PORT COUNT                 sends COUNT, each from a socket of its own; half of these are connected
 change ADDRESS PORT COUNT PROGRAM       the same from children that are PROGRAM a moment later; half of them leave their socket to execve(2)
 hand_over ADDRESS PORT COUNT PYTHON     the same, and each port is taken soon or at once by another program, which sends too
+again ADDRESS PORT COUNT                sends COUNT pairs: the second of each leaves from the port of the first, at once or soon
 taking ADDRESS PORT                     that other program; closes every other socket at once
 """
 
@@ -17,6 +18,8 @@ import time
 
 # What a sender waits before it ends: nobody can look at a program that is gone.
 WAIT = 1.0
+# Between two sockets of one port, in seconds: the flow of the first is not looked at yet, is open, is over.
+PAUSES = [0, 0.001, 0.02, 0.15, 0.4]
 
 
 def made(address):
@@ -83,6 +86,17 @@ def hand_over(address, port, count, python):
         time.sleep(WAIT)
 
 
+def again(address, port, count):
+    for number in range(int(count)):
+        connects = number // len(PAUSES) % 2
+        first = said(f"first {number}", address, int(port), connects)
+        own = first.getsockname()[1]
+        first.close()
+        time.sleep(PAUSES[number % len(PAUSES)])
+        said(f"second {number}", address, int(port), connects, own).close()
+    time.sleep(WAIT)
+
+
 def taking(address, port):
     print("ready", flush=True)
     kept = None
@@ -100,4 +114,4 @@ def taking(address, port):
 
 
 if __name__ == "__main__":
-    {"collect": collect, "send": send, "change": change, "hand_over": hand_over, "taking": taking}[sys.argv[1]](*sys.argv[2:])
+    {"collect": collect, "send": send, "change": change, "hand_over": hand_over, "again": again, "taking": taking}[sys.argv[1]](*sys.argv[2:])

@@ -45,8 +45,8 @@ fn a_closed_socket_tells_the_process_that_made_and_closed_it() {
         each("MADE; own = name(s); s.close(); say(own); end()", |closed, program, flow| {
             let sender = closed.sender(&flow).unwrap_or_else(|| panic!("nobody closed {flow}"));
             assert_eq!((sender.pid, sender.uid), (program.pid(), 0), "{flow}");
-            assert_eq!(closed.maker(&flow, sender.cookie), Some(sender));
-            assert_eq!(closed.maker(&flow, sender.cookie + 1), None, "another socket");
+            assert_eq!(closed.maker(sender.cookie), Some(sender));
+            assert_eq!(closed.maker(sender.cookie + 1), None, "another socket");
             assert!(closed.is_same_program(&sender));
             let mut elsewhere = flow;
             elsewhere.local.set_port(flow.local.port() ^ 1);
