@@ -86,10 +86,10 @@ impl Hints {
         holder
     }
 
-    /// Remembers a search that gave no program.
-    pub(super) fn note_missed(&mut self, inode: u64, holders: &[Holder], now: Instant) {
+    /// Remembers a search that gave no program, and who held the socket and is none any more.
+    pub(super) fn note_missed(&mut self, inode: u64, ending: &[Holder], now: Instant) {
         self.missed.insert(inode, now);
-        for (process, _) in holders {
+        for (process, _) in ending {
             self.ending.insert((process.pid, process.start_ticks), now);
         }
     }

@@ -38,7 +38,7 @@ pub(super) struct Surroundings<'a> {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Snapshot {
     pub(super) exe: Option<FileId>,
-    cmdline: Vec<u8>,
+    pub(super) cmdline: Vec<u8>,
     cwd: Option<PathBuf>,
 }
 

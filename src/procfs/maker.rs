@@ -25,9 +25,7 @@ impl Processes {
         if !is_older || process.owner() != Some(socket.uid) || !self.is_inside(&process) {
             return None;
         }
-        let identity = self.identify(&process, socket, sent)?;
-        // One without arguments is a thread of the kernel, or about to become another program.
-        (!identity.cmdline.is_empty()).then_some(identity)
+        self.identify(&process, socket, sent)
     }
 }
 

@@ -31,8 +31,9 @@ impl Processes {
         if self.hints().ambiguous.find(&socket.inode).is_some() {
             return None;
         }
-        let (process, fd) = self.quick_holder(socket, sent)?;
-        let identity = self.identify(&process, socket, sent)?;
+        let holder = self.quick_holder(socket, sent)?;
+        let identity = self.identify_holder(&holder, socket, sent)?;
+        let (process, fd) = holder;
         self.remember(&process, socket, fd);
         Some(identity)
     }
@@ -51,6 +52,15 @@ impl Processes {
         if let Some((process, fd)) = hints.seen_with(cookie) {
             hints.hot.answered(&process, fd);
         }
+    }
+
+    /// The identity of a process that was found holding a socket. An exec since then closes most sockets, and then the socket was never the
+    /// new program's; so the descriptor is looked at once more behind the identity.
+    pub(super) fn identify_holder(&self, (process, fd): &Holder, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        let identity = self.identify(process, socket, sent)?;
+        let link = SocketLink::new(socket.inode);
+        let holds = process.holds(*fd, &link) || process.search(&link, &mut Walk::short(QUICK_LINKS)).is_some();
+        holds.then_some(identity)
     }
 
     pub(super) fn quick_holder(&self, socket: &Socket, sent: Instant) -> Option<Holder> {
@@ -137,14 +147,49 @@ impl Processes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead as _, BufReader, Write as _};
     use std::net::UdpSocket;
     use std::os::fd::AsRawFd as _;
     use std::os::unix::fs::MetadataExt as _;
     use std::path::Path;
+    use std::process::{Command, Stdio};
     use std::time::Duration;
 
+    use crate::process::Confidence;
     use crate::procfs::process::Process;
     use crate::procfs::search::Options;
+
+    #[test]
+    fn program_that_was_executed_behind_the_look_at_a_descriptor_did_not_hold_what_that_closed() {
+        let code = "import os, socket, sys\n\
+            s = socket.socket(type=socket.SOCK_DGRAM); s.set_inheritable(sys.argv[1] == 'kept')\n\
+            print(s.fileno(), os.fstat(s.fileno()).st_ino, flush=True); os.read(0, 1); os.execvp('cat', ['cat'])";
+        for (word, keeps) in [("kept", true), ("closed", false)] {
+            let mut command = Command::new("python3");
+            let mut child =
+                command.args(["-c", code, word]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("python runs");
+            let (mut to, from) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+            let mut lines = BufReader::new(from).lines().map(|line| line.expect("text"));
+            let said = lines.next().expect("a line");
+            let (fd, inode) = said.split_once(' ').expect("two numbers");
+            let uid = rustix::process::geteuid().as_raw();
+            let inode = inode.parse().expect("a number");
+            let socket = Socket { inode, uid, cookie: 0, cgroup_id: None, confidence: Confidence::Exact };
+            let process = Arc::new(Process::open(Path::new("/proc"), child.id()).expect("it runs"));
+            let holder = (process, fd.parse().expect("a number"));
+            let processes = Processes::new(Options::default());
+            let identify = || processes.identify_holder(&holder, &socket, Instant::now());
+            let before = identify().expect("it holds the socket");
+            // It is `cat` as soon as it says again what it is told.
+            to.write_all(b"\nnow\n").expect("it reads");
+            assert_eq!(lines.next().as_deref(), Some("now"));
+            let after = identify();
+            assert_eq!(after.is_some(), keeps, "{word}: {after:#?}");
+            assert_ne!(after.and_then(|after| after.exe.clone()), before.exe);
+            drop(to);
+            child.wait().expect("ours to reap");
+        }
+    }
 
     #[test]
     fn program_with_too_many_descriptors_is_looked_at_behind_the_newest_alone_for_a_moment() {

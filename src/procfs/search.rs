@@ -95,10 +95,11 @@ impl Processes {
         let hopeless = socket.inode == 0 || self.hints().was_missed(socket.inode, now);
         let first = if hopeless { None } else { self.quick_holder(socket, now) };
         let hopeless = hopeless || first.as_ref().is_some_and(|(process, _)| self.hints().is_ending(process, now));
-        let holders = if hopeless { Vec::new() } else { self.holders(socket, first, now) };
+        let mut holders = if hopeless { Vec::new() } else { self.holders(socket, first, now) };
         let mut found: Vec<Arc<Identity>> = Vec::new();
-        for (process, fd) in &holders {
-            let Some(identity) = self.identify(process, socket, now) else { continue };
+        for holder in &holders {
+            let Some(identity) = self.identify_holder(holder, socket, now) else { continue };
+            let (process, fd) = holder;
             self.remember(process, socket, *fd);
             if !found.iter().any(|other| is_same_program(other, &identity)) {
                 found.push(identity);
@@ -106,6 +107,8 @@ impl Processes {
         }
         if found.is_empty() {
             if !hopeless {
+                // Who became another program meanwhile is not ending.
+                holders.retain(|(process, _)| process.file("exe").is_err());
                 self.hints().note_missed(socket.inode, &holders, now);
             }
             return vec![Arc::new(identity::nobody(socket.uid, &self.users))];
@@ -280,7 +283,8 @@ impl Processes {
 
     /// From the cache when nothing that an exec changes has changed.
     fn identify_once(&self, process: &Process, socket: &Socket) -> Option<Arc<Identity>> {
-        let snapshot = Snapshot::take(process)?;
+        // One without arguments is a thread of the kernel, or about to become another program.
+        let snapshot = Snapshot::take(process).filter(|snapshot| !snapshot.cmdline.is_empty())?;
         let key = (process.pid, process.start_ticks, snapshot.exe, socket.uid, socket.confidence);
         if let Some((known, read_at, identity)) = self.hints().identities.find(&key)
             && *known == snapshot
