@@ -22,7 +22,7 @@ use super::guard::{self, Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
 use super::plan::{Failure, Plan};
-use super::setup::{configure_tun, index_of, settings_of};
+use super::setup::{configure_tun, index_of, settings_of, settings_of_host};
 use super::steer;
 use super::undo::{CleanupError, RunDir, Setting, Undo, namespace, remove_link};
 use super::{Mark, RequestError, RouteSocket};
@@ -31,9 +31,6 @@ use crate::tun::{OpenError, Queue};
 
 /// The tables of the guard that refuses.
 pub(super) const GUARD: [&str; 2] = ["inet portreeve", "netdev portreeve"];
-
-/// Lets a mark on a packet count in the reverse-path filter's lookup (Documentation/networking/ip-sysctl.rst).
-const SRC_VALID_MARK: &str = "/proc/sys/net/ipv4/conf/all/src_valid_mark";
 
 /// Why `up` failed. Nothing is left changed, except that a host found closed stays closed.
 #[derive(Debug, thiserror::Error)]
@@ -264,8 +261,8 @@ impl Undo {
         if !undo.tables.contains(&plan.table) {
             undo.tables.push(plan.table);
         }
-        if host.strict {
-            undo.settings.extend(Setting::plan(SRC_VALID_MARK, "1"));
+        for (path, value) in settings_of_host(host) {
+            undo.settings.extend(Setting::plan(&format!("/proc/sys/net/{path}"), value));
         }
         Ok(undo)
     }

@@ -12,7 +12,7 @@ use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::{RequestError, RouteSocket};
+use super::{Host, RequestError, RouteSocket};
 
 /// Packets that wait for us in the TUN at most; 500, the default, loses datagrams silently when we are busy.
 pub const TX_QUEUE_LEN: u32 = 1000;
@@ -55,6 +55,17 @@ pub(super) fn settings_of(device: &str, ipv6: bool) -> Vec<(String, &'static str
     // Where the host of a group is this very one, it answers from an address that is on another link (ip-sysctl.rst).
     let answers = [("accept_local", "1"), ("rp_filter", "2")].map(|(name, value)| (format!("ipv4/conf/{device}/{name}"), value));
     ipv6.into_iter().chain(answers).collect()
+}
+
+/// What is changed of the host's own settings, below /proc/sys/net.
+pub(super) fn settings_of_host(host: &Host) -> impl Iterator<Item = (&'static str, &'static str)> {
+    // Lets a mark on a packet count in the reverse-path filter's lookup (ip-sysctl.rst).
+    let strict = host.strict.then_some(("ipv4/conf/all/src_valid_mark", "1"));
+    // What a server's datagram was too big for is told to the address that its answer left from. The kernel notes the path's MTU at the route
+    // that the socket has, which leads into the TUN; with this, at that of the message's own mark, by which answers leave (`ip6_update_pmtu`
+    // in net/ipv6/route.c). IPv4 does without.
+    let reflects = host.ipv6.then_some(("ipv6/fwmark_reflect", "1"));
+    strict.into_iter().chain(reflects)
 }
 
 /// Leads all of IPv4 and these networks of IPv6 to the link, in the main table.

@@ -9,7 +9,7 @@ use super::guard::{self, Guard};
 use super::host::Host;
 use super::plan::{Failure, Plan};
 use super::rule::{FAMILIES, Family, LOCAL, Rule, Selector};
-use super::setup::{TX_QUEUE_LEN, settings_of};
+use super::setup::{TX_QUEUE_LEN, settings_of, settings_of_host};
 use super::steer::{self, ELSEWHERE_METRIC, LAST_METRIC};
 use super::ways::EVERYWHERE;
 
@@ -32,9 +32,7 @@ pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
         lines.push(here_document(&guard::stubs(plan, mark, plan.dns.port, false)));
     }
     lines.push(here_document(&guard.plain().replace("\tflags owner\n", "")));
-    if host.strict {
-        lines.push("sysctl -w net.ipv4.conf.all.src_valid_mark=1".to_owned());
-    }
+    lines.extend(settings_of_host(host).map(|(path, value)| format!("sysctl -w net/{path}={value}")));
     let rules = steer::rules(plan, host, mark).into_iter().filter(|rule| host.ipv6 || rule.family == Family::Ipv4);
     let (front, others): (Vec<Rule>, Vec<Rule>) = rules.partition(|rule| rule.priority == FRONT);
     lines.extend(before_local(&front));

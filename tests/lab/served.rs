@@ -65,6 +65,29 @@ while answered < int(sys.argv[3]) and silent < 10:
     time.sleep(0.05)
 "#;
 
+/// Answers each datagram by 1450 bytes, as [`SERVER`].
+const GENEROUS: &str = r#"
+import socket, sys
+family = socket.AF_INET6 if sys.argv[1] == "6" else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+if family == socket.AF_INET6: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+s.bind(("", int(sys.argv[2]))); s.settimeout(60)
+print("serving", flush=True)
+while True: s.sendto(b"x" * 1450, s.recvfrom(2000)[1])
+"#;
+
+/// Asks five times from its third word and says whether the last answer came, and whole.
+const LISTENER: &str = r#"
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.bind((sys.argv[3], 0)); s.connect((sys.argv[1], int(sys.argv[2]))); s.settimeout(0.5)
+for _ in range(5):
+    s.send(b"?")
+    try: heard = len(s.recv(2000))
+    except TimeoutError: heard = 0
+print(heard)
+"#;
+
 fn server(lab: &Lab, address: &str, port: &str, kind: &str) -> Running {
     let family = if address.contains(':') { "6" } else { "4" };
     let bound = if kind == "addressed" { address } else { "" };
@@ -91,6 +114,29 @@ fn a_server_of_datagrams_answers_from_where_it_was_asked() {
     }
     // Those were no flows of the router's, which would refuse them.
     assert_eq!(router.verb(&["flows"]).expect_success(), "no flows yet\n");
+}
+
+#[test]
+fn a_servers_answers_learn_what_the_path_carries() {
+    let lab = Lab::new();
+    // A path of its own each time: what was learnt of one is known to the next.
+    assert_eq!(heard_on_a_narrow_path(&lab, ["10.10.0.3", "fd10::3"]), [1450, 1450], "control");
+    let profiles = Profiles::empty();
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    assert_eq!(heard_on_a_narrow_path(&lab, ["10.10.0.4", "fd10::4"]), [1450, 1450]);
+}
+
+/// What is heard by IPv4 and by IPv6 at these addresses of the internet's, behind a link that carries 1400 bytes.
+fn heard_on_a_narrow_path(lab: &Lab, from: [&str; 2]) -> [u16; 2] {
+    lab.gateway().run(["ip", "link", "set", "wan0", "mtu", "1400"]).expect_success();
+    let [v4, v6] = from;
+    [(Lab::LAPTOP_4, v4, "24", "4"), (Lab::LAPTOP_6, v6, "64", "6")].map(|(address, from, prefix, family)| {
+        let mut server = lab.laptop().spawn(["/usr/bin/python3", "-c", GENEROUS, family, "4010"]);
+        assert_eq!(server.line(), "serving");
+        lab.internet().run(["ip", "addr", "add", &format!("{from}/{prefix}"), "dev", "net0"]).expect_success();
+        let told = lab.internet().run(["/usr/bin/python3", "-c", LISTENER, address, "4010", from]).expect_success();
+        told.trim().parse().expect("a number")
+    })
 }
 
 #[test]

@@ -58,7 +58,7 @@ impl Laptop {
         let volatile = |line: &&str| !line.contains("expires");
         let text = self.inner.run(
             "ip -4 rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all; ip addr show; \
-             nft list ruleset; sysctl -a --pattern 'net.ipv[46].conf' 2>/dev/null",
+             nft list ruleset; sysctl -a --pattern 'net.ipv[46].(conf|fwmark)' 2>/dev/null",
         );
         text.lines().filter(volatile).collect::<Vec<_>>().join("\n")
     }
