@@ -87,8 +87,8 @@ impl Datagrams {
                 Some(mark) => self.socket.set_mark(mark).and_then(|()| send()),
                 None => Err(error),
             },
-            // An error that came back for an earlier datagram takes the place of one send.
-            Err(error) if may_be_earlier(&error) => send(),
+            // Errors that came back for earlier datagrams take the place of a send each; what stays is this host's own.
+            Err(error) if may_be_earlier(&error) => send().or_else(|_| send()),
             other => other,
         }
     }

@@ -14,6 +14,9 @@ use super::{IpPacket, Transport, extent};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unreachable {
     Network,
+    /// No route of this very host leads there. A connected UDP socket of IPv4 hears of it, as where the routes are its own, and of
+    /// [`Self::Network`] it does not (`icmp_err_convert` in net/ipv4/icmp.c).
+    Nowhere,
     Host,
     Protocol,
     Port,
@@ -88,13 +91,14 @@ pub fn reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) {
 pub fn unreachable(packet: &IpPacket<'_>, why: Unreachable, out: &mut Vec<u8>) {
     let v4 = match why {
         Unreachable::Network => 0,
+        Unreachable::Nowhere => 6,
         Unreachable::Host => 1,
         Unreachable::Protocol => 2,
         Unreachable::Port => 3,
         Unreachable::Prohibited => 13,
     };
     let v6 = match why {
-        Unreachable::Network => (Icmpv6Message::DstUnreachable, 0, 0),
+        Unreachable::Network | Unreachable::Nowhere => (Icmpv6Message::DstUnreachable, 0, 0),
         Unreachable::Prohibited => (Icmpv6Message::DstUnreachable, 1, 0),
         Unreachable::Host => (Icmpv6Message::DstUnreachable, 3, 0),
         Unreachable::Port => (Icmpv6Message::DstUnreachable, 4, 0),

@@ -154,10 +154,12 @@ pub(super) fn is_passing(flow: &Flow) -> bool {
 /// The packet that tells the sender of `packet` what happened upstream; None where silence is the truth.
 pub(super) fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u8>> {
     let mut reply = Vec::new();
-    let tcp = packet.tuple().protocol == Protocol::TCP;
+    let (tcp, udp) = (packet.tuple().protocol == Protocol::TCP, packet.tuple().protocol == Protocol::UDP);
     match failure {
         Failure::Refused | Failure::Reset if tcp => reset(packet, &mut reply),
         Failure::Refused | Failure::Reset => unreachable(packet, Unreachable::Port, &mut reply),
+        // What comes from another host is a message; this one's own routes speak here.
+        Failure::Unreachable(Unreachable::Network) if udp => unreachable(packet, Unreachable::Nowhere, &mut reply),
         Failure::Unreachable(why) => unreachable(packet, why, &mut reply),
         Failure::Message { message, from } => {
             error_message(packet, from.unwrap_or(packet.tuple().remote.ip()), message, &mut reply);

@@ -8,6 +8,7 @@ in_all_ways! {
     a_silent_host_stays_silent,
     a_closed_udp_port_refuses,
     an_unreachable_host_is_silence_to_plain_datagrams,
+    a_connected_socket_hears_that_the_host_has_another_address,
 }
 
 /// Demands of each address and port what the kernel says without a router: each story runs there, too.
@@ -49,4 +50,42 @@ fn an_unreachable_host_is_silence_to_plain_datagrams(way: Way) {
     let send = |router: &Router<'_>, address: &str, port: u16| told(router.run(probe(&["datagram", address, &port.to_string()])));
     // Not fatal to a UDP socket that does not ask for errors (net/ipv4/icmp.c, icmp_err_convert).
     compare(way, [(four, 7, "silence"), (six, 7, "silence")], send);
+}
+
+/// Talks with the echo server by a connected socket until that is silent, or an error comes; says "ready" with the first answer.
+const TALK: &str = r#"
+import errno, socket, sys, time
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.connect((sys.argv[1], 7)); s.settimeout(0.3)
+heard = silent = 0
+while silent < 5:
+    try:
+        s.send(b"x")
+        s.recv(10)
+        heard, silent = heard + 1, 0
+        if heard == 1: print("ready", flush=True)
+        time.sleep(0.1)
+    except TimeoutError: silent += 1
+    except OSError as error: sys.exit(print(errno.errorcode[error.errno]))
+print("silence")
+"#;
+
+fn a_connected_socket_hears_that_the_host_has_another_address(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    // IPv6 goes on with the address that the socket has.
+    for (to, move_out, said) in [
+        (
+            Lab::SERVER_4,
+            "ip addr del 10.9.0.2/24 dev eth0; ip addr add 10.9.0.5/24 dev eth0; ip route add default via 10.9.0.1 dev eth0",
+            "ENETUNREACH",
+        ),
+        (Lab::SERVER_6, "ip addr add fd09::5/64 dev eth0 nodad; ip addr del fd09::2/64 dev eth0", "silence"),
+    ] {
+        let mut talk = router.spawn(["/usr/bin/python3", "-c", TALK, to]);
+        assert_eq!(talk.line(), "ready");
+        lab.laptop().run(["sh", "-c", move_out]).expect_success();
+        assert_eq!(talk.line(), said, "{way:?}, {to}");
+    }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::packet::{ErrorMessage, Unreachable};
 
-/// What the program is told of a failure: (TCP, UDP and echo over IPv4, the same over IPv6).
+/// What the program is told of a failure: a reset of TCP, and else over IPv4 and over IPv6.
 fn failures() -> [(Failure, [Option<Told>; 3]); 9] {
     let icmp = |v4: (u8, u8), v6: (u8, u8)| (Some(Told::Icmp(v4.0, v4.1)), Some(Told::Icmp(v6.0, v6.1)));
     let all = |v4, v6| {
@@ -31,6 +31,10 @@ fn failures() -> [(Failure, [Option<Told>; 3]); 9] {
 fn answer_to(way: &Way, [tcp, v4, v6]: [Option<Told>; 3], failure: Failure) -> Vec<Told> {
     let icmp = if way.remote.is_ipv4() { v4 } else { v6 };
     let is_reset = matches!(failure, Failure::Refused | Failure::Reset);
+    if way.kind == Kindred::Udp && way.remote.is_ipv4() && failure == Failure::Unreachable(Unreachable::Network) {
+        // Told to a connected socket, as the host's own routes would.
+        return vec![Told::Icmp(3, 6)];
+    }
     (if way.kind == Kindred::Tcp && is_reset { tcp } else { icmp }).into_iter().collect()
 }
 

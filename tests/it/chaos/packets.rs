@@ -5,8 +5,14 @@ use portreeve::packet::{
     is_unfinished, reset, split_stream, step_back, stream_bytes, stream_end, under_headers, unfinished_tcp, unreachable,
 };
 
-const CAUSES: [Unreachable; 5] =
-    [Unreachable::Network, Unreachable::Host, Unreachable::Protocol, Unreachable::Port, Unreachable::Prohibited];
+const CAUSES: [Unreachable; 6] = [
+    Unreachable::Network,
+    Unreachable::Nowhere,
+    Unreachable::Host,
+    Unreachable::Protocol,
+    Unreachable::Port,
+    Unreachable::Prohibited,
+];
 
 pub(super) fn run(bytes: &[u8]) {
     let _ = (is_unfinished(bytes), datagrams_together(bytes));
