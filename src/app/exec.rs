@@ -1,5 +1,7 @@
 //! `portreeve exec`: one command and its children behind the router; nothing of the host changes.
 
+mod ways;
+
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,6 +24,7 @@ use crate::netlink::{EVERYWHERE, Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::{Near, Upstreams};
 use crate::tun::{DEVICE_NAME, Queue, queues};
+use ways::Ways;
 
 /// What `exec` itself could not do, as env(1) has it.
 const FAILED: u8 = 125;
@@ -78,14 +81,13 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let mtu = host.as_ref().map_or(USUAL_MTU, |host| host.uplink_mtu(DEVICE_NAME));
     let mut reach = host.map_or_else(|| vec![EVERYWHERE], |host| host.reach(DEVICE_NAME));
     let addresses = own_addresses(&reach);
-    if args.host_loopback {
-        reach.push(HOST_LOOPBACK.1.into());
-    }
+    let always: Option<Ipv6Net> = args.host_loopback.then(|| HOST_LOOPBACK.1.into());
+    reach.extend(always);
     let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
     let request = Request {
         command: args.command.clone(),
         addresses: addresses.clone(),
-        reach,
+        reach: reach.clone(),
         mtu,
         device: DEVICE_NAME.to_owned(),
         queues: config.queues.unwrap_or_else(queues),
@@ -104,7 +106,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         notes: vec!["inbound connections cannot reach the command; loopback inside is its own".to_owned()],
     };
     let level = args.level.unwrap_or(config.level);
-    run_enclosed(enclosed, &args, Start { listener, facts, loader, loaded, level, upstreams, record })
+    run_enclosed(enclosed, &args, Start { listener, facts, loader, loaded, level, upstreams, record, reach, always })
 }
 
 struct Start {
@@ -115,10 +117,13 @@ struct Start {
     level: crate::profile::Level,
     upstreams: Upstreams,
     record: Option<std::fs::File>,
+    /// Where IPv6 leads, and where it always does.
+    reach: Vec<Ipv6Net>,
+    always: Option<Ipv6Net>,
 }
 
 fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result<CommandStatus, ExecError> {
-    let Start { listener, facts, loader, loaded, level, upstreams, record } = start;
+    let Start { listener, facts, loader, loaded, level, upstreams, record, reach, always } = start;
     let mut route = RouteSocket::adopt(enclosed.route.as_fd().try_clone_to_owned()?)?;
     let device_index = setup::index_of(&mut route, DEVICE_NAME).map_err(io::Error::other)?;
     let core = Core::start(Plan {
@@ -141,6 +146,9 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         older: None,
     })?;
     core.serve_control(listener);
+    if let Err(error) = (Ways { inside: route, index: device_index, led: reach, always }).follow() {
+        tracing::warn!(%error, "IPv6 leads inside where it led at the start");
+    }
     if args.verbose > 0 {
         core.print_verdicts();
     }

@@ -85,6 +85,20 @@ pub fn lead(socket: &mut RouteSocket, index: u32, reach: &[Ipv6Net]) -> Result<(
     Ok(())
 }
 
+/// Leads one network of IPv6 to the link no more.
+///
+/// # Errors
+///
+/// The kernel refuses it; a route that is gone, and IPv6 that is absent or disabled, is passed over.
+pub fn withdraw(socket: &mut RouteSocket, index: u32, net: Ipv6Net) -> Result<(), RequestError> {
+    let route = route_to(net, u32::from(RouteHeader::RT_TABLE_MAIN), index);
+    let message = RouteNetlinkMessage::DelRoute(route);
+    match ignoring(libc::ESRCH, socket.change(&format!("remove the route to {net}"), message, 0)) {
+        Err(error) if ipv6_is_missing(&error) => Ok(()),
+        other => other,
+    }
+}
+
 /// The index of the link of this name.
 ///
 /// # Errors

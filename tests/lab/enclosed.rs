@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use crate::harness::{Finished, Lab, Profiles, Router, Way, binary, executable};
 
 /// The user "nobody", who may do nothing.
-const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
+pub(crate) const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Runs `portreeve exec` with these words behind it, as the user "nobody".
 fn exec_as_nobody(lab: &Lab, profiles: &Profiles, words: &[&str]) -> Finished {
@@ -20,7 +20,7 @@ fn exec_as_nobody(lab: &Lab, profiles: &Profiles, words: &[&str]) -> Finished {
 }
 
 /// The folder that cargo builds in may be closed to others.
-fn binary_for_everyone(lab: &Lab) -> PathBuf {
+pub(crate) fn binary_for_everyone(lab: &Lab) -> PathBuf {
     let copy = lab.dir().join("bin/portreeve");
     if !copy.exists() {
         std::fs::copy(binary(), &copy).expect("the lab's folder is ours");

@@ -1,7 +1,8 @@
 //! A host whose IPv6 leads nowhere, or to single networks only: programs see what they see without a router.
 
 use super::laptop::{Laptop, assert_same, plan, program};
-use crate::harness::{Lab, Profiles, Router, Way, eventually};
+use crate::enclosed::{NOBODY, binary_for_everyone};
+use crate::harness::{Lab, Profiles, Router, Running, Way, eventually};
 
 /// The order in which a name's addresses are tried, and what becomes of a socket that connects to each of the arguments.
 const TELL: &str = r#"
@@ -65,6 +66,59 @@ fn a_way_out_that_goes_and_comes_back_is_followed() {
         eventually("IPv6 is known to be gone", || told().contains("2001:db8::10 ENETUNREACH").then_some(()));
         on_laptop(&lab, "ip -6 route add default via fd09::1 dev eth0");
         eventually("IPv6 is back", || reached(&told()));
+    }
+}
+
+/// Says each time that it changes whether the server of its argument is reached.
+const WATCH: &str = r#"
+import errno, socket, sys, time
+said, end = None, time.time() + 50
+while time.time() < end:
+    s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    s.settimeout(1)
+    try:
+        s.connect((sys.argv[1], 7))
+        s.send(b"x")
+        now = s.recv(1).decode()
+    except OSError as error: now = errno.errorcode.get(error.errno, "silence")
+    s.close()
+    if now != said: print(now, flush=True)
+    said = now
+    time.sleep(0.1)
+"#;
+
+#[test]
+fn an_enclosure_follows_a_way_out_that_goes_and_comes_back() {
+    let (lab, profiles) = (Lab::new(), Profiles::accepting());
+    let words = ["/usr/bin/python3", "-c", WATCH, TO[0]];
+    let router = Router::start(&lab, Way::Exec, &profiles);
+    let copy = binary_for_everyone(&lab).display().to_string();
+    let set = profiles.path().display().to_string();
+    let nobody = NOBODY.into_iter().chain(["env", "-u", "XDG_RUNTIME_DIR", &copy, "exec", "--profiles", &set, "--"]);
+    let mut watching = [router.spawn(words), lab.laptop().spawn(nobody.chain(words))];
+    let mut say = |what: &str| watching.iter_mut().for_each(|watch| wait_for(watch, what));
+    say("x");
+    for _ in 0..2 {
+        on_laptop(&lab, CHANGES[0]);
+        say("ENETUNREACH");
+        on_laptop(&lab, "ip -6 route add default via fd09::1 dev eth0");
+        say("x");
+    }
+    on_laptop(&lab, CHANGES[1]);
+    let mut late = router.spawn(words);
+    wait_for(&mut late, "ENETUNREACH");
+    on_laptop(&lab, "ip -6 address add fd09::2/64 dev eth0 nodad; ip -6 route add default via fd09::1 dev eth0");
+    wait_for(&mut late, "x");
+}
+
+/// Until [`WATCH`] says so; another line may be of the moment in which the route changes.
+fn wait_for(watch: &mut Running, what: &str) {
+    loop {
+        let line = watch.line();
+        assert_ne!(line, "", "it has ended");
+        if line == what {
+            return;
+        }
     }
 }
 
