@@ -10,10 +10,10 @@
 //! Keeps one rule: at every moment the host has its rule for `local`, and in the end it has it where it was.
 
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::rule::{RuleAction, RuleAttribute, RuleMessage};
-use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use super::rule::{LOCAL, Rule};
+use super::rule::{Family, LOCAL, Rule};
 use super::setup::ignoring;
 use super::{RequestError, RouteSocket};
 
@@ -25,7 +25,7 @@ pub(super) const MEANWHILE: u32 = 1;
 
 /// Brings `rules`, all of IPv6, to the front in this order. What is in order already is left alone.
 pub(super) fn put(socket: &mut RouteSocket, rules: &[&Rule]) -> Result<(), RequestError> {
-    let found = dump(socket)?;
+    let found = dump(socket, Family::Ipv6)?;
     if are_in_order(&found, rules) {
         return Ok(());
     }
@@ -47,30 +47,36 @@ pub(super) fn put(socket: &mut RouteSocket, rules: &[&Rule]) -> Result<(), Reque
 
 /// Puts the rule for `local` back where it was, should [`put`] have been killed midway.
 pub(super) fn settle(socket: &mut RouteSocket) -> Result<(), RequestError> {
-    let found = dump(socket)?;
+    let found = dump(socket, Family::Ipv6)?;
     let Some(local) = found.iter().find(|rule| is_local(rule, MEANWHILE)) else { return Ok(()) };
     add(socket, local, FRONT)?;
-    remove(socket, local, MEANWHILE)
+    remove(socket, local, MEANWHILE).map(|_| ())
 }
 
-fn dump(socket: &mut RouteSocket) -> Result<Vec<RuleMessage>, RequestError> {
+/// The rules of this family, in the order in which they are asked.
+pub(super) fn dump(socket: &mut RouteSocket, family: Family) -> Result<Vec<RuleMessage>, RequestError> {
     let mut question = RuleMessage::default();
-    question.header.family = AddressFamily::Inet6;
-    let entries = socket.dump("list the IPv6 rules", RouteNetlinkMessage::GetRule(question))?;
+    question.header.family = family.into();
+    let entries = socket.dump(&format!("list the {} rules", family.name()), RouteNetlinkMessage::GetRule(question))?;
     Ok(entries
         .into_iter()
         .filter_map(|entry| if let RouteNetlinkMessage::NewRule(rule) = entry { Some(rule) } else { None })
         .collect())
 }
 
-fn add(socket: &mut RouteSocket, rule: &RuleMessage, priority: u32) -> Result<(), RequestError> {
+/// Adds a copy of this rule at `priority`.
+pub(super) fn add(socket: &mut RouteSocket, rule: &RuleMessage, priority: u32) -> Result<(), RequestError> {
     let message = RouteNetlinkMessage::NewRule(at(rule, priority));
-    ignoring(libc::EEXIST, socket.change("put the rule for the table local", message, NLM_F_CREATE | NLM_F_EXCL))
+    ignoring(libc::EEXIST, socket.change("move a rule to its place", message, NLM_F_CREATE | NLM_F_EXCL))
 }
 
-fn remove(socket: &mut RouteSocket, rule: &RuleMessage, priority: u32) -> Result<(), RequestError> {
+/// Removes the one at `priority`. False: there was none.
+pub(super) fn remove(socket: &mut RouteSocket, rule: &RuleMessage, priority: u32) -> Result<bool, RequestError> {
     let message = RouteNetlinkMessage::DelRule(at(rule, priority));
-    ignoring(libc::ENOENT, socket.change("take the rule for the table local", message, 0))
+    match socket.change("take a rule from its place", message, 0) {
+        Err(error) if error.errno() == Some(libc::ENOENT) => Ok(false),
+        other => other.map(|()| true),
+    }
 }
 
 fn at(rule: &RuleMessage, priority: u32) -> RuleMessage {
@@ -90,7 +96,7 @@ fn are_in_order(found: &[RuleMessage], rules: &[&Rule]) -> bool {
 }
 
 /// The rule that sends every lookup to the table `local`.
-fn is_local(rule: &RuleMessage, at: u32) -> bool {
+pub(super) fn is_local(rule: &RuleMessage, at: u32) -> bool {
     priority(rule) == at && rule.header.action == RuleAction::ToTable && keys(rule) == [&RuleAttribute::Table(LOCAL)]
 }
 
@@ -102,7 +108,7 @@ fn is_same(one: &RuleMessage, other: &RuleMessage) -> bool {
 }
 
 /// The kernel leaves the attribute out where it is 0.
-fn priority(rule: &RuleMessage) -> u32 {
+pub(super) fn priority(rule: &RuleMessage) -> u32 {
     rule.attributes
         .iter()
         .find_map(|a| if let RuleAttribute::Priority(priority) = a { Some(*priority) } else { None })
@@ -120,7 +126,7 @@ fn keys(rule: &RuleMessage) -> Vec<&RuleAttribute> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::rule::{Family, Selector};
+    use crate::netlink::rule::Selector;
 
     fn rule(user: Option<u32>, table: u32) -> Rule {
         Rule { family: Family::Ipv6, priority: FRONT, selector: Selector { user, ..Selector::default() }, table }

@@ -18,6 +18,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use super::beside;
+use super::foremost;
 use super::guard::{self, Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
@@ -94,9 +95,11 @@ pub struct Installed {
 
 #[derive(Debug)]
 pub(super) struct State {
-    run_dir: RunDir,
+    pub(super) run_dir: RunDir,
     pub(super) socket: RouteSocket,
     pub(super) undo: Undo,
+    /// Where the plan wants our rules; others may have come before.
+    pub(super) wanted: u32,
     live: Live,
     /// Counts the changes of what goes beside the TUN.
     turn: u32,
@@ -131,6 +134,8 @@ impl Install {
         let mut socket = RouteSocket::open().map_err(CleanupError::Netlink)?;
         let mark = plan.mark.map_or_else(Mark::random, Ok).map_err(InstallError::Random)?;
         let host = Host::read(&mut socket)?;
+        let wanted = plan.priority;
+        let plan = &Plan { priority: foremost::place(&mut socket, wanted)?, ..plan.clone() };
         check_names(plan, &host, mark)?;
         let found = run_dir.read()?;
         let live = Live::start(&run_dir.file("nft.errors"))?;
@@ -138,7 +143,7 @@ impl Install {
         let queues = Queue::open_several(&plan.device, queues)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
-        let mut state = State { run_dir, socket, undo, live, turn: 0, listed: String::new() };
+        let mut state = State { run_dir, socket, undo, wanted, live, turn: 0, listed: String::new() };
         match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
             Ok(()) => Ok(Installed::new(plan, mark, &host, queues, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.

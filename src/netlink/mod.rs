@@ -5,6 +5,7 @@
 
 mod beside;
 mod datagrams;
+mod foremost;
 mod front;
 mod guard;
 mod host;

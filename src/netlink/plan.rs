@@ -21,10 +21,10 @@ pub const DEFAULT: &str = include_str!("../../routes/default.toml");
 const KERNEL_TABLES: [u32; 4] = [0, 253, 254, 255];
 
 /// Rules from here on belong to the kernel (`main` and `default`); ours must come before.
-const KERNEL_PRIORITY: u32 = 32766;
+pub(super) const KERNEL_PRIORITY: u32 = 32766;
 
 /// Rules before the plan's own need room, behind what [`super::front`] needs.
-const LEAST_PRIORITY: u32 = BEFORE + MEANWHILE + 1;
+pub(super) const LEAST_PRIORITY: u32 = BEFORE + MEANWHILE + 1;
 
 /// What a file says, as typed.
 #[derive(Debug, Deserialize)]

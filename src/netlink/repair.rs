@@ -8,7 +8,8 @@ use ipnet::IpNet;
 
 use super::guard::Guard;
 use super::install::{GUARD, State, check_names};
-use super::{Host, InstallError, Installed, nft, setup, steer};
+use super::plan::Plan;
+use super::{Host, InstallError, Installed, Mark, foremost, nft, setup, steer};
 
 impl Installed {
     /// Puts back what is missing: the device's state and addresses, its routes, our rules, kernel settings, the guard. Links that
@@ -25,13 +26,13 @@ impl Installed {
         if !host.links.iter().any(|link| link.name == plan.device) {
             return Ok(false);
         }
-        let guard = Guard { plan, host: &host, mark: *mark };
-        state.repair_device(&guard, *mtu)?;
+        state.repair_device(&Guard { plan, host: &host, mark: *mark }, *mtu)?;
+        state.repair_place(plan, &host, *mark)?;
         steer::add_rules(&mut state.socket, &state.undo.rules)?;
         for setting in &state.undo.settings {
             setting.apply()?;
         }
-        state.repair_guard(&guard)
+        state.repair_guard(&Guard { plan, host: &host, mark: *mark })
     }
 }
 
@@ -52,6 +53,28 @@ impl State {
             setup::remove_address(&mut self.socket, &plan.device, index, net.addr(), net.prefix_len())?;
         }
         Ok(steer::fill_table(&mut self.socket, plan, host, index)?)
+    }
+
+    /// Brings our rules before those of others, or back to where the plan wants them. The new ones are there before the old go.
+    fn repair_place(&mut self, plan: &mut Plan, host: &Host, mark: Mark) -> Result<(), InstallError> {
+        foremost::put_back(&mut self.socket)?;
+        let place = foremost::place(&mut self.socket, self.wanted)?;
+        if place == plan.priority {
+            return Ok(());
+        }
+        plan.priority = place;
+        let rules = steer::rules(plan, host, mark);
+        let old: Vec<_> = self.undo.rules.iter().filter(|rule| !rules.contains(rule)).cloned().collect();
+        self.undo.rules = [old.as_slice(), rules.as_slice()].concat();
+        self.run_dir.write(&self.undo)?;
+        steer::add_rules(&mut self.socket, &rules)?;
+        for rule in &old {
+            rule.remove(&mut self.socket)?;
+        }
+        self.undo.rules = rules;
+        self.run_dir.write(&self.undo)?;
+        tracing::info!(priority = place, "our rules have moved, so that they stay before those of others");
+        Ok(())
     }
 
     fn repair_guard(&mut self, guard: &Guard<'_>) -> Result<bool, InstallError> {

@@ -61,3 +61,49 @@ fn a_link_that_appears_later_is_guarded_and_one_that_goes_is_forgotten() {
     router.verb(&["down"]).expect_success();
     lab.laptop().run([binary().into_os_string(), "status".into()]).expect_code(3);
 }
+
+/// What wg-quick adds for a tunnel that carries everything, with a table that leads to the gateway instead.
+const TUNNEL: &str = "for family in -4 -6; do ip $family rule add not fwmark 0xca6c table 51820; \
+    ip $family rule add table main suppress_prefixlength 0; done; \
+    ip route add default via 10.9.0.1 dev eth0 table 51820; ip -6 route add default via fd09::1 dev eth0 table 51820";
+
+const NO_TUNNEL: &str = "for family in -4 -6; do ip $family rule del table 51820; ip $family rule del table main suppress_prefixlength 0; \
+    ip $family route flush table 51820; done";
+
+#[test]
+fn rules_that_others_add_without_a_priority_are_asked_behind_ours_and_in_their_own_order() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let before = state(&lab);
+    lab.laptop().run(["sh", "-c", TUNNEL]).expect_success();
+    for family in ["-4", "-6"] {
+        let rules = || lab.laptop().run(["ip", family, "rule"]).expect_success();
+        eventually("ours come first", || {
+            let rules = rules();
+            let order = ["lookup 1717", "suppress_prefixlength 0", "lookup 51820", "32766:"].map(|word| rules.rfind(word));
+            (order.iter().all(Option::is_some) && order.is_sorted()).then_some(())
+        });
+    }
+    for host in ["203.0.113.10", "[2001:db8::10]", "10.9.0.1", "[fd09::1]"] {
+        // The gateway has no such server, and says so itself.
+        let expected = if host.contains("9.0.1") || host.contains("fd09") { 7 } else { 0 };
+        router.run(["curl", "-sS", "--max-time", "30", &format!("http://{host}/hello")]).expect_code(expected);
+    }
+    lab.laptop().run(["sh", "-c", NO_TUNNEL]).expect_success();
+    until(|| state(&lab) == before);
+}
+
+#[test]
+fn rules_of_others_that_stood_before_ours_stay_and_ours_go_before_them() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    lab.laptop().run(["sh", "-c", "for f in -4 -6; do ip $f rule add pref 100 table main; done"]).expect_success();
+    let before = state(&lab);
+    let router = Router::start(&lab, Way::Up, &profiles);
+    for host in ["203.0.113.10", "[2001:db8::10]"] {
+        router.run(["curl", "-sS", "--max-time", "30", &format!("http://{host}/hello")]).expect_success();
+    }
+    router.verb(&["down"]).expect_success();
+    until(|| state(&lab) == before);
+}
