@@ -200,7 +200,9 @@ const KEY: i16 = VALUE - 16;
 
 /// Notes who closes a socket, under its network namespace and port. The PID stays 0 where another process made it, or one of before our
 /// start: also such a record takes the place of an earlier one, whose process did not send what this socket sent.
-pub(super) fn of_released(made: &Map, closed: &Map) -> Vec<Instruction> {
+///
+/// `ours` is our own process: what it sends is never looked for here, and who has its port next is alone with it.
+pub(super) fn of_released(made: &Map, closed: &Map, ours: i32) -> Vec<Instruction> {
     let mut code = Code::default();
     let other = of_udp(&mut code);
     code.set(R(0), 0);
@@ -218,7 +220,7 @@ pub(super) fn of_released(made: &Map, closed: &Map) -> Vec<Instruction> {
     note_maker(&mut code, made);
     code.copy(R(1), R(6)).call(Helper::NetnsCookie).store(Len::Eight, STACK, KEY, R(0));
     code.store(Len::Eight, STACK, KEY + 8, R(7));
-    note_other(&mut code, closed);
+    note_other(&mut code, closed, ours);
     code.update(closed, KEY, VALUE).land([other, without_port]);
     code.end(1)
 }
@@ -235,13 +237,13 @@ fn note_maker(code: &mut Code, made: &Map) {
     code.load(Len::Eight, R(1), STACK, VALUE + CLOSED).store(Len::Eight, R(8), MADE_CLOSED, R(1)).land([unknown, of_another]);
 }
 
-/// When another process has closed a socket of this port last.
-fn note_other(code: &mut Code, closed: &Map) {
+/// When another process, which is not ours, has closed a socket of this port last.
+fn note_other(code: &mut Code, closed: &Map, ours: i32) {
     code.map_and_key(closed, KEY).call(Helper::MapLookup);
     let first = code.jump_if(R(0), 0);
     code.load(Len::Eight, R(2), R(0), OTHER).load(Len::Four, R(3), R(0), PID).load(Len::Four, R(1), STACK, VALUE + PID);
-    let same = code.jump_if_same(R(1), R(3));
-    code.load(Len::Eight, R(2), R(0), CLOSED).land([same]);
+    let same = [code.jump_if_same(R(1), R(3)), code.jump_if(R(3), ours)];
+    code.load(Len::Eight, R(2), R(0), CLOSED).land(same);
     code.store(Len::Eight, STACK, VALUE + OTHER, R(2)).land([first]);
 }
 

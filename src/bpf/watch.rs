@@ -77,10 +77,12 @@ impl Programs {
     fn load() -> Result<Self, Without> {
         let maps = Maps::make().map_err(without("make a map"))?;
         let Maps { made, closed, executed } = &maps;
+        // No process has a greater number (PID_MAX_LIMIT in include/linux/threads.h).
+        let ours = i32::try_from(std::process::id()).unwrap_or_default();
         let load = |hook, name, code: &[_]| sys::load(hook, name, code).map_err(without("load a program"));
         Ok(Self {
             made: load(Hook::SocketMade, "portreeve_made", &program::of_made(made))?,
-            released: load(Hook::SocketReleased, "portreeve_close", &program::of_released(made, closed))?,
+            released: load(Hook::SocketReleased, "portreeve_close", &program::of_released(made, closed, ours))?,
             executing: load(Hook::Tracepoint, "portreeve_exec", &program::of_executed(executed, false))?,
             executed: load(Hook::Tracepoint, "portreeve_execd", &program::of_executed(executed, true))?,
             maps,

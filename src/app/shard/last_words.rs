@@ -72,6 +72,10 @@ impl Attributor {
 
     fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
         let Sender { pid, uid, cookie, made } = *sender;
+        if pid == std::process::id() {
+            // An upstream socket of ours that has had the port since: what it sent does not come by the TUN.
+            return None;
+        }
         let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, confidence: Confidence::Likely };
         let maker = self.find_maker(pid, made, &socket, sent)?;
         // After the look: what was looked at is what made the socket.

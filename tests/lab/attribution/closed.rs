@@ -1,6 +1,6 @@
 //! Sockets that are closed: who made them, by the programs that the kernel runs for us, or nobody.
 
-use std::net::SocketAddr;
+use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
 
 use portreeve::bpf::{ClosedSockets, Sender};
@@ -96,6 +96,25 @@ fn a_port_that_two_processes_left_one_after_the_other_is_neithers() {
             assert_eq!(program.next_line(), "over");
             assert_eq!(closed.sender(&flow), None, "{flow}");
         });
+    });
+}
+
+#[test]
+fn a_port_that_we_left_ourselves_just_now_is_the_next_ones() {
+    in_namespace(|| {
+        let closed = watch();
+        for (family, peer, remote, from) in PEERS {
+            for act in ACTS {
+                let any = if family == "AF_INET" { "0.0.0.0:0" } else { "[::]:0" };
+                let ours = UdpSocket::bind(any).and_then(|socket| socket.local_addr()).expect("a free port").port();
+                let act = act.replace("PEER", peer);
+                let made = format!("s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.bind(('', {ours})); {act}");
+                let program = Program::python(&format!("{made}; own = name(s); s.close(); say(own); end()"));
+                let flow = flow(&program, from, remote);
+                assert_eq!(flow.local.port(), ours);
+                assert_eq!(closed.sender(&flow).map(|sender| sender.pid), Some(program.pid()), "{flow}");
+            }
+        }
     });
 }
 
