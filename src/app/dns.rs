@@ -212,7 +212,7 @@ impl Askers {
         let tuple = |remote| FiveTuple { protocol, local: from, remote };
         let candidates = self.stubs.iter().filter(|stub| stub.is_ipv4() == from.is_ipv4()).map(|stub| tuple(*stub));
         for asked in candidates.chain([tuple(here)]) {
-            let Some(socket) = self.attributor.socket(&asked) else { continue };
+            let Some(socket) = self.attributor.socket(&asked, None) else { continue };
             let attributor = self.attributor.clone();
             // A search that panics finds nobody, which is refused by default.
             let identities = tokio::task::spawn_blocking(move || attributor.holders(&socket)).await.unwrap_or_default();

@@ -5,6 +5,7 @@
 
 mod datagram;
 mod echo;
+mod link;
 mod message;
 mod options;
 mod source;
@@ -17,6 +18,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 pub use datagram::Datagrams;
 pub use echo::{Pings, Reply};
+pub use link::{Link, tell_own};
 pub use message::{Received, Trouble};
 pub use tcp::{Connecting, Progress, Stream, failure_of};
 
@@ -168,6 +170,18 @@ impl Dialer {
             Err(error) => return Err(error),
         }
         .map_err(|source| kernel("connect", to, source))
+    }
+
+    /// A way out by the link with this index, for packets to whomever, as they are.
+    ///
+    /// # Errors
+    ///
+    /// As [`Dialer::tcp`]; also where the link is gone, and without CAP_NET_RAW.
+    pub fn link(&self, permit: Permit, to: SocketAddr, index: u32) -> Result<Link, DialError> {
+        if permit.lane() == Lane::Gate {
+            return Err(DialError::NoGate);
+        }
+        Link::open(index, self.mark).map_err(|source| kernel("open a packet socket for what goes", to, source))
     }
 
     fn socket(&self, permit: Permit, to: SocketAddr, kind: Type, protocol: Option<Protocol>) -> Result<Socket, DialError> {

@@ -49,6 +49,8 @@ pub enum Service {
     Relay,
     /// The embedded DNS server: port 53, judged question by question.
     Dns,
+    /// The link that its program named: packets go on as they are, and answers come past the router.
+    Link,
 }
 
 /// Where a flow stands.

@@ -16,7 +16,6 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::Mark;
-use super::guard::is_marked;
 use super::mark::MASK;
 use super::plan::Plan;
 use crate::flow::{HEARS, WAY_MASK, WAYS};
@@ -44,24 +43,6 @@ const FAMILIES: [Family; 2] =
 pub(super) fn hears(mark: Mark) -> String {
     let (mask, full) = (MASK | HEARS, mark.value() | HEARS);
     format!("meta mark & {mask:#010x} == {full:#010x} jump hears")
-}
-
-/// What was led into the TUN though its program named another link. The guard sees to it that nothing else with this bit, which others
-/// may use too, leaves without our mark.
-pub(super) const IS_LED: &str = "meta mark & 0xff001000 == 0x00001000";
-
-/// Leads what is sent to an IPv4 group by a named link (`IP_MULTICAST_IF`, `IP_PKTINFO`) into the TUN like what names none: the kernel
-/// finds the link of a group by the source's address (`ip_route_output_key_hash_rcu` in net/ipv4/route.c). A socket that is bound to
-/// a link stays there, and is refused. `past`: what goes its own way.
-pub(super) fn groups(plan: &Plan, mark: Mark, past: &[String]) -> String {
-    let Some(own) = plan.addresses.iter().map(ipnet::IpNet::addr).find(IpAddr::is_ipv4) else { return String::new() };
-    let past = past.iter().fold(String::new(), |text, rule| text + &format!("\t\t{rule} accept\n"));
-    let (device, is_own) = (&plan.device, is_marked(mark));
-    format!(
-        "\tchain groups {{\n\t\ttype route hook output priority raw; policy accept;\n\
-         \t\tmeta l4proto != udp accept\n\t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{is_own} accept\n{past}\
-         \t\tip daddr 224.0.0.0/4 ip saddr set {own} meta mark set meta mark & 0xffffefff | 0x00001000\n\t}}\n"
-    )
 }
 
 /// The sets and chains. `asked` comes after conntrack has said whose a datagram is, and sees none that an upstream socket hears;

@@ -7,8 +7,8 @@
 //! failure mode "open" all of them have that flag.
 //!
 //! A packet of a program is routed into the TUN and accepted there. One that leaves by any other link must carry our mark, or
-//! be one of [`EXEMPTIONS`], else it is counted and rejected: so SO_BINDTODEVICE, IP_PKTINFO, scoped and multicast sends end
-//! here. `oifname` in the output hook is the link of the *first* lookup; it stays stale after a `type route` chain re-marked
+//! be one of [`EXEMPTIONS`], else it is counted and rejected, or led into the TUN where its program named the link (`linked`).
+//! `oifname` in the output hook is the link of the *first* lookup; it stays stale after a `type route` chain re-marked
 //! the packet and the kernel routed it anew. Hence the order: `loop` looks before any re-marking, `postrouting` sees the true
 //! link again, and the egress chains, which see AF_PACKET too, see the truth always.
 //!
@@ -31,6 +31,7 @@ use super::Mark;
 use super::beside;
 use super::datagrams;
 use super::host::{Host, Link};
+use super::linked;
 use super::mark::MASK;
 use super::plan::{Failure, Plan};
 
@@ -105,7 +106,7 @@ impl Guard<'_> {
     pub(super) fn live(&self, owned: bool) -> String {
         let flags = if owned { "\tflags owner\n" } else { "" };
         let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
-        let datagrams = datagrams::text(self.plan, self.mark) + &datagrams::groups(self.plan, self.mark, &self.past());
+        let datagrams = datagrams::text(self.plan, self.mark);
         let mut text = format!("table inet portreeve_live {{\n{flags}{sets}{datagrams}{prerouting}{output}}}\n");
         if self.host.strict {
             let mark = set_mark(self.mark);
@@ -132,19 +133,21 @@ impl Guard<'_> {
         let (own, owner) = (is_marked(self.mark), self.plain_flags());
         let refuse = "\t\tmeta l4proto tcp reject with tcp reset\n\t\treject with icmpx admin-prohibited\n";
         let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
+        let framed: Vec<&str> = self.guarded_links().filter(|link| link.ethernet).map(|link| link.name.as_str()).collect();
         format!(
             "table inet portreeve {{\n{owner}\tcounter leak {{ }}\n\tcounter loop {{ }}\n{excluded}\
              \tchain loop {{\n\t\ttype filter hook output priority -160; policy accept;\n\
              \t\toifname != \"{device}\" accept\n\t\t{own} counter name \"loop\" jump refuse\n\t}}\n\
              \tchain exempt {{\n\t\ttype route hook output priority -155; policy accept;\n{routed}\t}}\n\
              \tchain output {{\n\t\ttype filter hook output priority filter; policy accept;\n\
-             \t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{own} accept\n\t\t{led} accept\n{exempt}\
+             \t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{own} accept\n{linked}{exempt}\
              \t\tcounter name \"leak\" jump refuse\n\t}}\n\
              \tchain refuse {{\n{refuse}\t}}\n\
              \tchain postrouting {{\n\t\ttype filter hook postrouting priority filter; policy accept;\n\
              \t\toifname \"{device}\" {own} counter name \"loop\" drop\n\
-             \t\toifname != {{ \"lo\", \"{device}\" }} {led} counter name \"leak\" drop\n\t}}\n}}\n",
-            led = datagrams::IS_LED,
+             {stray}\t}}\n}}\n",
+            linked = linked::accepted(&framed),
+            stray = linked::dropped(device, &framed),
             excluded = self.excluded_arrivals(),
             routed = self.routed_past(),
         )
@@ -192,9 +195,10 @@ impl Guard<'_> {
         // 0x888e is EAPOL: without it no protected wireless link comes up.
         let frames = if *ethernet { "\t\tether type { arp, 0x888e } accept\n" } else { "" };
         let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
+        let linked = if *ethernet { linked::led(*index, &self.plan.device) } else { String::new() };
         format!(
             "\tchain egress_{index} {{\n\t\ttype filter hook egress device \"{name}\" priority filter; policy accept;\n\
-             \t\t{own} accept\n{frames}{exempt}\t\tcounter name \"leak\" drop\n\t}}\n"
+             \t\t{own} accept\n{frames}{exempt}{linked}\t\tcounter name \"leak\" drop\n\t}}\n"
         )
     }
 
@@ -225,7 +229,8 @@ impl Guard<'_> {
             "\tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
              \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\
              \t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
-             \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n\t}}\n"
+             \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n{linked}\t}}\n",
+            linked = linked::marked(&self.plan.device),
         )
     }
 
@@ -314,7 +319,7 @@ mod tests {
         let (plain, _) = texts(&Plan::default(), false);
         assert!(plain.contains("egress_2") && plain.contains("egress_3"));
         assert!(!plain.contains("egress_1") && !plain.contains("egress_4") && !plain.contains("egress_5"));
-        assert_eq!(plain.matches("ether type").count(), 1);
+        assert_eq!(plain.matches("ether type { arp").count(), 1);
     }
 
     #[test]

@@ -10,6 +10,7 @@ mod front;
 mod guard;
 mod host;
 mod install;
+mod linked;
 mod mark;
 mod nft;
 mod plan;

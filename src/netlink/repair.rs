@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use super::guard::Guard;
 use super::install::{GUARD, State, check_names};
 use super::plan::Plan;
+use super::rule::Rule;
 use super::{Host, InstallError, Installed, Mark, foremost, nft, setup, steer};
 
 impl Installed {
@@ -28,6 +29,7 @@ impl Installed {
         }
         state.repair_device(&Guard { plan, host: &host, mark: *mark }, *mtu)?;
         state.repair_place(plan, &host, *mark)?;
+        state.follow_links(&Guard { plan, host: &host, mark: *mark })?;
         steer::add_rules(&mut state.socket, &state.undo.rules)?;
         for setting in &state.undo.settings {
             setting.apply()?;
@@ -37,6 +39,21 @@ impl Installed {
 }
 
 impl State {
+    /// Links that appeared get their rules, and those of links that went are removed.
+    fn follow_links(&mut self, guard: &Guard<'_>) -> Result<(), InstallError> {
+        let wanted = steer::linked(guard.plan, guard.host);
+        let excluded = &guard.plan.exclude.interfaces;
+        let is_gone = |rule: &Rule| !wanted.contains(rule) && steer::linked_to(rule).is_some_and(|name| !excluded.contains(name));
+        let gone: Vec<Rule> = self.undo.rules.extract_if(.., |rule| is_gone(rule)).collect();
+        steer::remove_rules(&mut self.socket, &gone)?;
+        let new: Vec<Rule> = wanted.into_iter().filter(|rule| !self.undo.rules.contains(rule)).collect();
+        if new.is_empty() && gone.is_empty() {
+            return Ok(());
+        }
+        self.undo.rules.extend(new);
+        Ok(self.run_dir.write(&self.undo)?)
+    }
+
     fn repair_device(&mut self, guard: &Guard<'_>, mtu: u32) -> Result<(), InstallError> {
         let Guard { plan, host, mark: _ } = *guard;
         let wanted: Vec<_> =

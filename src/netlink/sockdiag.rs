@@ -82,6 +82,15 @@ impl SocketTable {
         self.interface = index;
     }
 
+    /// Asks about what was sent by another link, where one is named: sockets that are bound to that one are found.
+    pub fn by_link<T>(&mut self, link: Option<u32>, ask: impl FnOnce(&mut Self) -> T) -> T {
+        let own = self.interface;
+        self.interface = link.unwrap_or(own);
+        let answer = ask(self);
+        self.interface = own;
+        answer
+    }
+
     /// The socket behind a TCP or UDP flow; `None` is "nobody", also for other protocols.
     ///
     /// A listener never owns a flow here, nor does a connection in TIME-WAIT, which no program holds any more. A UDP socket that

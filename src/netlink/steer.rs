@@ -27,7 +27,7 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::route::{RouteAttribute, RouteMessage, RouteProtocol, RouteScope, RouteType};
 
 use super::front::{self, FRONT};
-use super::host::Host;
+use super::host::{Host, Link};
 use super::plan::{Failure, Plan};
 use super::rule::{Carried, FAMILIES, Family, LOCAL, MAIN, Marks, Rule, Selector, tolerate};
 use super::setup::{add_route, default_route, ignoring, route_to};
@@ -61,6 +61,7 @@ pub(super) fn rules(plan: &Plan, host: &Host, mark: Mark) -> Vec<Rule> {
         let families = FAMILIES.into_iter().filter(|family| selector.to.is_none_or(|net| family.has(&net)));
         rules.extend(families.map(|family| Rule { family, priority, selector: selector.clone(), table: MAIN }));
     }
+    rules.extend(linked(plan, host));
     rules.extend(groups_4(plan));
     let unmarked = Selector { marks: Marks::Not(mark.value()), ..Selector::default() };
     let last = |family| Rule { family, priority: plan.priority, selector: unmarked.clone(), table: plan.table };
@@ -87,6 +88,28 @@ fn groups_4(plan: &Plan) -> Vec<Rule> {
         |before, selector, table| Rule { family: Family::Ipv4, priority: plan.priority.saturating_sub(before), selector, table };
     let sent = [Carried::Udp, Carried::Icmp].map(|protocol| rule(2, of(Some(protocol)), plan.table));
     sent.into_iter().chain([rule(1, of(None), MAIN)]).collect()
+}
+
+/// What names a link of this host keeps to it, and the guard sees to it there. In IPv4 alone: the unreachable default of our table would
+/// be found for any link.
+pub(super) fn linked(plan: &Plan, host: &Host) -> Vec<Rule> {
+    let is_one = |link: &&Link| {
+        !link.loopback && !link.shared && link.name != plan.device && !plan.exclude.interfaces.contains(&link.name)
+    };
+    let rule = |link: &Link| Rule {
+        family: Family::Ipv4,
+        priority: plan.priority.saturating_sub(BEFORE),
+        selector: Selector { link: Some(link.name.clone()), ..Selector::default() },
+        table: MAIN,
+    };
+    host.links.iter().filter(is_one).map(rule).collect()
+}
+
+/// The link of such a rule, or of one for an excluded link.
+pub(super) fn linked_to(rule: &Rule) -> Option<&String> {
+    let Selector { marks, to, sent: _, link, protocol, user } = &rule.selector;
+    let names_a_link_alone = (marks, to, protocol, user) == (&Marks::Any, &None, &None, &None);
+    link.as_ref().filter(|_| rule.family == Family::Ipv4 && rule.table == MAIN && names_a_link_alone)
 }
 
 fn to(net: IpNet) -> Selector {
@@ -215,15 +238,8 @@ mod tests {
     use super::*;
 
     fn rules(plan: &Plan) -> Vec<Rule> {
-        let link = crate::netlink::Link {
-            index: 4,
-            name: "docker0".to_owned(),
-            mtu: 1500,
-            up: true,
-            loopback: false,
-            ethernet: true,
-            shared: false,
-        };
+        let link =
+            Link { index: 4, name: "docker0".to_owned(), mtu: 1500, up: true, loopback: false, ethernet: true, shared: false };
         let addresses = ["172.17.0.1/16", "fe80::1/64", "fd17::1/64"].map(|net| (4, net.parse().expect("a network"))).into();
         let host = Host {
             links: vec![link],
@@ -256,8 +272,13 @@ mod tests {
         let excluded: Vec<(Family, String)> =
             rules(&plan).iter().filter(|rule| rule.priority == 1697).map(|rule| (rule.family, rule.words())).collect();
         let tail = "lookup main priority 1697 protocol kernel";
-        let expected =
-            [(Ipv4, "to 192.0.2.0/24"), (Ipv6, "to 2001:db8::/32"), (Ipv4, "uidrange 1000-1000"), (Ipv6, "uidrange 1000-1000")];
+        let expected = [
+            (Ipv4, "to 192.0.2.0/24"),
+            (Ipv6, "to 2001:db8::/32"),
+            (Ipv4, "uidrange 1000-1000"),
+            (Ipv6, "uidrange 1000-1000"),
+            (Ipv4, "oif docker0"),
+        ];
         assert_eq!(excluded, expected.map(|(family, from)| (family, format!("{from} {tail}"))));
     }
 
@@ -275,12 +296,13 @@ mod tests {
     fn datagrams_to_a_group_are_taken_before_who_joins_one_is_sent_to_the_main_table() {
         let rules = rules(&Plan::default());
         let words: Vec<String> = rules.iter().filter(|rule| rule.family == Family::Ipv4).map(Rule::words).collect();
+        let words: Vec<String> = words.into_iter().filter(|words| words.contains("224.0.0.0/4")).collect();
         let expected = [
             "fwmark 0/0xff000000 to 224.0.0.0/4 ipproto udp lookup 1717 priority 1698 protocol kernel",
             "fwmark 0/0xff000000 to 224.0.0.0/4 ipproto icmp lookup 1717 priority 1698 protocol kernel",
             "fwmark 0/0xff000000 to 224.0.0.0/4 lookup main priority 1699 protocol kernel",
         ];
-        assert_eq!(words[..3], expected);
+        assert_eq!(words, expected);
     }
 
     #[test]
@@ -302,8 +324,8 @@ mod tests {
     }
 
     #[test]
-    fn the_main_table_is_never_asked_before_ours_unless_the_plan_excludes_something_or_a_group_is_joined() {
-        let asked = |rule: &Rule| rule.table == MAIN && rule.selector.to != Some(GROUPS_4);
+    fn the_main_table_is_asked_before_ours_only_for_what_is_excluded_who_joins_a_group_and_who_names_a_link() {
+        let asked = |rule: &Rule| rule.table == MAIN && rule.selector.to != Some(GROUPS_4) && rule.selector.link.is_none();
         assert!(!rules(&Plan::default()).iter().any(asked));
     }
 

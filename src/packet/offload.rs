@@ -11,12 +11,13 @@ const GSO_TCPV4: u8 = 1;
 const GSO_TCPV6: u8 = 4;
 /// Many UDP datagrams under one header (`VIRTIO_NET_HDR_GSO_UDP_L4`, include/uapi/linux/virtio_net.h).
 const GSO_UDP: u8 = 5;
+const GSO_FRAGMENTS: u8 = 3;
 /// A flag beside the kind of segmentation (`VIRTIO_NET_HDR_GSO_ECN`).
 const GSO_ECN: u8 = 0x80;
 /// Where the checksum stands in a TCP header (RFC 9293 §3.1).
-const TCP_CHECKSUM: u16 = 16;
+pub(super) const TCP_CHECKSUM: u16 = 16;
 /// Where it stands in a UDP header (RFC 768).
-const UDP_CHECKSUM: u16 = 6;
+pub(super) const UDP_CHECKSUM: u16 = 6;
 
 /// Prepares `packet`, an IPv4 or IPv6 header without options followed by a TCP segment, for the kernel: writes the pseudo-header sum
 /// into the checksum field and returns the header that asks for the rest. Segments whose payload is larger than `max_payload` bytes
@@ -65,6 +66,21 @@ pub(super) fn unfinished_udp(packet: &mut [u8], segment: Option<u16>) -> Option<
     leave_checksum(packet, v4, IpProtocol::Udp, packet.len().checked_sub(ip_len)?, UDP_CHECKSUM)?;
     let (gso, ip_len) = (if segment.is_some() { GSO_UDP } else { 0 }, u16::try_from(ip_len).ok()?);
     Some(header(gso, ip_len + 8, segment.unwrap_or(0), ip_len, UDP_CHECKSUM))
+}
+
+/// A header that asks for the checksum of a transport header that stands at `start`.
+pub(super) fn unfinished(start: u16, checksum_offset: u16) -> [u8; VNET_HEADER_LEN] {
+    header(0, 0, 0, start, checksum_offset)
+}
+
+/// The same for UDP datagrams of `size` bytes each.
+pub(super) fn datagrams(start: u16, size: u16) -> [u8; VNET_HEADER_LEN] {
+    header(GSO_UDP, start + 8, size, start, UDP_CHECKSUM)
+}
+
+/// The same for one UDP datagram that the kernel is to cut into fragments of `size` bytes each (`VIRTIO_NET_HDR_GSO_UDP`).
+pub(super) fn fragments(start: u16, size: u16) -> [u8; VNET_HEADER_LEN] {
+    header(GSO_FRAGMENTS, start + 8, size, start, UDP_CHECKSUM)
 }
 
 fn header(gso: u8, header_len: u16, segment: u16, checksum_start: u16, checksum_offset: u16) -> [u8; VNET_HEADER_LEN] {

@@ -118,7 +118,7 @@ impl Router {
             && let Some(first) = packets.first()
             && let Ok(packet) = IpPacket::parse(first, Checksums::Unfinished)
         {
-            self.reject(&packet);
+            self.reject_first(id, &packet);
         }
         let Some(flow) = self.table.flow(id) else { return };
         let record = self.record_of(flow, Some(outcome), now);
@@ -265,7 +265,17 @@ impl Router {
         flow.decided_by = owner;
         flow.decision = Some(decision);
         if permit.is_none() {
+            self.abort_linked(id);
             self.finish(id, "cut by policy", now);
+        }
+    }
+
+    /// Ends the program's socket of a TCP flow that goes by a link of the program's choice.
+    fn abort_linked(&mut self, id: FlowId) {
+        let Some(flow) = self.table.flow(id) else { return };
+        if flow.service == Service::Link && flow.tuple.protocol == Protocol::TCP {
+            let tuple = flow.tuple;
+            self.say(Output::Abort { flow: id, tuple });
         }
     }
 

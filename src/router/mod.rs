@@ -38,7 +38,7 @@ pub use crowding::Crowded;
 pub use prompts::{PromptEnd, PromptKey, Question};
 pub use upstream::Failure;
 
-use crate::flow::{Amounts, Flow, FlowId, Numbers, Owner, Record, Table};
+use crate::flow::{Amounts, Flow, FlowId, Numbers, Owner, Record, Service, Table};
 use crate::packet::{FiveTuple, IpPacket, Kept};
 use crate::process::Identity;
 use crate::profile::{Level, Policy, Subject};
@@ -93,6 +93,8 @@ pub struct Rules {
 pub enum Input<'a> {
     /// A program sent a packet.
     Packet(&'a IpPacket<'a>),
+    /// A program that named a link sent a packet. Answers come past us, so any segment may be the first that we see of a flow.
+    Linked(&'a IpPacket<'a>),
     /// The answer to [`Output::Identify`]: who holds the socket; at least one owner, the unattributed one if nobody else.
     Identified { flow: FlowId, owners: Vec<Owner> },
     /// The upstream socket of an `Open` is connected, or the resolver took the flow.
@@ -128,6 +130,10 @@ pub enum Output {
     Release { flow: FlowId, packets: Vec<Kept> },
     /// An IP packet for the program.
     Reply(Vec<u8>),
+    /// The same for a program that named a link: its socket hears nothing that comes in by another.
+    ReplyLinked { flow: FlowId, reply: Vec<u8> },
+    /// An open TCP flow of such a program is cut. No packet of ours could break it in time, so its socket must be ended.
+    Abort { flow: FlowId, tuple: FiveTuple },
     /// End the flow at both ends at once; its record is written already.
     Cut(FlowId),
     /// Ask a person.
@@ -187,7 +193,8 @@ impl Router {
     /// Takes one input. Drain [`Router::poll_output`] afterwards, before the next input.
     pub fn handle(&mut self, input: Input<'_>, now: Instant) {
         match input {
-            Input::Packet(packet) => self.on_packet(packet, now),
+            Input::Packet(packet) => self.on_packet(packet, Service::Relay, now),
+            Input::Linked(packet) => self.on_packet(packet, Service::Link, now),
             Input::Identified { flow, owners } => self.on_identified(flow, owners, now),
             Input::Opened(flow) => self.on_opened(flow, now),
             Input::Failed { flow, failure } => self.on_failed(flow, failure, now),

@@ -16,19 +16,19 @@ const IDENTIFY_DEADLINE: Duration = Duration::from_secs(5);
 const DNS_PORT: u16 = 53;
 
 impl Router {
-    pub(super) fn on_packet(&mut self, packet: &IpPacket<'_>, now: Instant) {
+    pub(super) fn on_packet(&mut self, packet: &IpPacket<'_>, way: Service, now: Instant) {
         match packet.transport() {
             Transport::Icmp { .. } => return self.count(Counter::Chatter),
             Transport::Other => return self.refuse_protocol(packet),
             Transport::Tcp(_) | Transport::Udp(_) | Transport::Echo(_) => {}
         }
         match self.table.find(&packet.tuple()) {
-            Some(id) => self.on_known(id, packet, now),
-            None => self.on_new(packet, now),
+            Some(id) => self.on_known(id, packet, way, now),
+            None => self.on_new(packet, way, now),
         }
     }
 
-    fn on_known(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
+    fn on_known(&mut self, id: FlowId, packet: &IpPacket<'_>, way: Service, now: Instant) {
         let epoch = self.rules.epoch;
         let Some(flow) = self.table.flow_mut(id) else { return };
         match flow.state() {
@@ -49,17 +49,17 @@ impl Router {
                     self.reject(packet);
                 }
             }
-            State::Identifying | State::Asking | State::Opening => self.on_pending(id, packet, now),
+            State::Identifying | State::Asking | State::Opening => self.on_pending(id, packet, way, now),
         }
     }
 
-    fn on_pending(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
+    fn on_pending(&mut self, id: FlowId, packet: &IpPacket<'_>, way: Service, now: Instant) {
         if let Transport::Tcp(segment) = packet.transport() {
             if segment.opens() && self.parked_sequence(id) != Some(segment.sequence) {
                 // A program that gives up may say nothing: then another SYN is another socket's, maybe another program's.
                 self.say(Output::Cut(id));
                 self.finish(id, "abandoned", now);
-                return self.on_new(packet, now);
+                return self.on_new(packet, way, now);
             }
             // A program that gives up may also reset what it began; what else comes before the SYN-ACK is not of this flow.
             if segment.control == TcpControl::Rst {
@@ -80,9 +80,10 @@ impl Router {
         Some(segment.sequence)
     }
 
-    fn on_new(&mut self, packet: &IpPacket<'_>, now: Instant) {
+    fn on_new(&mut self, packet: &IpPacket<'_>, way: Service, now: Instant) {
         if let Transport::Tcp(segment) = packet.transport()
             && !segment.opens()
+            && way != Service::Link
         {
             self.count(Counter::OlderFlow);
             if segment.control == TcpControl::Rst {
@@ -92,14 +93,19 @@ impl Router {
             reset(packet, &mut answer);
             return self.say(Output::Older { tuple: packet.tuple(), answer });
         }
+        let tuple = packet.tuple();
+        let dns = tuple.remote.port() == DNS_PORT && tuple.protocol.has_ports();
+        if dns && way == Service::Link && tuple.protocol == Protocol::TCP {
+            // The resolver's end of the stream is at the TUN, which its program does not hear.
+            self.count(Counter::Blocked);
+            return self.reject(packet);
+        }
         // A flow whose first packet is lost here could neither be answered nor opened.
         if !self.table.nobody_may_take(Bound::Parked, packet.bytes().len()) {
             self.crowded(Bound::Parked, now);
             return self.reject(packet);
         }
-        let tuple = packet.tuple();
-        let dns = tuple.remote.port() == DNS_PORT && tuple.protocol.has_ports();
-        let service = if dns { Service::Dns } else { Service::Relay };
+        let service = if dns { Service::Dns } else { way };
         let Some(id) = self.make_room(now).then(|| self.table.open(tuple, service, now)).flatten() else {
             return self.reject(packet);
         };
@@ -115,16 +121,15 @@ impl Router {
     }
 
     /// Tells the program at once: a reset for TCP, "administratively prohibited" for the rest.
-    pub(super) fn reject(&mut self, packet: &IpPacket<'_>) {
-        let mut reply = Vec::new();
-        if matches!(packet.transport(), Transport::Tcp(_)) {
-            reset(packet, &mut reply);
-        } else {
-            unreachable(packet, Unreachable::Prohibited, &mut reply);
-        }
-        if !reply.is_empty() {
-            self.say(Output::Reply(reply));
-        }
+    fn reject(&mut self, packet: &IpPacket<'_>) {
+        self.outputs.extend(rejection(packet).map(Output::Reply));
+    }
+
+    /// The same for a flow's first packet, which is not in hand any more.
+    pub(super) fn reject_first(&mut self, id: FlowId, packet: &IpPacket<'_>) {
+        let is_linked = self.table.flow(id).is_some_and(|flow| flow.service == Service::Link);
+        let say = |reply| if is_linked { Output::ReplyLinked { flow: id, reply } } else { Output::Reply(reply) };
+        self.outputs.extend(rejection(packet).map(say));
     }
 
     fn refuse_protocol(&mut self, packet: &IpPacket<'_>) {
@@ -138,4 +143,14 @@ impl Router {
             self.say(Output::Reply(reply));
         }
     }
+}
+
+fn rejection(packet: &IpPacket<'_>) -> Option<Vec<u8>> {
+    let mut reply = Vec::new();
+    if matches!(packet.transport(), Transport::Tcp(_)) {
+        reset(packet, &mut reply);
+    } else {
+        unreachable(packet, Unreachable::Prohibited, &mut reply);
+    }
+    (!reply.is_empty()).then_some(reply)
 }

@@ -60,13 +60,13 @@ impl Router {
             return;
         }
         flow.last_active = now;
-        let datagrams = flow.tuple.protocol != Protocol::TCP;
+        let ends_by_itself = flow.tuple.protocol == Protocol::TCP && flow.service != Service::Link;
         let packets = self.table.unpark(id);
         self.table.set_state(id, State::Open);
         self.stop_waiting(id);
         self.say(Output::Release { flow: id, packets });
         self.say(Output::Told(id));
-        if datagrams {
+        if !ends_by_itself {
             self.arm_idle(id, now);
         }
     }

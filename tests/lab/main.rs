@@ -15,6 +15,7 @@ mod groups;
 mod killed;
 mod last_words;
 mod limits;
+mod linked;
 mod live;
 mod loops;
 mod names;

@@ -49,7 +49,10 @@ impl Shard {
                 self.datagrams.fresh.add(id, now);
                 continue;
             }
-            if quiet && self.is_own(tuple.local.ip()) && !self.attributor.is_there(&tuple) {
+            if quiet
+                && self.is_own(tuple.local.ip())
+                && !self.attributor.is_there(&tuple, self.lanes.link(id).map(|header| header.link))
+            {
                 self.cut(id, now);
                 self.input(Input::Ended { flow: id, outcome: "closed" }, now);
             }

@@ -88,6 +88,7 @@ impl Shard {
                 }
             }
             (Some(Lane::Dns(_)), Transport::Udp(data), _) => self.hand_question(id, data),
+            (Some(Lane::Link(_)), _, _) => self.send_linked(id, packet, now),
             _ => {}
         }
     }
@@ -133,7 +134,13 @@ impl Shard {
         self.out.clear();
         self.out.resize(VNET_HEADER_LEN, 0);
         udp_datagram(tuple.remote, tuple.local, HOP_LIMIT, payload, &mut self.out);
-        self.write_out();
+        match self.lanes.link(id) {
+            None => self.write_out(),
+            came_by => {
+                let answer = self.out.split_off(VNET_HEADER_LEN);
+                self.reply_by(came_by, &answer);
+            }
+        }
         self.note_answer(id);
         self.router.account(id, 0, u64::try_from(payload.len()).unwrap_or(0), now);
     }
@@ -286,6 +293,6 @@ fn fd_of(lane: &Lane) -> Option<RawFd> {
     match lane {
         Lane::Udp(lane) => Some(lane.socket.as_raw_fd()),
         Lane::Echo(lane) => Some(lane.socket.as_raw_fd()),
-        Lane::Tcp(_) | Lane::Dns(_) => None,
+        Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_) => None,
     }
 }

@@ -36,16 +36,16 @@ impl Attributor {
         Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default(), closed }
     }
 
-    /// The socket behind a flow, by the kernel's tables.
-    pub(in crate::app) fn socket(&self, tuple: &FiveTuple) -> Option<Socket> {
+    /// The socket behind a flow, by the kernel's tables. `link`: the one that its program named.
+    pub(in crate::app) fn socket(&self, tuple: &FiveTuple, link: Option<u32>) -> Option<Socket> {
         // A table that fails to answer is as good as one without an answer: nobody, which is refused by default.
-        self.look(tuple).unwrap_or_default()
+        self.look(tuple, link).unwrap_or_default()
     }
 
     /// The same; an error: whether there is one is not known.
-    pub(super) fn look(&self, tuple: &FiveTuple) -> io::Result<Option<Socket>> {
+    pub(super) fn look(&self, tuple: &FiveTuple, link: Option<u32>) -> io::Result<Option<Socket>> {
         if tuple.protocol.has_ports() {
-            locked(&self.table).owner(tuple)
+            locked(&self.table).by_link(link, |table| table.owner(tuple))
         } else {
             Ok(self.processes.icmp_owner(tuple, self.netns_of))
         }
@@ -63,9 +63,10 @@ impl Attributor {
     pub(super) fn look_with_holder(
         &self,
         tuple: &FiveTuple,
+        link: Option<u32>,
         sent: Instant,
     ) -> io::Result<Option<(Socket, Option<Arc<Identity>>)>> {
-        let Some(socket) = self.look(tuple)? else { return Ok(None) };
+        let Some(socket) = self.look(tuple, link)? else { return Ok(None) };
         let holder = self.quick(&socket, sent);
         Ok((!holder.as_deref().is_some_and(is_ours)).then_some((socket, holder)))
     }
@@ -76,8 +77,15 @@ impl Attributor {
     }
 
     /// Whether a flow's socket is still there, as far as is known.
-    pub(in crate::app) fn is_there(&self, tuple: &FiveTuple) -> bool {
-        locked(&self.table).is_there(tuple).unwrap_or(true)
+    pub(in crate::app) fn is_there(&self, tuple: &FiveTuple, link: Option<u32>) -> bool {
+        locked(&self.table).by_link(link, |table| table.is_there(tuple)).unwrap_or(true)
+    }
+
+    /// Ends the socket of a TCP flow by a link that its program named.
+    pub(super) fn abort(&self, tuple: &FiveTuple, link: Option<u32>) {
+        if let Err(error) = locked(&self.table).by_link(link, |table| table.destroy(tuple)) {
+            tracing::debug!("the program is not told that {tuple} is refused: {error}");
+        }
     }
 
     /// Who holds a socket, if that can be said in microseconds.
@@ -107,11 +115,11 @@ impl Attributor {
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         let mut told = false;
-        while let Some(Job { flow, mut socket, is_raw, others, tuple }) = jobs.next() {
+        while let Some(Job { flow, mut socket, is_raw, others, tuple, link }) = jobs.next() {
             if shards.are_stopping() {
                 return;
             }
-            if tuple.protocol == Protocol::TCP && !is_raw && !self.is_there(&tuple) {
+            if tuple.protocol == Protocol::TCP && !is_raw && !self.is_there(&tuple, link) {
                 // Closed before it was connected; a search would be through all programs, and in vain.
                 socket.inode = 0;
             }
@@ -148,7 +156,8 @@ impl Shard {
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        let looked = self.attributor.look_with_holder(&tuple, sent);
+        let link = self.lanes.link(id).map(|header| header.link);
+        let looked = self.attributor.look_with_holder(&tuple, link, sent);
         if matches!(looked, Ok(None))
             && let Some((socket, maker)) = self.maker_of_last_word(id, &tuple, sent)
         {
@@ -171,7 +180,7 @@ impl Shard {
         {
             return self.identified(id, &[identity], now);
         }
-        if !self.jobs.push(Job { flow: id, socket, is_raw, others, tuple }) {
+        if !self.jobs.push(Job { flow: id, socket, is_raw, others, tuple, link }) {
             // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
             self.tell_hand_over();
@@ -198,9 +207,10 @@ impl Shard {
             return self.is_last_word_of(closed, &tuple, packet, now);
         }
         let forwarded = !self.is_own(tuple.local.ip());
+        let link = self.lanes.link(id).map(|header| header.link);
         let attributor = &self.attributor;
         let signature = packet.and_then(IpPacket::signature);
-        self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple) })
+        self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple, link) })
     }
 
     /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.

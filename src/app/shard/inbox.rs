@@ -6,13 +6,14 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use mio::Waker;
 
+use super::Shard;
 use crate::flow::{FlowId, Numbers, Record};
 use crate::process::Identity;
-use crate::router::PromptKey;
+use crate::router::{Input, PromptKey, Rules};
 use crate::verdict::Answer;
 
 /// What other threads send to the loop; wake it afterwards.
@@ -166,5 +167,39 @@ impl Snapshot {
             *self.counters.entry(name).or_default() += count;
         }
         self
+    }
+}
+
+impl Shard {
+    pub(super) fn drain_inbox(&mut self, now: Instant) {
+        while let Ok(message) = self.inbox.try_recv() {
+            match message {
+                Message::Identified { flow, identities, is_closed } => self.on_identities(flow, &identities, is_closed, now),
+                Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
+                Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
+                Message::Learned { key, answer } => self.input(Input::Learned { key, answer }, now),
+                Message::Whole(stray) => self.on_stray(stray, now),
+                Message::Snapshot(to) => {
+                    // Whoever asked may have given up.
+                    let _ = to.try_send(self.snapshot(now));
+                }
+                Message::Addresses(own) => {
+                    self.own_addresses.clone_from(&own);
+                    self.input(Input::Addresses(own), now);
+                }
+                Message::Rules => self.take_rules(now),
+                Message::Stop(grace) => self.stop_at = Some(now + grace),
+            }
+        }
+    }
+
+    /// Takes other rules up, if there are any; one atomic load.
+    pub(super) fn take_rules(&mut self, now: Instant) {
+        if !self.shared.rules_changed(self.router.rules().epoch) {
+            return;
+        }
+        let rules = Rules::clone(&self.shared.rules());
+        let shared = self.shared.clone();
+        self.input(Input::Rules { rules, subject: &|identity| shared.subject(identity) }, now);
     }
 }

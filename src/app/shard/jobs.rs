@@ -23,6 +23,8 @@ pub(in crate::app) struct Job {
     /// Raw sockets that may have sent it as well.
     pub(super) others: Vec<Socket>,
     pub(super) tuple: FiveTuple,
+    /// The link that the program named.
+    pub(super) link: Option<u32>,
 }
 
 /// Who asks, as far as the socket table says.
@@ -85,7 +87,7 @@ mod tests {
         let tuple = FiveTuple { protocol: Protocol::TCP, local: end, remote: end };
         let flow = table.open(tuple, Service::Relay, Instant::now()).expect("there is room");
         let socket = Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), confidence: Confidence::Exact };
-        Job { flow, socket, is_raw: false, others: Vec::new(), tuple }
+        Job { flow, socket, is_raw: false, others: Vec::new(), tuple, link: None }
     }
 
     fn pushed(jobs: &Jobs, uid: u32, cgroup: u64, count: u64) -> usize {

@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use mio::event::Event;
 
+use super::linked::LinkLane;
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
-use crate::packet::Signature;
+use crate::packet::{LinkHeader, Signature};
 use crate::process::{Confidence, Socket};
 use crate::router::Failure;
 
@@ -23,6 +24,8 @@ pub(super) enum Lane {
     Echo(EchoLane),
     /// DNS datagrams; the resolver has the socket.
     Dns(FlowId),
+    /// The link that the program named.
+    Link(LinkLane),
 }
 
 impl Lane {
@@ -32,6 +35,7 @@ impl Lane {
             Self::Udp(lane) => lane.id,
             Self::Echo(lane) => lane.id,
             Self::Dns(id) => *id,
+            Self::Link(lane) => lane.id,
         }
     }
 
@@ -146,6 +150,8 @@ struct Place {
     lane: Option<Lane>,
     dirty: bool,
     holder: Option<Holder>,
+    /// What stands in front of the packets of a flow by a link that its program named.
+    link: Option<(FlowId, LinkHeader)>,
 }
 
 /// All lanes of one shard.
@@ -176,6 +182,16 @@ impl Lanes {
         let socket = socket.map(|s| (s.cookie, s.inode));
         let holder = Holder { id, socket, connected, seen: now, signature: None, raw: [].into(), closed: false };
         self.place(id.index()).holder = Some(holder);
+    }
+
+    /// Remembers by which link a flow's packets come.
+    pub(super) fn note_link(&mut self, id: FlowId, header: LinkHeader) {
+        self.place(id.index()).link = Some((id, header));
+    }
+
+    /// By which link a flow's packets came last, if its program named one.
+    pub(super) fn link(&self, id: FlowId) -> Option<LinkHeader> {
+        self.0.get(id.index())?.link.filter(|(of, _)| *of == id).map(|(_, header)| header)
     }
 
     /// Remembers that the socket which a flow was attributed to was closed by then.

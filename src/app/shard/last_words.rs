@@ -44,7 +44,7 @@ impl Attributor {
     /// port may be another program's by now.
     fn is_last_word_of(&self, cookie: u64, tuple: &FiveTuple, arrival: Arrival, now: Instant) -> bool {
         is_a_sockets(arrival)
-            && match self.look_with_holder(tuple, now) {
+            && match self.look_with_holder(tuple, None, now) {
                 Ok(None) => self
                     .closed
                     .as_ref()

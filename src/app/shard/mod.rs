@@ -27,6 +27,7 @@ mod inbox;
 mod jobs;
 mod lanes;
 mod last_words;
+mod linked;
 mod newcomers;
 mod patience;
 mod ports;
@@ -55,9 +56,10 @@ use super::shared::Shared;
 use crate::egress::Dialer;
 use crate::flow::FlowId;
 use crate::packet::{
-    Arrival, Checksums, IpPacket, Kept, Malformed, Transport, VNET_HEADER_LEN, datagrams_together, is_unfinished,
+    Arrival, Checksums, FRAME_HEADER_LEN, IpPacket, Kept, LinkHeader, Malformed, Transport, VNET_HEADER_LEN, datagrams_together,
+    is_unfinished,
 };
-use crate::router::{Counter, Input, Output, Router, Rules};
+use crate::router::{Counter, Input, Output, Router};
 use crate::stack::{PacketSink, Stack};
 use crate::tun::Queue;
 use datagrams::Datagrams;
@@ -74,7 +76,7 @@ pub(super) use start::Parts;
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
 /// Largest packet with its header.
-const PACKET_MAX: usize = VNET_HEADER_LEN + 65_535;
+const PACKET_MAX: usize = VNET_HEADER_LEN + FRAME_HEADER_LEN + 65_535;
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
 const TURN_BYTES: u64 = 2 << 20;
 
@@ -104,6 +106,9 @@ pub(super) struct Shard {
     buffer: Box<[u8]>,
     held: Held,
     out: Vec<u8>,
+    /// What stands in front of the packet in hand, if its program named a link.
+    came_by: Option<LinkHeader>,
+    links: linked::Links,
     datagrams: Datagrams,
     newcomers: Newcomers,
     told_older: bool,
@@ -149,6 +154,9 @@ impl Shard {
     }
 
     fn on_packet(&mut self, bytes: &[u8], now: Instant) {
+        if let Some((header, packet)) = LinkHeader::split(bytes) {
+            return self.on_frame(header, packet, now);
+        }
         let Some((header, packet)) = bytes.split_at_checked(VNET_HEADER_LEN) else { return };
         let checksums = if is_unfinished(header) { Checksums::Unfinished } else { Checksums::Finished };
         match IpPacket::parse(packet, checksums) {
@@ -187,12 +195,19 @@ impl Shard {
                         self.deliver(id, packet, now);
                     }
                 }
-                Output::Identify(id) => self.unidentified.push(id),
+                Output::Identify(id) => {
+                    if let Some(header) = self.came_by {
+                        self.lanes.note_link(id, header);
+                    }
+                    self.unidentified.push(id);
+                }
                 Output::Open { flow, permit, to } => self.open(flow, permit, to, now),
                 Output::OpenDns(id) => self.open_dns(id, now),
                 Output::Release { flow, packets } => self.release(flow, &packets, now),
-                Output::Reply(reply) => self.reply(&reply),
+                Output::Reply(reply) => self.reply_by(self.came_by, &reply),
                 Output::Cut(id) => self.cut(id, now),
+                Output::ReplyLinked { flow, reply } => self.reply_by(self.lanes.link(flow), &reply),
+                Output::Abort { flow, tuple } => self.attributor.abort(&tuple, self.lanes.link(flow).map(|header| header.link)),
                 Output::Ask(question) => self.tell_prompt(&question, now),
                 Output::Learned { key, answer } => {
                     self.others.send_others(self.index, || Message::Learned { key: key.clone(), answer });
@@ -226,12 +241,13 @@ impl Shard {
                 self.send_held(id.index(), now);
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
             }
-            Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_)) => {
+            Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_)) => {
                 if self.is_still_held(id, Some(packet), now) {
                     return self.send_datagram(id, packet, now);
                 }
                 self.abandon(id, now);
-                self.router.handle(Input::Packet(packet), now);
+                let input = if self.came_by.is_some() { Input::Linked(packet) } else { Input::Packet(packet) };
+                self.router.handle(input, now);
             }
             None => {}
         }
@@ -306,40 +322,8 @@ impl Shard {
                 self.on_tcp_event(slot, now);
             }
             Some(Lane::Udp(_) | Lane::Echo(_)) => self.on_datagram_event(slot, event.is_error(), now),
-            Some(Lane::Dns(_)) | None => {}
+            Some(Lane::Dns(_) | Lane::Link(_)) | None => {}
         }
-    }
-
-    fn drain_inbox(&mut self, now: Instant) {
-        while let Ok(message) = self.inbox.try_recv() {
-            match message {
-                Message::Identified { flow, identities, is_closed } => self.on_identities(flow, &identities, is_closed, now),
-                Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
-                Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
-                Message::Learned { key, answer } => self.input(Input::Learned { key, answer }, now),
-                Message::Whole(stray) => self.on_stray(stray, now),
-                Message::Snapshot(to) => {
-                    // Whoever asked may have given up.
-                    let _ = to.try_send(self.snapshot(now));
-                }
-                Message::Addresses(own) => {
-                    self.own_addresses.clone_from(&own);
-                    self.input(Input::Addresses(own), now);
-                }
-                Message::Rules => self.take_rules(now),
-                Message::Stop(grace) => self.stop_at = Some(now + grace),
-            }
-        }
-    }
-
-    /// Takes other rules up, if there are any; one atomic load.
-    fn take_rules(&mut self, now: Instant) {
-        if !self.shared.rules_changed(self.router.rules().epoch) {
-            return;
-        }
-        let rules = Rules::clone(&self.shared.rules());
-        let shared = self.shared.clone();
-        self.input(Input::Rules { rules, subject: &|identity| shared.subject(identity) }, now);
     }
 
     fn run_timers(&mut self, now: Instant) {

@@ -14,6 +14,7 @@ use mio::{Interest, Poll, Waker};
 use super::datagrams::Datagrams;
 use super::held::Held;
 use super::inbox::Handle;
+use super::linked::Links;
 use super::newcomers::Newcomers;
 use super::patience::Patience;
 use super::{Attributor, Handles, INBOX, Jobs, Lanes, Message, PACKET_MAX, Shard, TUN};
@@ -115,6 +116,8 @@ impl Shard {
             buffer: vec![0; PACKET_MAX].into_boxed_slice(),
             held: Held::default(),
             out: Vec::with_capacity(PACKET_MAX),
+            came_by: None,
+            links: Links::default(),
             datagrams: Datagrams::default(),
             newcomers: Newcomers::default(),
             told_older: false,

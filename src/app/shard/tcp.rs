@@ -43,6 +43,9 @@ enum Turn {
 impl Shard {
     pub(super) fn open(&mut self, id: FlowId, permit: Permit, to: SocketAddr, now: Instant) {
         let Some(protocol) = self.router.flow(id).map(|flow| flow.tuple.protocol) else { return };
+        if let Some(header) = self.lanes.link(id) {
+            return self.open_linked(id, permit, (to, header.link), now);
+        }
         let opened = match protocol {
             Protocol::TCP => {
                 let Some(opener) = self.opener(id) else { return };
@@ -62,8 +65,7 @@ impl Shard {
                 self.lanes.put(lane);
                 self.register(id.index(), fd, interest).err().map(|error| failure_of(&error))
             }
-            Err(DialError::NoGate) => Some(Failure::Unreachable(crate::packet::Unreachable::Prohibited)),
-            Err(DialError::Kernel { source, .. }) => Some(failure_of(&source)),
+            Err(error) => Some(failure_by(&error)),
         };
         if let Some(failure) = failure {
             self.lanes.take(id.index());
@@ -232,6 +234,14 @@ impl Shard {
                 stream.reset();
             }
         }
+    }
+}
+
+/// What a program is told where there is no upstream socket.
+pub(super) fn failure_by(error: &DialError) -> Failure {
+    match error {
+        DialError::NoGate => Failure::Unreachable(crate::packet::Unreachable::Prohibited),
+        DialError::Kernel { source, .. } => failure_of(source),
     }
 }
 

@@ -132,6 +132,7 @@ impl Story {
         let bytes = sender::packet(&mut self.dice, flow.map(|id| laws::alive(&self.router, id).tuple));
         let checksums = if self.dice.chance(90) { Checksums::Finished } else { Checksums::Unfinished };
         match IpPacket::parse(&bytes, checksums) {
+            Ok(packet) if self.dice.chance(10) => self.handle(Input::Linked(&packet), Some(&bytes)),
             Ok(packet) => self.handle(Input::Packet(&packet), Some(&bytes)),
             Err(why) => self.router.count(Counter::Malformed(why)),
         }
@@ -283,7 +284,7 @@ impl Story {
                 assert!(!packets.is_empty(), "an open flow without the packet that opened it");
                 packets.iter().for_each(|bytes| laws::may_pass(&self.router, &self.sockets, flow, bytes));
             }
-            Output::Reply(bytes) => laws::is_sound_reply(&bytes),
+            Output::Reply(bytes) | Output::ReplyLinked { reply: bytes, .. } => laws::is_sound_reply(&bytes),
             Output::Cut(id) => {
                 self.seen.cut += 1;
                 self.sockets.remove(&id);
@@ -304,6 +305,7 @@ impl Story {
                 assert_eq!(*times, 1, "a second record: {record:?}");
             }
             Output::Older { .. } => {}
+            Output::Abort { tuple, .. } => assert_eq!(tuple.protocol, Protocol::TCP, "nothing else has an end"),
             Output::Crowded(crowded) => {
                 self.seen.crowded += u64::from(crowded.program.is_some());
                 assert!(!crowded.to_string().is_empty());

@@ -100,12 +100,10 @@ fn no_way_around_the_routing_reaches_the_wire() {
     }
     let installed = laptop.up(&plan()).expect("up");
     for (how, to) in WAYS {
-        let before = laptop.counted("inet", "leak");
         assert_eq!(attempt(&laptop, how, to), 0, "{how} to {to}");
-        // An IPv4 group's link is given up: the datagram goes into the TUN.
-        let led = (how, to) == ("multicast", "239.1.2.3");
-        assert_eq!(laptop.counted("inet", "leak") > before, !led, "{how} to {to} is counted");
     }
+    // All of it is led into the TUN, which nobody reads here.
+    assert_eq!((laptop.counted("inet", "leak"), laptop.counted("netdev", "leak")), (0, 0));
     laptop.inner.inside(|| drop(installed));
 }
 
@@ -139,25 +137,6 @@ fn programs_go_into_the_tun_and_marked_sockets_directly() {
     assert_eq!(laptop.counted("inet", "leak"), 0);
     assert_eq!(laptop.counted("inet", "loop"), 0);
     laptop.inner.inside(|| drop(installed));
-}
-
-#[test]
-fn a_bound_tcp_socket_is_refused_at_once_in_both_families() {
-    let laptop = Laptop::new();
-    let installed = laptop.up(&plan()).expect("up");
-    for to in ["203.0.113.10", "2001:db8::10"] {
-        let text = format!(
-            "import socket\ns = socket.socket(socket.AF_INET6 if ':' in '{to}' else socket.AF_INET)\n\
-             s.setsockopt(socket.SOL_SOCKET, 25, b'v0\\0'); s.settimeout(3)\nprint(s.connect_ex(('{to}', 80)))\n"
-        );
-        let path = program(laptop.dir.path(), "connect.py", &text);
-        assert_eq!(laptop.inner.run(&format!("python3 {path}")).trim(), libc_econnrefused(), "{to}");
-    }
-    laptop.inner.inside(|| drop(installed));
-}
-
-fn libc_econnrefused() -> &'static str {
-    "111"
 }
 
 #[test]

@@ -1,0 +1,183 @@
+//! Ethernet frames that the guard leads into the TUN: what programs send by a link that they name.
+//!
+//! The guard writes the link's index into the source address, behind three bytes of its own; whoever sends the frame on puts the link's
+//! address back. Keeps one rule: everything else in a frame stays as its program's kernel made it.
+
+use std::net::IpAddr;
+
+use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
+
+use super::offload::{TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER_LEN, datagrams, fragments, unfinished};
+use super::{Arrival, IpPacket, extension};
+
+/// The first bytes of the source address of a frame that was led here: locally administered, and nobody's.
+pub const LED: [u8; 3] = [0x02, 0x70, 0x72];
+
+/// Bytes of an Ethernet header.
+pub const FRAME_HEADER_LEN: usize = 14;
+
+/// What fits into the fragments of a packet that is cut anew, on any link that carries IPv6 (RFC 8200 §5).
+const FRAGMENT: u16 = 1280 - 40 - 8;
+
+/// Where the source stands in it.
+const SOURCE: std::ops::Range<usize> = 6..12;
+
+/// What stands in front of an IP packet on its link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LinkHeader {
+    /// The link's index.
+    pub link: u32,
+    /// The virtio header of one packet, and the Ethernet header.
+    vnet: [u8; VNET_HEADER_LEN],
+    ethernet: [u8; FRAME_HEADER_LEN],
+}
+
+impl LinkHeader {
+    /// Takes what was read from the TUN apart, if it is a frame: its headers and the IP packet.
+    #[must_use]
+    pub fn split(bytes: &[u8]) -> Option<(Self, &[u8])> {
+        let (vnet, frame) = bytes.split_first_chunk::<VNET_HEADER_LEN>()?;
+        let (ethernet, packet) = frame.split_first_chunk::<FRAME_HEADER_LEN>()?;
+        let [_, _, _, _, _, _, led @ .., a, b, c, k0, k1] = *ethernet;
+        let version = packet.first()? >> 4;
+        let is_ip = matches!((u16::from_be_bytes([k0, k1]), version), (0x0800, 4) | (0x86dd, 6));
+        let header = Self { link: u32::from_be_bytes([0, a, b, c]), vnet: *vnet, ethernet: *ethernet };
+        (led == LED && is_ip).then_some((header, packet))
+    }
+
+    /// The virtio header that came with the packet at hand.
+    #[must_use]
+    pub fn vnet(&self) -> &[u8; VNET_HEADER_LEN] {
+        &self.vnet
+    }
+
+    /// The same link and neighbour, for a packet that was kept without its virtio header.
+    #[must_use]
+    pub fn for_kept(self, packet: &IpPacket<'_>) -> Self {
+        Self { vnet: vnet_of(packet).unwrap_or_default(), ..self }
+    }
+
+    /// Both headers as they go out by a link with this address.
+    #[must_use]
+    pub fn outgoing(mut self, address: [u8; 6]) -> [u8; VNET_HEADER_LEN + FRAME_HEADER_LEN] {
+        if let Some(source) = self.ethernet.get_mut(SOURCE) {
+            source.copy_from_slice(&address);
+        }
+        let mut both = [0; VNET_HEADER_LEN + FRAME_HEADER_LEN];
+        let (vnet, ethernet) = both.split_at_mut(VNET_HEADER_LEN);
+        vnet.copy_from_slice(&self.vnet);
+        ethernet.copy_from_slice(&self.ethernet);
+        both
+    }
+}
+
+/// Where an IP packet goes to.
+#[must_use]
+pub fn destination(packet: &[u8]) -> Option<IpAddr> {
+    match packet.first()? >> 4 {
+        4 => Some(Ipv4Packet::new_checked(packet).ok()?.dst_addr().into()),
+        6 => Some(Ipv6Packet::new_checked(packet).ok()?.dst_addr().into()),
+        _ => None,
+    }
+}
+
+/// The virtio header of a kept packet: what its sender left to the device. A large TCP segment cannot be told from a small one any more;
+/// the link refuses it, and its program sends it again.
+fn vnet_of(packet: &IpPacket<'_>) -> Option<[u8; VNET_HEADER_LEN]> {
+    if packet.arrival() == Arrival::Finished {
+        return None;
+    }
+    let bytes = packet.bytes();
+    let (protocol, offset) = match bytes.first()? >> 4 {
+        4 => {
+            let ip = Ipv4Packet::new_checked(bytes).ok()?;
+            (ip.next_header(), usize::from(ip.header_len()))
+        }
+        _ => {
+            let ip = Ipv6Packet::new_checked(bytes).ok()?;
+            let (protocol, offset) = extension::walk(ip.next_header(), ip.payload()).ok()?;
+            (protocol, ip.header_len() + offset)
+        }
+    };
+    let start = u16::try_from(FRAME_HEADER_LEN + offset).ok()?;
+    match protocol {
+        IpProtocol::Tcp => Some(unfinished(start, TCP_CHECKSUM)),
+        IpProtocol::Udp => Some(match packet.arrival() {
+            Arrival::Together(size) => datagrams(start, size),
+            Arrival::Fragments => fragments(start, FRAGMENT),
+            Arrival::Whole | Arrival::Finished => unfinished(start, UDP_CHECKSUM),
+        }),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::PacketBuilder;
+
+    use super::*;
+    use crate::packet::{Checksums, udp_datagram};
+
+    const TO: [u8; 6] = [0x4a, 0x4a, 13, 15, 22, 145];
+
+    fn frame(source: [u8; 6], kind: u16, packet: &[u8]) -> Vec<u8> {
+        [&[1, 0, 0, 0, 0, 0, 34, 0, 6, 0][..], &TO, &source, &kind.to_be_bytes(), packet].concat()
+    }
+
+    fn datagram(v4: bool) -> Vec<u8> {
+        let ends = if v4 { ["10.9.0.2:4000", "10.9.0.255:9"] } else { ["[fe80::1]:4000", "[fe80::2]:9"] };
+        let [from, to] = ends.map(|end| end.parse().expect("literal"));
+        let mut bytes = Vec::new();
+        udp_datagram(from, to, 64, b"hello", &mut bytes);
+        bytes
+    }
+
+    #[test]
+    fn frame_goes_out_as_it_came_but_for_the_links_own_address() {
+        for (v4, kind) in [(true, 0x0800), (false, 0x86dd)] {
+            let packet = datagram(v4);
+            let bytes = frame([2, 0x70, 0x72, 0, 1, 2], kind, &packet);
+            let (header, inner) = LinkHeader::split(&bytes).expect("a frame");
+            assert_eq!((header.link, inner), (258, &packet[..]));
+            let out = [&header.outgoing([7; 6])[..], inner].concat();
+            assert_eq!(out, frame([7; 6], kind, &packet));
+        }
+    }
+
+    #[test]
+    fn packet_without_an_ethernet_header_and_a_frame_that_was_not_led_here_are_none() {
+        let packet = datagram(true);
+        assert!(LinkHeader::split(&[&[0; 10][..], &packet].concat()).is_none());
+        let led = [2, 0x70, 0x72, 0, 0, 2];
+        for (source, kind) in [([2, 0x70, 0x73, 0, 0, 2], 0x0800), (led, 0x0806), (led, 0x86dd)] {
+            assert!(LinkHeader::split(&frame(source, kind, &packet)).is_none());
+        }
+        let whole = frame(led, 0x0800, &packet);
+        assert!((0..=24).all(|len| LinkHeader::split(&whole[..len]).is_none()));
+    }
+
+    #[test]
+    fn kept_packet_asks_the_device_for_what_its_sender_left_to_it() {
+        let (header, _) = LinkHeader::split(&frame([2, 0x70, 0x72, 0, 0, 2], 0x0800, &datagram(true)))
+            .map(|(h, p)| (h, p.len()))
+            .expect("a frame");
+        let start = |v4| if v4 { 34 } else { 54 };
+        for v4 in [true, false] {
+            let bytes = datagram(v4);
+            let of = |arrival| {
+                let packet = IpPacket::parse(&bytes, Checksums::Unfinished).expect("a packet").arrived(arrival);
+                *header.for_kept(&packet).vnet()
+            };
+            assert_eq!(of(Arrival::Whole), [1, 0, 0, 0, 0, 0, start(v4), 0, 6, 0]);
+            assert_eq!(of(Arrival::Together(3)), [1, 5, start(v4) + 8, 0, 3, 0, start(v4), 0, 6, 0]);
+            let [f0, f1] = FRAGMENT.to_le_bytes();
+            assert_eq!(of(Arrival::Fragments), [1, 3, start(v4) + 8, 0, f0, f1, start(v4), 0, 6, 0]);
+            assert_eq!(of(Arrival::Finished), [0; 10]);
+        }
+        let mut bytes = Vec::new();
+        let tcp = PacketBuilder::ipv4([10, 9, 0, 2], [10, 9, 0, 1], 64).tcp(40_000, 443, 7, 1000).syn();
+        tcp.write(&mut bytes, &[]).expect("a vector takes everything");
+        let packet = IpPacket::parse(&bytes, Checksums::Unfinished).expect("a packet");
+        assert_eq!(*header.for_kept(&packet).vnet(), [1, 0, 0, 0, 0, 0, 34, 0, 16, 0]);
+    }
+}
