@@ -118,7 +118,7 @@ mod tests {
         let addresses = [(1, "127.0.0.1/8"), (2, "10.9.0.2/24"), (2, "fd09::2/64"), (3, "172.17.0.1/16")]
             .map(|(index, net)| (index, net.parse().expect("a network")));
         let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "docker0")];
-        Host { links, addresses: addresses.into(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true, strict: false }
+        Host { links, addresses: addresses.into(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true }
     }
 
     fn counts(plan: &Plan, protocol: Protocol, local: &str, remote: &str, uid: u32) -> bool {

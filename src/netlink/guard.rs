@@ -107,16 +107,13 @@ impl Guard<'_> {
         let flags = if owned { "\tflags owner\n" } else { "" };
         let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
         let datagrams = datagrams::text(self.plan, self.mark);
-        let mut text = format!("table inet portreeve_live {{\n{flags}{sets}{datagrams}{prerouting}{output}}}\n");
-        if self.host.strict {
-            let mark = set_mark(self.mark);
-            let _ = write!(
-                text,
-                "table arp portreeve_live {{\n{flags}\tchain input {{\n\t\ttype filter hook input priority filter; policy accept;\n\
-                 \t\t{mark}\n\t}}\n}}\n"
-            );
-        }
-        text
+        // A strict reverse-path filter looks at who asks by ARP, too.
+        let arp = set_mark(self.mark);
+        format!(
+            "table inet portreeve_live {{\n{flags}{sets}{datagrams}{prerouting}{output}}}\n\
+             table arp portreeve_live {{\n{flags}\tchain input {{\n\t\ttype filter hook input priority filter; policy accept;\n\
+             \t\t{arp}\n\t}}\n}}\n"
+        )
     }
 
     /// The links that get an egress chain: not loopback, not ours, not excluded, and none that carries frames of others, since
@@ -276,7 +273,7 @@ mod tests {
     use super::*;
     use std::collections::BTreeSet;
 
-    fn host(strict: bool) -> Host {
+    fn host() -> Host {
         let link = |index: u32, name: &str| Link {
             index,
             name: name.to_owned(),
@@ -287,18 +284,18 @@ mod tests {
             shared: name == "tap0",
         };
         let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "wg0"), link(4, "tap0"), link(5, "portreeve0")];
-        Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true, strict }
+        Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true }
     }
 
-    fn texts(plan: &Plan, strict: bool) -> (String, String) {
-        let host = host(strict);
+    fn texts(plan: &Plan) -> (String, String) {
+        let host = host();
         let guard = Guard { plan, host: &host, mark: Mark::new(0x2a00_0000).expect("a mark") };
         (guard.plain(), guard.live(true))
     }
 
     #[test]
     fn what_is_neither_ours_nor_exempt_is_counted_and_refused() {
-        let (plain, _) = texts(&Plan::default(), false);
+        let (plain, _) = texts(&Plan::default());
         let output = plain.split("chain output").nth(1).expect("the chain");
         let order = ["oifname { \"lo\", \"portreeve0\" } accept", "== 0x2a000000 accept", "counter name \"leak\" jump refuse"];
         let found: Vec<usize> = order.iter().map(|rule| output.find(rule).expect(rule)).collect();
@@ -308,7 +305,7 @@ mod tests {
 
     #[test]
     fn every_exemption_is_in_the_output_chain_and_in_each_egress_chain() {
-        let (plain, _) = texts(&Plan::default(), false);
+        let (plain, _) = texts(&Plan::default());
         for exemption in EXEMPTIONS {
             assert_eq!(plain.matches(&format!("{} accept", exemption.rule)).count(), 3, "{}", exemption.name);
         }
@@ -316,7 +313,7 @@ mod tests {
 
     #[test]
     fn loopback_our_device_and_ports_of_a_bridge_get_no_egress_chain_and_tunnels_no_ethernet_rule() {
-        let (plain, _) = texts(&Plan::default(), false);
+        let (plain, _) = texts(&Plan::default());
         assert!(plain.contains("egress_2") && plain.contains("egress_3"));
         assert!(!plain.contains("egress_1") && !plain.contains("egress_4") && !plain.contains("egress_5"));
         assert_eq!(plain.matches("ether type { arp").count(), 1);
@@ -325,39 +322,37 @@ mod tests {
     #[test]
     fn a_closed_guard_outlives_us_and_an_open_one_does_not() {
         let closed = Plan::default();
-        assert!(!texts(&closed, false).0.contains("flags owner"));
+        assert!(!texts(&closed).0.contains("flags owner"));
         let open = Plan { failure: Failure::Open, ..closed };
-        assert_eq!(texts(&open, false).0.matches("flags owner").count(), 2);
-        assert!(texts(&open, false).1.contains("flags owner"));
+        assert_eq!(texts(&open).0.matches("flags owner").count(), 2);
+        assert!(texts(&open).1.contains("flags owner"));
     }
 
     #[test]
     fn what_ends_here_is_marked_on_arrival_and_what_is_forwarded_is_not() {
-        for strict in [false, true] {
-            let (_, live) = texts(&Plan::default(), strict);
-            let prerouting =
-                live.split("chain prerouting").nth(1).and_then(|text| text.split("chain output").next()).expect("the chain");
-            let marking = |line: &&str| line.contains("meta mark set");
-            let conditions =
-                ["ct status snat", "ct mark & 0xff000000 == 0x2b", "ct direction reply ct mark", "fib daddr type { local,"];
-            let lines: Vec<&str> = prerouting.lines().filter(marking).collect();
-            assert_eq!(lines.len(), conditions.len());
-            assert!(lines.iter().zip(conditions).all(|(line, condition)| line.contains(condition)), "{prerouting}");
-            assert_eq!(live.contains("table arp portreeve_live"), strict);
-        }
+        let (_, live) = texts(&Plan::default());
+        let prerouting =
+            live.split("chain prerouting").nth(1).and_then(|text| text.split("chain output").next()).expect("the chain");
+        let marking = |line: &&str| line.contains("meta mark set");
+        let conditions =
+            ["ct status snat", "ct mark & 0xff000000 == 0x2b", "ct direction reply ct mark", "fib daddr type { local,"];
+        let lines: Vec<&str> = prerouting.lines().filter(marking).collect();
+        assert_eq!(lines.len(), conditions.len());
+        assert!(lines.iter().zip(conditions).all(|(line, condition)| line.contains(condition)), "{prerouting}");
+        assert!(live.contains("table arp portreeve_live"));
     }
 
     #[test]
     fn exclusions_are_marked_and_nothing_else_is() {
         let mut plan = Plan::default();
-        let marked = |plan: &Plan| texts(plan, false).0.matches("meta mark set").count();
+        let marked = |plan: &Plan| texts(plan).0.matches("meta mark set").count();
         let before = marked(&plan);
         plan.exclude.networks = vec!["192.0.2.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
         plan.exclude.users = vec![1000];
         assert_eq!(marked(&plan), before + 3);
         plan.exclude.interfaces = vec!["eth0".to_owned()];
         assert_eq!(marked(&plan), before + 5);
-        assert!(!texts(&plan, false).0.contains("egress_2"));
+        assert!(!texts(&plan).0.contains("egress_2"));
     }
 
     #[test]

@@ -1,10 +1,9 @@
-//! What the calling thread's network namespace looks like: links, addresses, uplinks, reverse-path filters.
+//! What the calling thread's network namespace looks like: links, addresses, uplinks.
 //!
 //! Keeps one rule: only reads. A snapshot; [`super::Watcher`] says when to take the next one.
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
-use std::path::Path;
 
 use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -48,8 +47,6 @@ pub struct Host {
     pub ways: Vec<Way>,
     /// IPv6 is there: not switched off for new links, or in use on one that is there already.
     pub ipv6: bool,
-    /// Some link drops packets whose source it would not reach by the same link (`rp_filter` 1).
-    pub strict: bool,
 }
 
 impl Host {
@@ -67,7 +64,6 @@ impl Host {
             uplinks: routes.iter().filter(|route| is_default(route)).flat_map(ways::links_of).collect(),
             ways: routes.iter().flat_map(ways::of).collect(),
             ipv6: ipv6_is_enabled() || addresses.iter().any(|(_, net)| is_global(net.addr())),
-            strict: strict_filter(Path::new("/proc/sys/net/ipv4/conf")),
             addresses,
         })
     }
@@ -197,16 +193,6 @@ fn is_default(route: &RouteMessage) -> bool {
     table == RouteHeader::RT_TABLE_MAIN && destination_prefix_length == 0 && kind == RouteType::Unicast
 }
 
-/// The filter in force on a link is the larger of its own and `all` (Documentation/networking/ip-sysctl.rst, `rp_filter`);
-/// `default` counts too, because the next link inherits it.
-fn strict_filter(conf: &Path) -> bool {
-    let value = |link: &Path| std::fs::read_to_string(link.join("rp_filter")).ok().and_then(|t| t.trim().parse::<u8>().ok());
-    let all = value(&conf.join("all")).unwrap_or(0);
-    let Ok(entries) = std::fs::read_dir(conf) else { return false };
-    let names = entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("all") && !path.ends_with("lo"));
-    names.filter_map(|path| value(&path)).any(|own| own.max(all) == 1)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -222,7 +208,6 @@ mod tests {
             uplinks: BTreeSet::from([2, 3]),
             ways: vec![Way { table: 254, link: 2, to: ways::EVERYWHERE }],
             ipv6: true,
-            strict: false,
         }
     }
 
@@ -269,18 +254,6 @@ mod tests {
         for (to, given) in [("fd09::/64", 1), ("2001:db8:5::/48", 1), ("2000::/3", 2), ("::/0", 2)] {
             host.ways = vec![Way { table: 254, link: 2, to: to.parse().expect("a network") }];
             assert_eq!(host.fitting(&planned, "portreeve0").len(), given, "{to}");
-        }
-    }
-
-    #[test]
-    fn a_filter_is_strict_where_the_larger_of_link_and_all_is_one() {
-        for (all, own, strict) in [("0", "1", true), ("1", "0", true), ("2", "1", false), ("0", "2", false), ("0", "0", false)] {
-            let conf = tempfile::tempdir().expect("a folder");
-            for (name, value) in [("all", all), ("eth0", own), ("lo", "1")] {
-                std::fs::create_dir(conf.path().join(name)).expect("a folder");
-                std::fs::write(conf.path().join(name).join("rp_filter"), value).expect("a file");
-            }
-            assert_eq!(strict_filter(conf.path()), strict, "all {all} own {own}");
         }
     }
 }

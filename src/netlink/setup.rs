@@ -59,13 +59,14 @@ pub(super) fn settings_of(device: &str, ipv6: bool) -> Vec<(String, &'static str
 
 /// What is changed of the host's own settings, below /proc/sys/net.
 pub(super) fn settings_of_host(host: &Host) -> impl Iterator<Item = (&'static str, &'static str)> {
-    // Lets a mark on a packet count in the reverse-path filter's lookup (ip-sysctl.rst).
-    let strict = host.strict.then_some(("ipv4/conf/all/src_valid_mark", "1"));
+    // Lets a mark on a packet count in the reverse-path filter's lookup (ip-sysctl.rst). Also where no filter is strict now: a link that
+    // comes later may have one, and so may what somebody sets later.
+    let valid = ("ipv4/conf/all/src_valid_mark", "1");
     // What a server's datagram was too big for is told to the address that its answer left from. The kernel notes the path's MTU at the route
     // that the socket has, which leads into the TUN; with this, at that of the message's own mark, by which answers leave (`ip6_update_pmtu`
     // in net/ipv6/route.c). IPv4 does without.
     let reflects = host.ipv6.then_some(("ipv6/fwmark_reflect", "1"));
-    strict.into_iter().chain(reflects)
+    std::iter::once(valid).chain(reflects)
 }
 
 /// Leads all of IPv4 and these networks of IPv6 to the link, in the main table.

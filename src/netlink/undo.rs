@@ -244,7 +244,6 @@ mod tests {
             uplinks: std::collections::BTreeSet::new(),
             ways: Vec::new(),
             ipv6: true,
-            strict: false,
         };
         let rules = steer::rules(&Plan::default(), &host, Mark::new(0x2a00_0000).expect("a mark"));
         let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };

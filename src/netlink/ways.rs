@@ -108,7 +108,7 @@ mod tests {
         };
         let ways = ways.iter().map(|(link, to)| Way { table: 254, link: *link, to: to.parse().expect("a network") }).collect();
         let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "portreeve0")];
-        Host { links, addresses: Vec::new(), uplinks: std::collections::BTreeSet::new(), ways, ipv6: true, strict: false }
+        Host { links, addresses: Vec::new(), uplinks: std::collections::BTreeSet::new(), ways, ipv6: true }
     }
 
     fn reach(ways: &[(u32, &str)]) -> Vec<String> {

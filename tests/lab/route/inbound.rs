@@ -1,4 +1,4 @@
-//! Local servers keep answering, strict reverse-path filters or not.
+//! Local servers keep answering, strict reverse-path filters or not, whenever they become strict.
 
 use super::laptop::{Laptop, MARK, plan, program};
 
@@ -98,10 +98,18 @@ fn a_strict_filter_keeps_answering_arp() {
 }
 
 #[test]
-fn a_host_without_strict_filters_keeps_its_settings() {
+fn a_filter_that_becomes_strict_later_lets_the_answers_in_and_keeps_answering_arp() {
     let laptop = Laptop::new();
-    laptop.inner.run("sysctl -qw net.ipv4.conf.all.rp_filter=2 net.ipv4.conf.v0.rp_filter=1");
+    laptop.inner.run("sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0 net.ipv4.conf.v0.rp_filter=0");
+    let before = laptop.snapshot();
     let installed = laptop.up(&plan()).expect("up");
-    assert_eq!(laptop.inner.run("sysctl -n net.ipv4.conf.all.src_valid_mark").trim(), "0");
-    laptop.inner.inside(|| drop(installed));
+    laptop.inner.run("sysctl -qw net.ipv4.conf.all.rp_filter=1");
+    for to in ["203.0.113.10", "2001:db8::10", "10.9.0.1"] {
+        assert!(laptop.pings(&format!("-m {MARK}"), to), "{to}");
+    }
+    laptop.gateway.run("ip neigh flush all");
+    assert!(laptop.is_reached("10.9.0.2"));
+    laptop.inner.run("sysctl -qw net.ipv4.conf.all.rp_filter=0");
+    laptop.inner.inside(|| installed.remove()).expect("removed");
+    super::laptop::assert_same(&laptop.snapshot(), &before);
 }
