@@ -1,7 +1,7 @@
 //! One upstream echo flow: a ping socket (icmp(7)), or a raw socket where ping sockets are not allowed.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use smoltcp::wire::{Icmpv4Message, Icmpv4Packet, Icmpv6Message, Icmpv6Packet, Ipv4Packet};
@@ -100,6 +100,12 @@ impl Pings {
         // A ping socket gets nobody else's replies; a raw socket gets everybody's.
         let ours = is_reply && (!self.raw || answers == ident);
         Ok(ours.then_some(Reply { sequence, data, hop_limit, traffic_class }))
+    }
+
+    /// The address that requests leave from.
+    #[must_use]
+    pub fn source(&self) -> Option<IpAddr> {
+        self.socket.local_addr().ok()?.as_socket().map(|address| address.ip())
     }
 
     /// Takes one error off the queue. What it quotes of the request, ICMP header first, goes to `quoted`; its length is returned.

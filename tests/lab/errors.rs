@@ -89,3 +89,49 @@ fn a_connected_socket_hears_that_the_host_has_another_address(way: Way) {
         assert_eq!(talk.line(), said, "{way:?}, {to}");
     }
 }
+
+/// Pings until it is silent for three seconds. With the first answer it says "ready", and with the first to a request that was sent when the
+/// file held something, that.
+const PING: &str = r#"
+import socket, sys, time
+six = ":" in sys.argv[1]
+family, protocol, kind = (socket.AF_INET6, socket.IPPROTO_ICMPV6, 128) if six else (socket.AF_INET, socket.IPPROTO_ICMP, 8)
+s = socket.socket(family, socket.SOCK_DGRAM, protocol)
+s.settimeout(0.2)
+last, said = time.monotonic(), ""
+while time.monotonic() < last + 3:
+    try:
+        now = open(sys.argv[2]).read() or "ready"
+        s.sendto(bytes([kind, 0, 0, 0, 0, 1, 0, 1]), (sys.argv[1], 0))
+        s.recv(100)
+        if now != said: print(now, flush=True)
+        said = now
+        last = time.monotonic()
+    except (TimeoutError, OSError): pass
+    time.sleep(0.05)
+print("silence")
+"#;
+
+#[test]
+fn who_pings_goes_on_when_the_host_gets_another_address() {
+    for way in [Way::Direct, Way::Up] {
+        let lab = Lab::new();
+        let profiles = Profiles::accepting();
+        let router = Router::start(&lab, way, &profiles);
+        for (to, move_out) in [
+            (
+                Lab::SERVER_4,
+                "ip addr del 10.9.0.2/24 dev eth0; ip addr add 10.9.0.5/24 dev eth0; ip route add default via 10.9.0.1 dev eth0",
+            ),
+            (Lab::SERVER_6, "ip addr add fd09::5/64 dev eth0 nodad; ip addr del fd09::2/64 dev eth0"),
+        ] {
+            let moved = tempfile::NamedTempFile::new().expect("a file");
+            let path = moved.path().to_str().expect("a path");
+            let mut ping = router.spawn(["/usr/bin/python3", "-c", PING, to, path]);
+            assert_eq!(ping.line(), "ready", "{way:?}, {to}");
+            lab.laptop().run(["sh", "-c", move_out]).expect_success();
+            std::fs::write(path, "moved").expect("written");
+            assert_eq!(ping.line(), "moved", "{way:?}, {to}");
+        }
+    }
+}

@@ -83,14 +83,37 @@ impl Shard {
             }
             (Some(Lane::Echo(lane)), Transport::Echo(echo), _) => {
                 let mut send = || lane.socket.send(echo.ident, echo.sequence, echo.data, packet.marks());
-                if send().or_else(|_| send()).is_ok() {
-                    self.router.account(id, u64::try_from(echo.data.len()).unwrap_or(0), 0, now);
+                match send().or_else(|_| send()) {
+                    Ok(()) => self.router.account(id, u64::try_from(echo.data.len()).unwrap_or(0), 0, now),
+                    Err(error) if is_stranded(&error) => self.end_stranded(id, now),
+                    // Lost, as on any wire; the error queue knows more.
+                    Err(_) => {}
                 }
             }
             (Some(Lane::Dns(_)), Transport::Udp(data), _) => self.hand_question(id, data),
             (Some(Lane::Link(_)), _, _) => self.send_linked(id, packet, now),
             _ => {}
         }
+    }
+
+    /// Ends the echo flows whose address this host has lost. Their sockets never take another one, and where nobody says so (IPv6) send on.
+    pub(super) fn end_all_stranded(&mut self, now: Instant) {
+        let lost = |lane: &EchoLane| lane.socket.source().is_some_and(|source| !self.is_own(source));
+        let stranded: Vec<FlowId> = self
+            .lanes
+            .iter()
+            .filter_map(|lane| match lane {
+                Lane::Echo(lane) => lost(lane).then_some(lane.id),
+                Lane::Tcp(_) | Lane::Udp(_) | Lane::Dns(_) | Lane::Link(_) => None,
+            })
+            .collect();
+        stranded.into_iter().for_each(|id| self.end_stranded(id, now));
+    }
+
+    /// The next request opens another flow, by the way that there is then: a socket that pings without us takes it, too.
+    fn end_stranded(&mut self, id: FlowId, now: Instant) {
+        self.cut(id, now);
+        self.input(Input::Ended { flow: id, outcome: "address gone" }, now);
     }
 
     /// Sends what waits for more of its kind; nothing waits longer than a batch.
@@ -287,6 +310,11 @@ impl Shard {
         self.router.account(id, 0, u64::try_from(len).unwrap_or(0), now);
         true
     }
+}
+
+/// Whether the kernel finds no way for the address that a socket has (`ip_route_output_key_hash_rcu` in net/ipv4/route.c).
+fn is_stranded(error: &std::io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINVAL | libc::ENETUNREACH))
 }
 
 fn fd_of(lane: &Lane) -> Option<RawFd> {

@@ -186,6 +186,7 @@ impl Shard {
                 Message::Addresses(own) => {
                     self.own_addresses.clone_from(&own);
                     self.input(Input::Addresses(own), now);
+                    self.end_all_stranded(now);
                 }
                 Message::Rules => self.take_rules(now),
                 Message::Stop(grace) => self.stop_at = Some(now + grace),
