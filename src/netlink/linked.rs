@@ -16,11 +16,14 @@ use crate::packet::LED;
 /// Led as a frame. No mark of ours is set, nor anybody's in our bits.
 const IS_LINKED: &str = "meta mark & 0xff002000 == 0x00002000";
 
+/// What a program left to the kernel when it closed its socket: the rest of what it wrote, the end, and what says that the peer's came.
+const CLOSING: &str = "meta l4proto tcp ct direction original ct state established";
+
 /// In the output chain of the live tables, behind all that marks: what is left and would go by another link.
 pub(super) fn marked(device: &str) -> String {
     format!(
         "\t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\tmeta mark & 0xff000000 != 0x0 accept\n\
-         \t\tmeta skuid >= 0 meta mark set meta mark | 0x00002000\n"
+         \t\tmeta skuid >= 0 meta mark set meta mark | 0x00002000\n\t\t{CLOSING} meta mark set meta mark | 0x00002000\n"
     )
 }
 
@@ -63,7 +66,7 @@ mod tests {
     #[test]
     fn only_unmarked_packets_of_programs_are_led() {
         let text = marked("portreeve0");
-        let order = ["\"lo\", \"portreeve0\" } accept", "0xff000000 != 0x0 accept", "meta skuid >= 0"];
+        let order = ["\"lo\", \"portreeve0\" } accept", "0xff000000 != 0x0 accept", "meta skuid >= 0", CLOSING];
         let found: Vec<usize> = order.iter().map(|rule| text.find(rule).expect(rule)).collect();
         assert!(found.is_sorted());
     }

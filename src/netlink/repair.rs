@@ -7,6 +7,7 @@
 use ipnet::IpNet;
 
 use super::guard::Guard;
+use super::host::Link;
 use super::install::{GUARD, State, check_names};
 use super::plan::Plan;
 use super::rule::Rule;
@@ -95,8 +96,11 @@ impl State {
     }
 
     fn repair_guard(&mut self, guard: &Guard<'_>) -> Result<bool, InstallError> {
-        let links: Vec<u32> = guard.guarded_links().map(|link| link.index).collect();
-        let has_chain = |index: &u32| self.listed.contains(&format!("chain egress_{index} {{"));
+        let links: Vec<&Link> = guard.guarded_links().collect();
+        // The kernel lets go of a chain whose link has another name by now.
+        let has_chain = |Link { index, name, .. }: &&Link| {
+            self.listed.contains(&format!("chain egress_{index} {{\n\t\ttype filter hook egress device \"{name}\" "))
+        };
         let as_many = self.listed.matches("chain egress_").count() == links.len();
         // A table that is gone cannot be listed, which is a difference like any other.
         let is_whole = nft::list(&GUARD).is_ok_and(|now| now == self.listed);

@@ -19,6 +19,9 @@ pub const FRAME_HEADER_LEN: usize = 14;
 /// What fits into the fragments of a packet that is cut anew, on any link that carries IPv6 (RFC 8200 §5).
 const FRAGMENT: u16 = 1280 - 40 - 8;
 
+/// Bytes of an IPv6 header.
+const IPV6_HEADER: usize = 40;
+
 /// Where the source stands in it.
 const SOURCE: std::ops::Range<usize> = 6..12;
 
@@ -40,7 +43,7 @@ impl LinkHeader {
         let (ethernet, packet) = frame.split_first_chunk::<FRAME_HEADER_LEN>()?;
         let [_, _, _, _, _, _, led @ .., a, b, c, k0, k1] = *ethernet;
         let version = packet.first()? >> 4;
-        let is_ip = matches!((u16::from_be_bytes([k0, k1]), version), (0x0800, 4) | (0x86dd, 6));
+        let is_ip = matches!((u16::from_be_bytes([k0, k1]), version), (0x0800, 4) | (0x86dd, 6)) && !is_whole(frame);
         let header = Self { link: u32::from_be_bytes([0, a, b, c]), vnet: *vnet, ethernet: *ethernet };
         (led == LED && is_ip).then_some((header, packet))
     }
@@ -68,6 +71,18 @@ impl LinkHeader {
         vnet.copy_from_slice(&self.vnet);
         ethernet.copy_from_slice(&self.ethernet);
         both
+    }
+}
+
+/// Whether this is an IP packet by its own length. The kernel routes no other into the TUN; what is forwarded there may have any source
+/// and fields, and so look like a frame behind that.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some([first, _, b2, b3, b4, b5]) = bytes.first_chunk() else { return false };
+    let [total, payload] = [[*b2, *b3], [*b4, *b5]].map(|two| usize::from(u16::from_be_bytes(two)));
+    match first >> 4 {
+        4 => total == bytes.len(),
+        6 => payload.checked_add(IPV6_HEADER) == Some(bytes.len()),
+        _ => false,
     }
 }
 
@@ -154,6 +169,25 @@ mod tests {
         }
         let whole = frame(led, 0x0800, &packet);
         assert!((0..=24).all(|len| LinkHeader::split(&whole[..len]).is_none()));
+    }
+
+    #[test]
+    fn packet_of_a_stranger_that_looks_like_a_frame_is_a_packet() {
+        for v4 in [true, false] {
+            let inner = datagram(v4);
+            let len = u16::try_from(FRAME_HEADER_LEN + inner.len()).expect("small");
+            let (start, kind) = if v4 { ([0x45, 0, 0, 0, 0, 0], 0x0800) } else { ([0x60, 0, 0, 0, 0, 0], 0x86dd) };
+            let mut bytes = frame([2, 0x70, 0x72, 0, 0, 2], kind, &inner);
+            let of = |bytes: &mut Vec<u8>, at: usize, len: u16| bytes.splice(at..at + 2, len.to_be_bytes()).for_each(drop);
+            bytes.splice(10..16, start).for_each(drop);
+            assert!(LinkHeader::split(&bytes).is_some(), "an address of a neighbour may begin so");
+            if v4 {
+                of(&mut bytes, 12, len);
+            } else {
+                of(&mut bytes, 14, len - 40);
+            }
+            assert!(LinkHeader::split(&bytes).is_none());
+        }
     }
 
     #[test]

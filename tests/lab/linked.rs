@@ -191,7 +191,7 @@ fn questions_for_names_by_a_named_link_are_answered_and_streams_of_them_refused(
 }
 
 #[test]
-fn a_link_that_appears_under_up_can_be_named() {
+fn a_link_that_appears_under_up_can_be_named_and_so_can_one_that_is_renamed() {
     let lab = Lab::new();
     let profiles = Profiles::accepting();
     let router = Router::start(&lab, Way::Up, &profiles);
@@ -206,6 +206,115 @@ fn a_link_that_appears_under_up_can_be_named() {
     ] {
         host.run(["ip"].into_iter().chain(words.split(' '))).expect_success();
     }
-    let ping = || -> Finished { router.run(["ping", "-c1", "-W1", "-q", "-I", "dock0", "10.77.0.1"]) };
-    crate::harness::eventually("an answer by the new link", || (ping().code() == 0).then_some(()));
+    let ping = |link: &str| -> Finished { router.run(["ping", "-c1", "-W1", "-q", "-I", link, "10.77.0.1"]) };
+    crate::harness::eventually("an answer by the new link", || (ping("dock0").code() == 0).then_some(()));
+    for words in ["link set dock0 down", "link set dock0 name usb0", "link set usb0 up"] {
+        lab.laptop().run(["ip"].into_iter().chain(words.split(' '))).expect_success();
+    }
+    crate::harness::eventually("an answer by its new name", || (ping("usb0").code() == 0).then_some(()));
+}
+
+/// Takes one connection at port 9021 slowly, and closes it a while after its end. Prints how much came.
+const SLOW: &str = r#"
+import socket, sys, time
+server = socket.create_server(("", 9021), family=socket.AF_INET6, dualstack_ipv6=True)
+server.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+print("ready", flush=True)
+for _ in range(2):
+    one, _ = server.accept()
+    one.settimeout(10)
+    time.sleep(0.5)
+    came = 0
+    while said := one.recv(65536): came += len(said)
+    time.sleep(1.5)
+    one.close()
+    print(came, flush=True)
+"#;
+
+/// Writes more to `argv[1]` than its peer takes at once, and closes.
+const HASTY: &str = r#"
+import socket, sys
+family, kind, _, _, end = socket.getaddrinfo(sys.argv[1], 9021, type=socket.SOCK_STREAM)[0]
+s = socket.socket(family, kind)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+s.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4 << 20)
+s.connect(end)
+s.sendall(b"x" * 3000000)
+s.close()
+"#;
+
+#[test]
+fn what_was_written_to_a_connection_by_a_named_link_before_it_was_closed_arrives_and_so_does_its_end() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let mut slow = lab.gateway().spawn(["/usr/bin/python3", "-c", SLOW]);
+    assert_eq!(slow.line(), "ready");
+    for to in ["10.9.0.1", "fd09::1"] {
+        router.run(["/usr/bin/python3", "-c", HASTY, to]).expect_success();
+        assert_eq!(slow.line(), "3000000", "{to}");
+    }
+    crate::harness::eventually("the end of both connections", || {
+        let left = lab.gateway().run(["ss", "-tanH", "state", "last-ack"]).expect_success();
+        left.trim().is_empty().then_some(())
+    });
+}
+
+/// Sends 100 datagrams from one address and port by the link `argv[1]`, saying `argv[2]`, one each 20 ms.
+const SAME_PORT: &str = r#"
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, sys.argv[1].encode())
+s.bind(("10.9.0.2", 5031))
+for _ in range(100):
+    try: s.sendto(sys.argv[2].encode(), ("10.9.0.1", 9021))
+    except OSError: pass
+    time.sleep(0.02)
+"#;
+
+/// Prints which of these words came by the link `argv[1]` within 4 s.
+const OVERHEARD: &str = r#"
+import socket, sys, time
+s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+s.bind((sys.argv[1], 0))
+s.settimeout(0.5)
+print("ready", flush=True)
+heard, end = set(), time.monotonic() + 4
+while time.monotonic() < end:
+    try: frame = s.recv(65536)
+    except OSError: continue
+    heard |= {word for word in ("permitted", "refused") if frame[42:] == word.encode()}
+print(*sorted(heard), flush=True)
+"#;
+
+#[test]
+fn programs_that_share_a_port_by_different_links_are_judged_each_for_itself() {
+    let lab = Lab::new();
+    let (gateway, laptop) = (lab.gateway(), lab.laptop());
+    for (host, words) in [
+        (&gateway, "link add dock1 type veth peer name dock0".to_owned()),
+        (&gateway, format!("link set dock0 netns {}", laptop.namespace())),
+        (&gateway, "addr add 10.77.0.1/24 dev dock1".to_owned()),
+        (&gateway, "link set dock1 up".to_owned()),
+        (&laptop, "addr add 10.77.0.2/24 dev dock0".to_owned()),
+        (&laptop, "link set dock0 up".to_owned()),
+        (&laptop, "route add default via 10.77.0.1 dev dock0 metric 500".to_owned()),
+    ] {
+        host.run(["ip"].into_iter().chain(words.split(' '))).expect_success();
+    }
+    let dir = tempfile::tempdir().expect("a folder");
+    let other = dir.path().join("other");
+    std::fs::copy(python(), &other).expect("a copy");
+    let other = other.to_str().expect("a name");
+    let profiles = Profiles::accepting();
+    profiles.user("other", std::path::Path::new(other), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let mut heard = ["lan0", "dock1"].map(|link| gateway.spawn(["/usr/bin/python3", "-c", OVERHEARD, link]));
+    for one in &mut heard {
+        assert_eq!(one.line(), "ready");
+    }
+    let both = [("/usr/bin/python3", "eth0", "permitted"), (other, "dock0", "refused")]
+        .map(|(exe, link, word)| router.spawn([exe, "-c", SAME_PORT, link, word]));
+    assert_eq!(heard.map(|mut one| one.line()), ["permitted", ""]);
+    drop(both);
 }

@@ -13,7 +13,7 @@ use crate::app::shared::locked;
 use crate::bpf::ClosedSockets;
 use crate::flow::FlowId;
 use crate::netlink::SocketTable;
-use crate::packet::{FiveTuple, IpPacket, Protocol};
+use crate::packet::{FiveTuple, IpPacket, Protocol, Transport};
 use crate::process::{Identity, Socket, Tag};
 use crate::procfs::Processes;
 use crate::router::{Counter, Input};
@@ -210,7 +210,10 @@ impl Shard {
         let link = self.lanes.link(id).map(|header| header.link);
         let attributor = &self.attributor;
         let signature = packet.and_then(IpPacket::signature);
-        self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple, link) })
+        let held = self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple, link) });
+        // Nobody else can have the ends of a connection that is in TIME-WAIT without a SYN.
+        let goes_on = || packet.is_some_and(|packet| matches!(packet.transport(), Transport::Tcp(segment) if !segment.opens()));
+        held || goes_on() && matches!(attributor.look(&tuple, link), Ok(None)) && attributor.is_there(&tuple, link)
     }
 
     /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.

@@ -262,12 +262,12 @@ impl Lanes {
         let last = holder.signs();
         let compared = |by: fn(Signature, Signature) -> bool| last.map(|last| signature.is_some_and(|this| by(this, last)));
         let held = age < HELD && compared(Signature::may_follow) != Some(false) || {
-            let after = ask().map(|s| (s.cookie, s.inode));
-            if holder.socket == after {
+            // The inode is gone where a program closed a TCP socket, which goes on saying what was written to it.
+            let [before, after] = [holder.socket.map(|(cookie, _)| cookie), ask().map(|socket| socket.cookie)];
+            if before == after {
                 holder.seen = now;
             }
-            holder.socket == after
-                || holder.socket.is_some() && after.is_none() && compared(Signature::follows).unwrap_or(age < CLOSED)
+            before == after || holder.socket.is_some() && after.is_none() && compared(Signature::follows).unwrap_or(age < CLOSED)
         };
         if held {
             holder.signature = signature;

@@ -14,7 +14,9 @@ use super::lanes::Lane;
 use super::tcp::failure_by;
 use crate::egress::{DialError, Link, tell_own};
 use crate::flow::FlowId;
-use crate::packet::{Arrival, Checksums, IpPacket, LinkHeader, Malformed, datagrams_together, destination, is_unfinished};
+use crate::packet::{
+    Arrival, Checksums, IpPacket, LinkHeader, Malformed, Transport, datagrams_together, destination, is_unfinished,
+};
 use crate::router::{Counter, Input};
 use crate::verdict::Permit;
 
@@ -70,10 +72,23 @@ impl Shard {
     }
 
     fn on_linked(&mut self, header: LinkHeader, packet: &IpPacket<'_>, now: Instant) {
+        if let Some(id) = self.router.find(&packet.tuple())
+            && self.lanes.link(id).map(|noted| noted.link) != Some(header.link)
+        {
+            // The same ends by another way: maybe another program's, since sockets of different links may share a port.
+            self.abandon(id, now);
+            self.obey(None, now);
+        }
         self.came_by = Some(header);
         self.router.handle(Input::Linked(packet), now);
         self.obey(Some(packet), now);
         self.came_by = None;
+    }
+
+    /// Whether a packet came by a link, or did not, as its flow did. The kernel itself ends a TCP connection without naming the link again.
+    pub(super) fn came_the_same_way(&self, id: FlowId, packet: &IpPacket<'_>) -> bool {
+        let [flows, its] = [self.lanes.link(id), self.came_by].map(|header| header.map(|header| header.link));
+        flows == its || its.is_none() && matches!(packet.transport(), Transport::Tcp(_))
     }
 
     pub(super) fn open_linked(&mut self, id: FlowId, permit: Permit, (to, index): (SocketAddr, u32), now: Instant) {

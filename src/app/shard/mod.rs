@@ -242,7 +242,7 @@ impl Shard {
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
             }
             Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_)) => {
-                if self.is_still_held(id, Some(packet), now) {
+                if self.came_the_same_way(id, packet) && self.is_still_held(id, Some(packet), now) {
                     return self.send_datagram(id, packet, now);
                 }
                 self.abandon(id, now);
