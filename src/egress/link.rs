@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
-use super::options::set_int;
+use super::options::{make_room, set_int};
 use crate::packet::LinkHeader;
 
 /// `PACKET_VNET_HDR` (include/uapi/linux/if_packet.h): a virtio header stands in front of each frame.
@@ -31,6 +31,8 @@ impl Link {
             socket.set_mark(mark)?;
         }
         set_int(&SockRef::from(&socket), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
+        // All flows of the link share it, so it holds what their own buffers would.
+        make_room(&SockRef::from(&socket), true);
         bind(&socket, index)?;
         let address = address_of(&socket)?;
         Ok(Self { socket, address })

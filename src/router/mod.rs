@@ -132,6 +132,8 @@ pub enum Output {
     Reply(Vec<u8>),
     /// The same for a program that named a link: its socket hears nothing that comes in by another.
     ReplyLinked { flow: FlowId, reply: Vec<u8> },
+    /// Such a program's TCP flow is silent: without its socket it has ended.
+    IsThere(FlowId),
     /// An open TCP flow of such a program is cut. No packet of ours could break it in time, so its socket must be ended.
     Abort { flow: FlowId, tuple: FiveTuple },
     /// End the flow at both ends at once; its record is written already.

@@ -98,10 +98,16 @@ impl Router {
             let Some(flow) = self.table.flow_mut(id) else { continue };
             flow.deadline = None;
             let state = flow.state();
+            let ends_unseen = flow.service == Service::Link && flow.tuple.protocol == Protocol::TCP;
             match state {
                 State::Identifying | State::Asking => self.on_deadline(id, now),
                 State::Opening => {}
                 State::Open | State::Refused if self.idle_deadline(id).is_some_and(|at| at > now) => self.arm_idle(id, now),
+                // Answers come past us, so silence says nothing.
+                State::Open if ends_unseen => {
+                    self.arm(id, now + IDLE_ONE_WAY);
+                    self.say(Output::IsThere(id));
+                }
                 State::Open => {
                     self.say(Output::Cut(id));
                     self.finish(id, "idle", now);

@@ -102,6 +102,14 @@ impl Shard {
         }
     }
 
+    pub(super) fn end_if_gone(&mut self, id: FlowId, now: Instant) {
+        let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
+        if !self.attributor.is_there(&tuple, self.lanes.link(id).map(|header| header.link)) {
+            self.cut(id, now);
+            self.router.handle(Input::Ended { flow: id, outcome: "closed" }, now);
+        }
+    }
+
     /// Tells a program what became of its packet: by the TUN, or by the link that it named.
     pub(super) fn reply_by(&mut self, came_by: Option<LinkHeader>, reply: &[u8]) {
         let Some(LinkHeader { link, .. }) = came_by else { return self.reply(reply) };

@@ -4,6 +4,7 @@
 
 mod crowding;
 mod judging;
+mod linked;
 mod packets;
 mod prompting;
 mod rules;

@@ -304,7 +304,7 @@ impl Story {
                 *times += 1;
                 assert_eq!(*times, 1, "a second record: {record:?}");
             }
-            Output::Older { .. } => {}
+            Output::Older { .. } | Output::IsThere(_) => {}
             Output::Abort { tuple, .. } => assert_eq!(tuple.protocol, Protocol::TCP, "nothing else has an end"),
             Output::Crowded(crowded) => {
                 self.seen.crowded += u64::from(crowded.program.is_some());
