@@ -91,6 +91,12 @@ impl Code {
         self.push(0xb7, to, R(0), 0, value)
     }
 
+    /// All 64 bits (`BPF_LD_IMM64`).
+    fn set_wide(&mut self, to: R, value: u64) -> &mut Self {
+        let [a, b, c, d, e, f, g, h] = value.to_le_bytes();
+        self.push(0x18, to, R(0), 0, i32::from_le_bytes([a, b, c, d])).push(0, R(0), R(0), 0, i32::from_le_bytes([e, f, g, h]))
+    }
+
     fn add(&mut self, to: R, value: i16) -> &mut Self {
         self.push(0x07, to, R(0), 0, value.into())
     }
@@ -173,38 +179,49 @@ const ENDS_6_LEN: i32 = 32;
 const PORT: i16 = ENDS_4 + 14;
 const UDP: i32 = 17;
 
-/// Goes on with UDP sockets alone; R6 is the socket.
-fn of_udp(code: &mut Code) -> Jump {
+/// Whose sockets are noted: those of one network namespace, but for those of one process.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Watched {
+    /// By its cookie.
+    pub(super) netns: u64,
+    /// 0: of every process.
+    pub(super) but_of: u32,
+}
+
+/// Goes on with watched UDP sockets alone; R6 is the socket.
+fn of_watched(code: &mut Code, Watched { netns, but_of }: Watched) -> [Jump; 3] {
     code.copy(R(6), R(1)).load(Len::Four, R(1), R(6), SOCK_PROTOCOL);
-    code.jump_unless(R(1), UDP)
+    let of_another_kind = code.jump_unless(R(1), UDP);
+    code.copy(R(1), R(6)).call(Helper::NetnsCookie).set_wide(R(1), netns);
+    let elsewhere = code.jump_unless_same(R(0), R(1));
+    code.call(Helper::PidAndThread).upper_half(R(0));
+    [of_another_kind, elsewhere, code.jump_if(R(0), i32::try_from(but_of).unwrap_or(0))]
 }
 
 /// Notes who makes a socket, under its cookie.
-pub(super) fn of_made(made: &Map) -> Vec<Instruction> {
+pub(super) fn of_made(watched: Watched, made: &Map) -> Vec<Instruction> {
     const KEY: i16 = -8;
     const VALUE: i16 = KEY - MADE_ROOM;
     let mut code = Code::default();
-    let other = of_udp(&mut code);
+    let others = of_watched(&mut code, watched);
     code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, KEY, R(0));
     code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + MADE_AT, R(0));
     code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, VALUE + MADE_PID, R(0));
     code.call(Helper::UserAndGroup).store(Len::Four, STACK, VALUE + MADE_UID, R(0));
     code.set(R(0), 0).store(Len::Eight, STACK, VALUE + MADE_CLOSED, R(0));
-    code.update(made, KEY, VALUE).land([other]);
+    code.update(made, KEY, VALUE).land(others);
     code.end(1)
 }
 
 /// Where a record is written, and below it its key.
 const VALUE: i16 = -RECORD;
-const KEY: i16 = VALUE - 16;
+const KEY: i16 = VALUE - 8;
 
-/// Notes who closes a socket, under its network namespace and port. The PID stays 0 where another process made it, or one of before our
-/// start: also such a record takes the place of an earlier one, whose process did not send what this socket sent.
-///
-/// `ours` is our own process: what it sends is never looked for here, and who has its port next is alone with it.
-pub(super) fn of_released(made: &Map, closed: &Map, ours: i32) -> Vec<Instruction> {
+/// Notes who closes a socket, under its port. The PID stays 0 where another process made it, or one of before our start: also such a
+/// record takes the place of an earlier one, whose process did not send what this socket sent.
+pub(super) fn of_released(watched: Watched, made: &Map, closed: &Map) -> Vec<Instruction> {
     let mut code = Code::default();
-    let other = of_udp(&mut code);
+    let others = of_watched(&mut code, watched);
     code.set(R(0), 0);
     for word in (VALUE..0).step_by(8) {
         code.store(Len::Eight, STACK, word, R(0));
@@ -215,13 +232,11 @@ pub(super) fn of_released(made: &Map, closed: &Map, ours: i32) -> Vec<Instructio
     code.copy(R(1), STACK).add(R(1), VALUE + ENDS_6).set(R(2), ENDS_6_LEN).copy(R(3), R(6)).add(R(3), COMMON_ENDS_6);
     code.call(Helper::ReadKernel);
     code.load(Len::Four, R(1), R(6), SOCK_FAMILY).store(Len::Four, STACK, VALUE + FAMILY, R(1));
-    code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + CLOSED, R(0));
+    code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + CLOSED, R(0)).store(Len::Four, STACK, KEY, R(7));
     code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, VALUE + COOKIE, R(0));
     note_maker(&mut code, made);
-    code.copy(R(1), R(6)).call(Helper::NetnsCookie).store(Len::Eight, STACK, KEY, R(0));
-    code.store(Len::Eight, STACK, KEY + 8, R(7));
-    note_other(&mut code, closed, ours);
-    code.update(closed, KEY, VALUE).land([other, without_port]);
+    note_other(&mut code, closed);
+    code.update(closed, KEY, VALUE).land(others.into_iter().chain([without_port]));
     code.end(1)
 }
 
@@ -237,13 +252,13 @@ fn note_maker(code: &mut Code, made: &Map) {
     code.load(Len::Eight, R(1), STACK, VALUE + CLOSED).store(Len::Eight, R(8), MADE_CLOSED, R(1)).land([unknown, of_another]);
 }
 
-/// When another process, which is not ours, has closed a socket of this port last.
-fn note_other(code: &mut Code, closed: &Map, ours: i32) {
+/// When another process has closed a socket of this port last.
+fn note_other(code: &mut Code, closed: &Map) {
     code.map_and_key(closed, KEY).call(Helper::MapLookup);
     let first = code.jump_if(R(0), 0);
     code.load(Len::Eight, R(2), R(0), OTHER).load(Len::Four, R(3), R(0), PID).load(Len::Four, R(1), STACK, VALUE + PID);
-    let same = [code.jump_if_same(R(1), R(3)), code.jump_if(R(3), ours)];
-    code.load(Len::Eight, R(2), R(0), CLOSED).land(same);
+    let same = code.jump_if_same(R(1), R(3));
+    code.load(Len::Eight, R(2), R(0), CLOSED).land([same]);
     code.store(Len::Eight, STACK, VALUE + OTHER, R(2)).land([first]);
 }
 

@@ -10,7 +10,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::program;
+use super::program::{self, Instruction, Watched};
 use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
 use super::sys::{self, Hook, Map};
 use crate::packet::{FiveTuple, Protocol};
@@ -31,10 +31,9 @@ pub enum Without {
     Trial,
 }
 
-/// Who made and closed the UDP sockets of a network namespace just now.
+/// Who made and closed the UDP sockets of a network namespace just now, ours excepted: what we send does not come by the TUN.
 #[derive(Debug)]
 pub struct ClosedSockets {
-    netns: u64,
     maps: Maps,
     /// The programs run until these are closed.
     _links: Vec<OwnedFd>,
@@ -49,57 +48,51 @@ struct Maps {
 }
 
 impl Maps {
-    fn make() -> io::Result<Self> {
-        Ok(Self {
-            made: Map::make(8, MADE_LEN, ENTRIES)?,
-            closed: Map::make(16, RECORD_LEN, ENTRIES)?,
-            executed: Map::make(4, 8, ENTRIES)?,
-        })
+    fn make() -> Result<Self, Without> {
+        let make = |key, value| Map::make(key, value, ENTRIES).map_err(without("make a map"));
+        Ok(Self { made: make(8, MADE_LEN)?, closed: make(4, RECORD_LEN)?, executed: make(4, 8)? })
     }
 
     /// The socket of this port that was closed last.
-    fn closed(&self, netns: u64, port: u16) -> Option<Closed> {
-        let key = [netns.to_ne_bytes(), u64::from(port).to_ne_bytes()].concat();
-        Closed::read(&self.closed.find::<RECORD_LEN>(&key)?)
+    fn closed(&self, port: u16) -> Option<Closed> {
+        Closed::read(&self.closed.find::<RECORD_LEN>(&u32::from(port).to_ne_bytes())?)
+    }
+
+    /// Has the kernel take the programs that note sockets.
+    fn of_sockets(&self, watched: Watched) -> Result<[(Hook, OwnedFd); 2], Without> {
+        let Self { made, closed, .. } = self;
+        Ok([
+            (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made))?),
+            (Hook::SocketReleased, load(Hook::SocketReleased, "portreeve_close", &program::of_released(watched, made, closed))?),
+        ])
+    }
+
+    /// Has the kernel take those that note who executes a program: after it, and before.
+    fn of_programs(&self) -> Result<[OwnedFd; 2], Without> {
+        let of = |name, is_over| load(Hook::Tracepoint, name, &program::of_executed(&self.executed, is_over));
+        Ok([of("portreeve_execd", true)?, of("portreeve_exec", false)?])
+    }
+
+    /// The trial: nothing is sent.
+    fn see_ours(&self, loopback: IpAddr) -> io::Result<bool> {
+        let before = sys::since_boot();
+        let socket = UdpSocket::bind((loopback, 0))?;
+        let remote = SocketAddr::new(loopback, DISCARD);
+        socket.connect(remote)?;
+        let tuple = FiveTuple { protocol: Protocol::UDP, local: socket.local_addr()?, remote };
+        let cookie = rustix::net::sockopt::socket_cookie(&socket)?;
+        drop(socket);
+        let after = sys::since_boot();
+        let sender = self.closed(tuple.local.port()).and_then(|closed| closed.sender_of(&tuple, after));
+        Ok(sender.is_some_and(|sender| {
+            (sender.pid, sender.uid, sender.cookie) == (std::process::id(), rustix::process::getuid().as_raw(), cookie)
+                && (before..=after).contains(&sender.made)
+        }))
     }
 }
 
-/// Programs that the kernel has taken.
-struct Programs {
-    maps: Maps,
-    made: OwnedFd,
-    released: OwnedFd,
-    executing: OwnedFd,
-    executed: OwnedFd,
-}
-
-impl Programs {
-    fn load() -> Result<Self, Without> {
-        let maps = Maps::make().map_err(without("make a map"))?;
-        let Maps { made, closed, executed } = &maps;
-        // No process has a greater number (PID_MAX_LIMIT in include/linux/threads.h).
-        let ours = i32::try_from(std::process::id()).unwrap_or_default();
-        let load = |hook, name, code: &[_]| sys::load(hook, name, code).map_err(without("load a program"));
-        Ok(Self {
-            made: load(Hook::SocketMade, "portreeve_made", &program::of_made(made))?,
-            released: load(Hook::SocketReleased, "portreeve_close", &program::of_released(made, closed, ours))?,
-            executing: load(Hook::Tracepoint, "portreeve_exec", &program::of_executed(executed, false))?,
-            executed: load(Hook::Tracepoint, "portreeve_execd", &program::of_executed(executed, true))?,
-            maps,
-        })
-    }
-
-    /// Lets them run, who executes first: a socket whose maker is known is never of a program that nobody noted.
-    fn attach(&self) -> Result<Vec<OwnedFd>, Without> {
-        let mut links = vec![sys::trace(c"sched_process_exec", &self.executed).map_err(without("trace sched_process_exec"))?];
-        // Since Linux 6.10: before it, a process that is about to be another program is seen a few microseconds late.
-        links.extend(sys::trace(c"sched_prepare_exec", &self.executing));
-        let root = root_cgroup().map_err(|error| without("open the cgroups' root")(error.into()))?;
-        for (hook, program) in [(Hook::SocketMade, &self.made), (Hook::SocketReleased, &self.released)] {
-            links.push(sys::attach(hook, program, &root).map_err(without("attach to the cgroups' root"))?);
-        }
-        Ok(links)
-    }
+fn load(hook: Hook, name: &str, code: &[Instruction]) -> Result<OwnedFd, Without> {
+    sys::load(hook, name, code).map_err(without("load a program"))
 }
 
 impl ClosedSockets {
@@ -109,18 +102,24 @@ impl ClosedSockets {
     ///
     /// The rights are missing, the kernel cannot, or a trial shows that its notes are not to be believed here.
     pub fn watch(socket: BorrowedFd<'_>) -> Result<Self, Without> {
-        let netns = sys::netns_cookie(socket).map_err(without("ask for the network namespace"))?;
-        let programs = Programs::load()?;
-        let links = programs.attach()?;
-        let watching = Self { netns, maps: programs.maps, _links: links };
+        let netns = netns_of(socket)?;
+        let maps = Maps::make()?;
+        // Who executes comes first: a socket whose maker is known is never of a program that nobody noted.
+        let [after, before] = maps.of_programs()?;
+        let mut links = vec![sys::trace(c"sched_process_exec", &after).map_err(without("trace sched_process_exec"))?];
+        // Since Linux 6.10: before it, a process that is about to be another program is seen a few microseconds late.
+        links.extend(sys::trace(c"sched_prepare_exec", &before));
+        let root = root_cgroup().map_err(|error| without("open the cgroups' root")(error.into()))?;
+        let trial = attach(&root, &maps.of_sockets(Watched { netns: netns_here()?, but_of: 0 })?)?;
         let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         // Without IPv6 there are no packets of it either.
         let v6_is_off = UdpSocket::bind((v6, 0)).is_err();
-        if watching.sees_ours(v4).unwrap_or(false) && (v6_is_off || watching.sees_ours(v6).unwrap_or(false)) {
-            Ok(watching)
-        } else {
-            Err(Without::Trial)
+        if !maps.see_ours(v4).unwrap_or(false) || !(v6_is_off || maps.see_ours(v6).unwrap_or(false)) {
+            return Err(Without::Trial);
         }
+        drop(trial);
+        links.extend(attach(&root, &maps.of_sockets(Watched { netns, but_of: std::process::id() })?)?);
+        Ok(Self { maps, _links: links })
     }
 
     /// Whether the kernel would take the programs. Lets none of them run.
@@ -129,9 +128,9 @@ impl ClosedSockets {
     ///
     /// As [`Self::watch`].
     pub fn probe() -> Result<(), Without> {
-        let cookie = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).and_then(|socket| sys::netns_cookie(socket.as_fd()));
-        cookie.map_err(without("ask for the network namespace"))?;
-        Programs::load().map(|_| ())
+        let maps = Maps::make()?;
+        maps.of_programs()?;
+        maps.of_sockets(Watched { netns: netns_here()?, but_of: 0 }).map(|_| ())
     }
 
     /// Who sent a UDP packet of this flow that no socket is found for, if a socket that was closed just now tells.
@@ -140,7 +139,7 @@ impl ClosedSockets {
         if tuple.protocol != Protocol::UDP {
             return None;
         }
-        self.maps.closed(self.netns, tuple.local.port())?.sender_of(tuple, sys::since_boot())
+        self.maps.closed(tuple.local.port())?.sender_of(tuple, sys::since_boot())
     }
 
     /// Who made and closed the UDP socket with this cookie just now, whoever has had its port since.
@@ -152,7 +151,7 @@ impl ClosedSockets {
     /// Whether a UDP socket of this port was closed just now.
     #[must_use]
     pub fn was_left_just_now(&self, port: u16) -> bool {
-        self.maps.closed(self.netns, port).is_some_and(|closed| closed.is_recent(sys::since_boot()))
+        self.maps.closed(port).is_some_and(|closed| closed.is_recent(sys::since_boot()))
     }
 
     /// Whether a sender's process is the program still that it was when it made its socket. To be asked after the process was looked at.
@@ -161,24 +160,21 @@ impl ClosedSockets {
         let executed = self.maps.executed.find::<8>(&sender.pid.to_ne_bytes()).map(u64::from_ne_bytes);
         executed.is_none_or(|at| at < sender.made)
     }
+}
 
-    /// The trial: nothing is sent.
-    fn sees_ours(&self, loopback: IpAddr) -> io::Result<bool> {
-        let before = sys::since_boot();
-        let socket = UdpSocket::bind((loopback, 0))?;
-        let remote = SocketAddr::new(loopback, DISCARD);
-        socket.connect(remote)?;
-        let tuple = FiveTuple { protocol: Protocol::UDP, local: socket.local_addr()?, remote };
-        let netns = sys::netns_cookie(socket.as_fd())?;
-        let cookie = rustix::net::sockopt::socket_cookie(&socket)?;
-        drop(socket);
-        let after = sys::since_boot();
-        let sender = self.maps.closed(netns, tuple.local.port()).and_then(|closed| closed.sender_of(&tuple, after));
-        Ok(sender.is_some_and(|sender| {
-            (sender.pid, sender.uid, sender.cookie) == (std::process::id(), rustix::process::getuid().as_raw(), cookie)
-                && (before..=after).contains(&sender.made)
-        }))
-    }
+/// Lets programs run for all sockets, until the links are closed.
+fn attach(root: &OwnedFd, programs: &[(Hook, OwnedFd)]) -> Result<Vec<OwnedFd>, Without> {
+    let attach = |(hook, program): &(Hook, OwnedFd)| sys::attach(*hook, program, root);
+    programs.iter().map(attach).collect::<io::Result<_>>().map_err(without("attach to the cgroups' root"))
+}
+
+fn netns_of(socket: BorrowedFd<'_>) -> Result<u64, Without> {
+    sys::netns_cookie(socket).map_err(without("ask for the network namespace"))
+}
+
+fn netns_here() -> Result<u64, Without> {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).map_err(without("make a socket"))?;
+    netns_of(socket.as_fd())
 }
 
 /// The root of the one hierarchy of all cgroups. A mount of our own that nobody sees: where others have mounted it depends on the mount

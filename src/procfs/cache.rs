@@ -53,9 +53,9 @@ impl<K: Eq + Hash, V> Recent<K, V> {
         self.young.insert(key, value);
     }
 
-    pub(super) fn remove(&mut self, key: &K) {
-        self.young.remove(key);
-        self.old.remove(key);
+    pub(super) fn remove(&mut self, key: &K) -> Option<V> {
+        let old = self.old.remove(key);
+        self.young.remove(key).or(old)
     }
 }
 
@@ -98,7 +98,7 @@ impl Hot {
         let is_due = |answered: &&Answered| answered.looked.is_none_or(|looked| looked < sent);
         let answered = self.answered.iter().filter(is_due).map(|answered| answered.fd).take(ANSWERED_TRIED);
         let closed = self.closed.iter().copied().take(CLOSED_TRIED);
-        let likely = answered.chain(closed).chain([self.fd, self.fd.saturating_add(1)]).collect();
+        let likely = closed.chain(answered).chain([self.fd, self.fd.saturating_add(1)]).collect();
         Candidate { process: Arc::clone(&self.process), likely, newest: self.fd }
     }
 
@@ -154,6 +154,7 @@ impl HotList {
     /// Notes that a process closes a descriptor.
     pub(super) fn closing(&mut self, process: &Process, fd: u32) {
         for hot in self.entries.iter_mut().filter(|hot| hot.is(process)) {
+            hot.answered.retain(|answered| answered.fd != fd);
             hot.closed.insert(fd);
             if hot.closed.len() > MAX_CLOSED {
                 hot.closed.pop_last();
@@ -251,6 +252,16 @@ mod tests {
         assert_eq!(likely(&hot), [12, 7, 8]);
         (0..10_000).for_each(|fd| hot.closing(&us, fd));
         assert_eq!(hot.entries.front().map(|hot| hot.closed.len()), Some(MAX_CLOSED));
+    }
+
+    #[test]
+    fn descriptor_that_is_closed_goes_before_those_that_may_be() {
+        let mut hot = HotList::default();
+        let (us, socket, sent) = (us(), socket(1000, None), Instant::now());
+        hot.put(&us, &socket, 9);
+        [5, 7].into_iter().for_each(|fd| hot.answered(&us, fd));
+        hot.closing(&us, 7);
+        assert_eq!(hot.candidates(&socket, 1, sent).remove(0).likely, [7, 5, 9, 10], "each once");
     }
 
     #[test]

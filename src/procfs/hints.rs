@@ -1,6 +1,7 @@
 //! Where sockets were seen: what makes the next search short.
 //!
-//! Keeps one rule: everything here is bounded, and a hint is checked against /proc by whoever takes it.
+//! Keeps one rule: everything here is bounded, and a hint is checked against /proc by whoever takes it, unless it was read there after what
+//! is asked about had been sent.
 
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
@@ -29,8 +30,8 @@ pub(super) type IdentityKey = (u32, u64, Option<FileId>, u32, Confidence);
 pub(super) struct Hints {
     pub(super) hot: HotList,
     pub(super) cookies: Recent<u64, (Weak<Process>, u32)>,
-    /// Sockets that a search for another one passed, by inode.
-    passed: Recent<u64, (Weak<Process>, u32)>,
+    /// Sockets that a search for another one passed, by inode, and a time that the search began after.
+    passed: Recent<u64, (Weak<Process>, u32, Instant)>,
     /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
     pub(super) ambiguous: Recent<u64, ()>,
     pub(super) identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
@@ -73,17 +74,17 @@ impl Hints {
         holder
     }
 
-    pub(super) fn note_passed(&mut self, process: &Arc<Process>, passed: Vec<(u64, u32)>) {
+    /// Notes the sockets that a look passed which began at `looked` or later.
+    pub(super) fn note_passed(&mut self, process: &Arc<Process>, passed: Vec<(u64, u32)>, looked: Instant) {
         for (inode, fd) in passed {
-            self.passed.insert(inode, (Arc::downgrade(process), fd));
+            self.passed.insert(inode, (Arc::downgrade(process), fd, looked));
         }
     }
 
-    /// Where a socket was passed. Told once: whoever finds it there remembers it by its cookie.
-    pub(super) fn take_passed(&mut self, inode: u64) -> Option<Holder> {
-        let holder = self.passed.find(&inode).and_then(|(process, fd)| Some((process.upgrade()?, *fd)));
-        self.passed.remove(&inode);
-        holder
+    /// Where a socket was passed, and when at the earliest. Told once: whoever finds it there remembers it by its cookie.
+    pub(super) fn take_passed(&mut self, inode: u64) -> Option<(Holder, Instant)> {
+        let (process, fd, looked) = self.passed.remove(&inode)?;
+        Some(((process.upgrade()?, fd), looked))
     }
 
     /// Remembers a search that gave no program, and who held the socket and is none any more.
@@ -131,8 +132,9 @@ mod tests {
     fn passed_socket_is_told_once_and_only_while_its_process_is_known() {
         let mut hints = Hints::default();
         let process = us();
-        hints.note_passed(&process, vec![(7, 3), (8, 4)]);
-        assert_eq!(hints.take_passed(7).map(|(_, fd)| fd), Some(3));
+        let now = Instant::now();
+        hints.note_passed(&process, vec![(7, 3), (8, 4)], now);
+        assert_eq!(hints.take_passed(7).map(|((_, fd), looked)| (fd, looked)), Some((3, now)));
         assert!(hints.take_passed(7).is_none());
         drop(process);
         assert!(hints.take_passed(8).is_none());
@@ -143,7 +145,7 @@ mod tests {
         let mut hints = Hints::default();
         let process = us();
         let most = u64::try_from(MOST_PASSED).expect("small");
-        hints.note_passed(&process, (0..most).map(|inode| (inode, 1)).collect());
+        hints.note_passed(&process, (0..most).map(|inode| (inode, 1)).collect(), Instant::now());
         assert!((0..most).all(|inode| hints.take_passed(inode).is_some()));
     }
 

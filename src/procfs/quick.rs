@@ -76,8 +76,8 @@ impl Processes {
             return Some((process, fd));
         }
         let passed = self.hints().take_passed(socket.inode);
-        if let Some((process, fd)) = passed
-            && process.holds(fd, &link)
+        if let Some(((process, fd), looked)) = passed
+            && (looked >= sent || process.holds(fd, &link))
         {
             return Some((process, fd));
         }
@@ -91,8 +91,9 @@ impl Processes {
         // Programs open many at once; who passes by the others need not come again for each.
         let looks: [Look; 2] = [Self::climb, Self::look_through];
         for (look, entry) in looks.iter().flat_map(|look| hot.iter().map(move |entry| (look, entry))) {
-            let (process, found) = (&entry.process, look(self, entry, &link, &mut walk));
-            self.hints().note_passed(process, walk.take_passed());
+            let (process, now) = (&entry.process, Instant::now());
+            let found = look(self, entry, &link, &mut walk);
+            self.hints().note_passed(process, walk.take_passed(), now);
             if let Some(fd) = found {
                 return Some((Arc::clone(process), fd));
             }
@@ -137,7 +138,7 @@ impl Processes {
         });
         if missed > 0 {
             let mut hints = self.hints();
-            hints.note_passed(&entry.process, walk.take_passed());
+            hints.note_passed(&entry.process, walk.take_passed(), now);
             hints.hot.missed(&entry.process, entry.likely.get(..missed).unwrap_or_default(), now);
         }
         found.copied()
@@ -188,6 +189,18 @@ mod tests {
             assert_ne!(after.and_then(|after| after.exe.clone()), before.exe);
             drop(to);
             child.wait().expect("ours to reap");
+        }
+    }
+
+    #[test]
+    fn socket_that_a_look_passed_is_looked_at_again_for_what_was_sent_after_that_look_alone() {
+        let processes = Processes::new(Options::default());
+        let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
+        let socket = Socket { inode: u64::MAX, uid: 0, cookie: 7, cgroup_id: None, confidence: Confidence::Exact };
+        let looked = Instant::now();
+        for (sent, found) in [(looked, Some(3)), (looked + Duration::from_micros(1), None)] {
+            processes.hints().note_passed(&process, vec![(u64::MAX, 3)], looked);
+            assert_eq!(processes.quick_holder(&socket, sent).map(|(_, fd)| fd), found, "it is not there any more");
         }
     }
 

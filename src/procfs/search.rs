@@ -232,10 +232,11 @@ impl Processes {
         let hot = self.hints().hot.process(pid).filter(|process| process.stat().is_some());
         let known = hot.is_some();
         let process = hot.or_else(|| self.inside(pid).map(Arc::new))?;
+        let now = Instant::now();
         let found = process.search(&search.link, &mut search.walk);
         let passed = search.walk.take_passed();
         let process = if known { process } else { found.and_then(|_| Arc::into_inner(process)?.confirm()).map(Arc::new)? };
-        self.hints().note_passed(&process, passed);
+        self.hints().note_passed(&process, passed, now);
         Some((process, found?))
     }
 

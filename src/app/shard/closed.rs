@@ -49,10 +49,8 @@ impl Shard {
                 self.datagrams.fresh.add(id, now);
                 continue;
             }
-            if quiet
-                && self.is_own(tuple.local.ip())
-                && !self.attributor.is_there(&tuple, self.lanes.link(id).map(|header| header.link))
-            {
+            let (cookie, link) = (self.lanes.cookie(id.index()), self.lanes.link(id).map(|header| header.link));
+            if quiet && self.is_own(tuple.local.ip()) && self.attributor.is_closed(&tuple, link, cookie) {
                 self.cut(id, now);
                 self.input(Input::Ended { flow: id, outcome: "closed" }, now);
             }

@@ -27,13 +27,14 @@ pub(in crate::app) struct Attributor {
     raw: RawTables,
     /// Who closed UDP sockets, where the kernel tells.
     pub(super) closed: Option<ClosedSockets>,
+    us: u32,
 }
 
 impl Attributor {
     pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
         let closed = ClosedSockets::watch(table.as_fd());
         let closed = closed.inspect_err(|error| tracing::info!("a UDP socket that is closed at once is nobody's: {error}")).ok();
-        Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default(), closed }
+        Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default(), closed, us: std::process::id() }
     }
 
     /// The socket behind a flow, by the kernel's tables. `link`: the one that its program named.
@@ -68,7 +69,7 @@ impl Attributor {
     ) -> io::Result<Option<(Socket, Option<Arc<Identity>>)>> {
         let Some(socket) = self.look(tuple, link)? else { return Ok(None) };
         let holder = self.quick(&socket, sent);
-        Ok((!holder.as_deref().is_some_and(is_ours)).then_some((socket, holder)))
+        Ok((!holder.as_deref().is_some_and(|holder| self.is_us(holder))).then_some((socket, holder)))
     }
 
     /// The raw sockets that may have sent what had been sent by the time of `sent`.
@@ -97,13 +98,17 @@ impl Attributor {
         self.processes.find_maker(pid, made, socket, sent)
     }
 
+    fn is_us(&self, identity: &Identity) -> bool {
+        identity.pid == Some(self.us)
+    }
+
     /// The program closes this socket: its descriptor is the next that the program gets.
     pub(super) fn closing(&self, cookie: u64) {
         self.processes.closing(cookie);
     }
 
-    /// The program got an answer at this socket, and may close it now.
-    fn answered(&self, cookie: u64) {
+    /// The program got an answer at this socket, or all that its peer has to say, and may close it now.
+    pub(super) fn answered(&self, cookie: u64) {
         self.processes.answered(cookie);
     }
 
@@ -139,7 +144,7 @@ impl Attributor {
         // Another search may have found the program meanwhile.
         let found = if others.is_empty() { self.holders(socket) } else { self.processes.find_any(socket, others) };
         let is_nobodys = found.iter().all(|identity| identity.pid.is_none());
-        if found.iter().any(|identity| is_ours(identity)) {
+        if found.iter().any(|identity| self.is_us(identity)) {
             return (vec![unattributed(None)], false);
         }
         let maker = if is_nobodys { self.maker_of_closing(tuple, socket) } else { None };
@@ -236,10 +241,6 @@ impl Shard {
         let owners = self.shared.owners(identities, remote, now);
         self.router.handle(Input::Identified { flow: id, owners }, now);
     }
-}
-
-fn is_ours(identity: &Identity) -> bool {
-    identity.pid == Some(std::process::id())
 }
 
 fn unattributed(uid: Option<u32>) -> Arc<Identity> {

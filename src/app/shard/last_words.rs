@@ -65,6 +65,13 @@ impl Attributor {
         closed.is_some_and(|(closed, maker)| maker.pid == pid && closed.is_same_program(&maker))
     }
 
+    /// Whether the socket of a flow is closed, as far as is known: by the note of its closing, else by the kernel's tables, which cost
+    /// more to ask.
+    pub(super) fn is_closed(&self, tuple: &FiveTuple, link: Option<u32>, cookie: Option<u64>) -> bool {
+        let is_noted = |cookie| self.closed.as_ref().is_some_and(|closed| closed.maker(cookie).is_some());
+        cookie.is_some_and(is_noted) || !self.is_there(tuple, link)
+    }
+
     /// Whether a program has closed a UDP socket of this port so lately that its last words may still come.
     pub(super) fn was_left_just_now(&self, port: u16) -> bool {
         self.closed.as_ref().is_some_and(|closed| closed.was_left_just_now(port))
@@ -72,10 +79,6 @@ impl Attributor {
 
     fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
         let Sender { pid, uid, cookie, made } = *sender;
-        if pid == std::process::id() {
-            // An upstream socket of ours that has had the port since: what it sent does not come by the TUN.
-            return None;
-        }
         let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, confidence: Confidence::Likely };
         let maker = self.find_maker(pid, made, &socket, sent)?;
         // After the look: what was looked at is what made the socket.

@@ -170,17 +170,20 @@ impl Shard {
         self.look_for_answer(slot, now);
         self.send_held(slot, now);
         let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot) else { return };
-        let (id, had_finished) = (lane.id, lane.program_finished);
+        let (id, had_finished, had_ended) = (lane.id, lane.program_finished, lane.finished_down);
         let Some(up) = self.stack.with_socket(slot, |socket| move_up(lane, socket, now)) else { return };
         let down = move_down(lane, &mut self.stack, &mut Sink(&self.tun), now);
         let Some(turn) = self.stack.with_socket(slot, |socket| end_turn(lane, socket, up.max(down), now)) else { return };
         let closes = lane.program_finished != had_finished || matches!(turn, Turn::ProgramReset);
+        let ends = lane.finished_down != had_ended;
         if up + down > 0 {
             lane.carried += up + down;
             self.router.account(id, up, down, now);
         }
-        if closes && let Some(cookie) = self.lanes.cookie(slot) {
-            self.attributor.closing(cookie);
+        if (closes || ends)
+            && let Some(cookie) = self.lanes.cookie(slot)
+        {
+            if closes { self.attributor.closing(cookie) } else { self.attributor.answered(cookie) }
         }
         if let Turn::Broken(_) = turn {
             // A peer that finished before it reset has said both.

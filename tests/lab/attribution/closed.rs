@@ -57,6 +57,22 @@ fn a_closed_socket_tells_the_process_that_made_and_closed_it() {
 }
 
 #[test]
+fn a_socket_of_our_own_is_not_noted_and_takes_nobodys_place() {
+    in_namespace(|| {
+        each("MADE; own = name(s); s.close(); say(own); end()", |closed, program, flow| {
+            let any: SocketAddr = if flow.local.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("literal");
+            drop(UdpSocket::bind((any.ip(), flow.local.port())).expect("it is free again"));
+            let sender = closed.sender(&flow).unwrap_or_else(|| panic!("nobody closed {flow}"));
+            assert_eq!(sender.pid, program.pid(), "{flow}");
+            let ours = UdpSocket::bind(any).expect("a port");
+            let tuple = FiveTuple { local: SocketAddr::new(flow.local.ip(), ours.local_addr().expect("bound").port()), ..flow };
+            drop(ours);
+            assert_eq!(closed.sender(&tuple), None, "{tuple}");
+        });
+    });
+}
+
+#[test]
 fn an_open_socket_and_one_of_another_namespace_tell_nothing() {
     in_namespace(|| {
         each("MADE; say(name(s)); end()", |closed, _, flow| assert_eq!(closed.sender(&flow), None));
