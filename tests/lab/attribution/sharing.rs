@@ -74,7 +74,11 @@ fn socket_inherited_by_another_program_has_both_as_ambiguous_holders() {
     in_namespace(|| {
         // As its standard input, the way inetd hands it over, and at the number that it had.
         for hand_over in ["stdin=s", "pass_fds=[s.fileno()]"] {
-            let code = format!("{UDP}import subprocess\nsubprocess.Popen(['sleep', '60'], {hand_over}); say(name(s)); end()");
+            // Popen returns while the child is still executing: until it has its arguments it is no program yet.
+            let wait = "while not open(f'/proc/{p.pid}/cmdline').read(): pass";
+            let code = format!(
+                "{UDP}import subprocess\np = subprocess.Popen(['sleep', '60'], {hand_over})\n{wait}\nsay(name(s)); end()"
+            );
             let program = Program::python(&code);
             let socket = owner(&tuple(Protocol::UDP, program.local(), PEER));
             let processes = processes();
