@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared, WeakShared};
 use hickory_proto::op::{Message, ResponseCode};
-use hickory_proto::rr::Record;
+use hickory_proto::rr::{Name, Record};
 use hickory_resolver::config::ResolverOpts;
 use hickory_resolver::net::{DnsError, NetError, NoRecords};
 use hickory_resolver::{ResponseCache, TtlConfig};
 
+use super::letters;
 use super::limits::IN_ALL;
 use super::server::{Inquiry, Server, Sign};
 
@@ -85,7 +86,7 @@ impl Forwarder {
 
     /// The remembered answer, its TTLs counted down.
     pub(super) fn cached(&self, inquiry: &Inquiry, now: Instant) -> Option<Answer> {
-        digest(self.cache(inquiry)?.get(&inquiry.query, now)?).ok()
+        digest(self.cache(inquiry)?.get(&inquiry.query, now)?, &inquiry.query.name).ok()
     }
 
     /// Asks the upstreams, or waits with who asks the same already.
@@ -143,7 +144,7 @@ impl Forwarder {
             tracing::debug!(upstream = %server.address(), %error, "an upstream does not answer");
         }
         self.remember(inquiry, &result, now);
-        digest(result)
+        digest(result, &inquiry.query.name)
     }
 
     fn order(&self, plain_fallback: bool) -> Vec<&Server> {
@@ -184,12 +185,17 @@ fn is_small(message: &Message) -> bool {
     message.all_sections().count() <= MAX_CACHED_RECORDS && message.to_vec().is_ok_and(|bytes| bytes.len() <= MAX_CACHED_BYTES)
 }
 
-fn digest(result: Result<Message, NetError>) -> Result<Answer, Failure> {
+fn digest(result: Result<Message, NetError>, asked: &Name) -> Result<Answer, Failure> {
     let spoke = Sign::of(&result) == Sign::Spoke;
     match result {
-        Ok(message) => Ok(Answer::Records(Box::new(message))),
+        Ok(mut message) => {
+            let Message { answers, authorities, additionals, .. } = &mut message;
+            letters::restore(answers.iter_mut().chain(authorities).chain(additionals), asked);
+            Ok(Answer::Records(Box::new(message)))
+        }
         Err(NetError::Dns(DnsError::NoRecordsFound(NoRecords { response_code, authorities, .. }))) => {
-            let authorities = authorities.map(|records| records.to_vec()).unwrap_or_default();
+            let mut authorities = authorities.map(|records| records.to_vec()).unwrap_or_default();
+            letters::restore(authorities.iter_mut(), asked);
             Ok(Answer::Nothing { code: response_code, authorities })
         }
         Err(NetError::Dns(DnsError::ResponseCode(code))) => Err(Failure::Refused(code)),

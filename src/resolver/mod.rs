@@ -25,6 +25,7 @@ mod dialer;
 mod forward;
 mod judge;
 mod lan;
+mod letters;
 mod limits;
 mod local;
 mod near;
