@@ -31,7 +31,7 @@ pub enum NftError {
     Refused { what: &'static str, said: String },
     #[error(
         "{what}: this kernel lacks a part of nftables ({said}); it takes Linux 5.16 with NETFILTER_EGRESS, NF_TABLES_ARP, NFT_CT, \
-         NFT_FIB_INET, NFT_REJECT_INET, NFT_NAT, NFT_REDIR and NFT_SOCKET"
+         NFT_FIB_INET, NFT_REJECT_INET, NFT_NAT, NFT_REDIR, NFT_SOCKET and NFT_FWD_NETDEV"
     )]
     Kernel { what: &'static str, said: String },
     #[error("{what}: nft did not answer within 5 s")]
