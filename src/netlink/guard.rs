@@ -150,14 +150,8 @@ impl Guard<'_> {
         )
     }
 
-    /// What is marked before it is judged.
+    /// Routed exemptions and the plan's exclusions: what is marked before it is judged.
     fn routed_past(&self) -> String {
-        let mark = set_mark(self.mark);
-        self.past().iter().fold(String::new(), |text, rule| text + &format!("\t\t{rule} {mark}\n"))
-    }
-
-    /// Routed exemptions and the plan's exclusions.
-    fn past(&self) -> Vec<String> {
         let mut matches: Vec<String> = EXEMPTIONS.iter().filter(|e| e.routed).map(|e| e.rule.to_owned()).collect();
         let exclude = &self.plan.exclude;
         matches.extend(exclude.networks.iter().map(|net| match net.addr() {
@@ -166,7 +160,8 @@ impl Guard<'_> {
         }));
         matches.extend(exclude.interfaces.iter().map(|name| format!("oifname \"{name}\"")));
         matches.extend(exclude.users.iter().map(|uid| format!("meta skuid {uid}")));
-        matches
+        let mark = set_mark(self.mark);
+        matches.iter().fold(String::new(), |text, rule| text + &format!("\t\t{rule} {mark}\n"))
     }
 
     /// What comes in from an excluded link is forwarded past the TUN.

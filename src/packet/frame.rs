@@ -3,8 +3,6 @@
 //! The guard writes the link's index into the source address, behind three bytes of its own; whoever sends the frame on puts the link's
 //! address back. Keeps one rule: everything else in a frame stays as its program's kernel made it.
 
-use std::net::IpAddr;
-
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
 use super::offload::{TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER_LEN, datagrams, fragments, unfinished};
@@ -42,10 +40,13 @@ impl LinkHeader {
         let (vnet, frame) = bytes.split_first_chunk::<VNET_HEADER_LEN>()?;
         let (ethernet, packet) = frame.split_first_chunk::<FRAME_HEADER_LEN>()?;
         let [_, _, _, _, _, _, led @ .., a, b, c, k0, k1] = *ethernet;
+        if led != LED {
+            return None;
+        }
         let version = packet.first()? >> 4;
         let is_ip = matches!((u16::from_be_bytes([k0, k1]), version), (0x0800, 4) | (0x86dd, 6)) && !is_whole(frame);
         let header = Self { link: u32::from_be_bytes([0, a, b, c]), vnet: *vnet, ethernet: *ethernet };
-        (led == LED && is_ip).then_some((header, packet))
+        is_ip.then_some((header, packet))
     }
 
     /// The virtio header that came with the packet at hand.
@@ -83,16 +84,6 @@ fn is_whole(bytes: &[u8]) -> bool {
         4 => total == bytes.len(),
         6 => payload.checked_add(IPV6_HEADER) == Some(bytes.len()),
         _ => false,
-    }
-}
-
-/// Where an IP packet goes to.
-#[must_use]
-pub fn destination(packet: &[u8]) -> Option<IpAddr> {
-    match packet.first()? >> 4 {
-        4 => Some(Ipv4Packet::new_checked(packet).ok()?.dst_addr().into()),
-        6 => Some(Ipv6Packet::new_checked(packet).ok()?.dst_addr().into()),
-        _ => None,
     }
 }
 

@@ -14,9 +14,7 @@ use super::lanes::Lane;
 use super::tcp::failure_by;
 use crate::egress::{DialError, Link, tell_own};
 use crate::flow::FlowId;
-use crate::packet::{
-    Arrival, Checksums, IpPacket, LinkHeader, Malformed, Transport, datagrams_together, destination, is_unfinished,
-};
+use crate::packet::{Arrival, Checksums, IpPacket, LinkHeader, Malformed, Transport, datagrams_together, is_unfinished};
 use crate::router::{Counter, Input};
 use crate::verdict::Permit;
 
@@ -71,7 +69,7 @@ impl Shard {
         }
     }
 
-    fn on_linked(&mut self, header: LinkHeader, packet: &IpPacket<'_>, now: Instant) {
+    pub(super) fn on_linked(&mut self, header: LinkHeader, packet: &IpPacket<'_>, now: Instant) {
         if let Some(id) = self.router.find(&packet.tuple())
             && self.lanes.link(id).map(|noted| noted.link) != Some(header.link)
         {
@@ -114,7 +112,8 @@ impl Shard {
     pub(super) fn reply_by(&mut self, came_by: Option<LinkHeader>, reply: &[u8]) {
         let Some(LinkHeader { link, .. }) = came_by else { return self.reply(reply) };
         // What is no address of this host any more would lead the answer out of it.
-        let to = destination(reply).filter(|to| self.own_addresses.contains(to));
+        let parsed = IpPacket::parse(reply, Checksums::Finished).ok();
+        let to = parsed.map(|reply| reply.tuple().remote.ip()).filter(|to| self.own_addresses.contains(to));
         if let Some(Err(error)) = to.map(|to| tell_own(link, to, reply)) {
             tracing::debug!("a program is not told what became of its packet: {error}");
         }

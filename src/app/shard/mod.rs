@@ -265,10 +265,13 @@ impl Shard {
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
         let last = packets.last().and_then(|packet| packet.parse().ok());
         if !is_tcp && !self.is_still_held(id, last.as_ref(), now) {
+            let link = self.lanes.link(id);
             self.abandon(id, now);
             // What came last is another socket's, of which nothing else may come.
-            if let Some(last) = last {
-                self.router.handle(Input::Packet(&last), now);
+            match (last, link) {
+                (Some(last), Some(header)) => self.on_linked(header.for_kept(&last), &last, now),
+                (Some(last), None) => self.router.handle(Input::Packet(&last), now),
+                (None, _) => {}
             }
             return;
         }
