@@ -98,7 +98,7 @@ impl Router {
             self.forget(id);
             return true;
         }
-        // Open flows with a timer are datagram flows.
+        // Open flows with a timer are those of datagrams, and those by a named link, which are judged anew at their next packet.
         let is_idle = |flow: &&Flow| flow.state() == State::Open && flow.last_active + EVICTABLE <= now;
         let of_most = candidates().filter(is_idle).max_by_key(|flow| {
             let holds = self.table.flows_of_program(flow.id);
@@ -177,7 +177,7 @@ impl Router {
             && let Ok(packet) = IpPacket::parse(first, Checksums::Unfinished)
         {
             let reply = super::upstream::answer_to(&packet, failure);
-            self.outputs.extend(reply.map(Output::Reply));
+            self.outputs.extend(reply.map(|reply| Output::ReplyTo { flow: id, reply }));
         }
     }
 }

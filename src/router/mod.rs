@@ -128,10 +128,10 @@ pub enum Output {
     Deliver(FlowId),
     /// These packets, parked until now, belong to this flow, which is open now.
     Release { flow: FlowId, packets: Vec<Kept> },
-    /// An IP packet for the program.
+    /// An IP packet for the program whose packet is in hand.
     Reply(Vec<u8>),
-    /// The same for a program that named a link: its socket hears nothing that comes in by another.
-    ReplyLinked { flow: FlowId, reply: Vec<u8> },
+    /// The same for the program of a flow, by the way that its packets come: who named a link hears nothing that comes in by another.
+    ReplyTo { flow: FlowId, reply: Vec<u8> },
     /// Such a program's TCP flow is silent: without its socket it has ended.
     IsThere(FlowId),
     /// An open TCP flow of such a program is cut. No packet of ours could break it in time, so its socket must be ended.

@@ -18,7 +18,7 @@ const DNS_PORT: u16 = 53;
 impl Router {
     pub(super) fn on_packet(&mut self, packet: &IpPacket<'_>, way: Service, now: Instant) {
         match packet.transport() {
-            Transport::Icmp { .. } => return self.count(Counter::Chatter),
+            Transport::Icmp | Transport::Unwanted(_) => return self.count(Counter::Chatter),
             Transport::Other => return self.refuse_protocol(packet),
             Transport::Tcp(_) | Transport::Udp(_) | Transport::Echo(_) => {}
         }
@@ -127,9 +127,7 @@ impl Router {
 
     /// The same for a flow's first packet, which is not in hand any more.
     pub(super) fn reject_first(&mut self, id: FlowId, packet: &IpPacket<'_>) {
-        let is_linked = self.table.flow(id).is_some_and(|flow| flow.service == Service::Link);
-        let say = |reply| if is_linked { Output::ReplyLinked { flow: id, reply } } else { Output::Reply(reply) };
-        self.outputs.extend(rejection(packet).map(say));
+        self.outputs.extend(rejection(packet).map(|reply| Output::ReplyTo { flow: id, reply }));
     }
 
     fn refuse_protocol(&mut self, packet: &IpPacket<'_>) {

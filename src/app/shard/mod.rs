@@ -206,7 +206,7 @@ impl Shard {
                 Output::Release { flow, packets } => self.release(flow, &packets, now),
                 Output::Reply(reply) => self.reply_by(self.came_by, &reply),
                 Output::Cut(id) => self.cut(id, now),
-                Output::ReplyLinked { flow, reply } => self.reply_by(self.lanes.link(flow), &reply),
+                Output::ReplyTo { flow, reply } => self.reply_by(self.lanes.link(flow), &reply),
                 Output::IsThere(id) => self.end_if_gone(id, now),
                 Output::Abort { flow, tuple } => self.attributor.abort(&tuple, self.lanes.link(flow).map(|header| header.link)),
                 Output::Ask(question) => self.tell_prompt(&question, now),

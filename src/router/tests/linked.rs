@@ -35,21 +35,23 @@ fn any_segment_may_be_the_first_that_is_seen_but_not_of_a_flow_through_the_tun()
 }
 
 #[test]
-fn a_refusal_is_told_by_the_link_and_silence_is_kept_where_it_is_meant() {
+fn what_became_of_a_waiting_flow_is_told_by_the_way_that_its_packets_come() {
+    let is_for = |outputs: &[Output], id| matches!(outputs, [Output::ReplyTo { flow, .. }, ..] if *flow == id);
     for way in ways(443) {
         let mut bench = Bench::new(BLOCK);
         let outputs = bench.send_linked(&way.opener());
         let [Output::Identify(id)] = *outputs else { panic!("{way:?}: {outputs:?}") };
         let owners = vec![bench.owner("/usr/bin/curl")];
         let outputs = bench.input(Input::Identified { flow: id, owners });
-        let replies: Vec<Output> = outputs
-            .iter()
-            .filter_map(|output| match output {
-                Output::ReplyLinked { flow, reply } if *flow == id => Some(Output::Reply(reply.clone())),
-                _ => None,
-            })
-            .collect();
-        assert_eq!((told(&replies), told(&outputs)), (vec![way.prohibited()], vec![]), "{way:?}");
+        assert!(is_for(&outputs, id) && told(&outputs) == [way.prohibited()], "{way:?}: refused: {outputs:?}");
+
+        let mut bench = Bench::new(ACCEPT);
+        let outputs = bench.send_linked(&way.opener());
+        let [Output::Identify(id)] = *outputs else { panic!("{way:?}: {outputs:?}") };
+        let owners = vec![bench.owner("/usr/bin/curl")];
+        bench.input(Input::Identified { flow: id, owners });
+        let outputs = bench.input(Input::Failed { flow: id, failure: Failure::Exhausted });
+        assert!(is_for(&outputs, id) && told(&outputs).len() == 1, "{way:?}: no way out: {outputs:?}");
     }
 }
 

@@ -108,7 +108,7 @@ enum Told {
 }
 
 fn told(outputs: &[Output]) -> Vec<Told> {
-    let replies = outputs.iter().filter_map(|output| if let Output::Reply(bytes) = output { Some(bytes) } else { None });
+    let replies = outputs.iter().filter_map(reply_of);
     replies
         .map(|bytes| match SlicedPacket::from_ip(bytes).expect("etherparse reads it").transport {
             Some(TransportSlice::Tcp(tcp)) if tcp.rst() => Told::Reset,
@@ -117,6 +117,13 @@ fn told(outputs: &[Output]) -> Vec<Told> {
             other => panic!("neither a reset nor an error: {other:?}"),
         })
         .collect()
+}
+
+fn reply_of(output: &Output) -> Option<&Vec<u8>> {
+    match output {
+        Output::Reply(reply) | Output::ReplyTo { reply, .. } => Some(reply),
+        _ => None,
+    }
 }
 
 fn records(outputs: &[Output]) -> Vec<&Record> {

@@ -92,7 +92,7 @@ fn an_icmp_error_that_came_back_is_told_with_its_kind_code_and_sender() {
                 let outputs = bench.input(Input::Failed { flow: id, failure: Failure::Message { message, from } });
                 assert_eq!(told(&outputs), [Told::Icmp(kind, code)]);
                 let sender = if v4 { 12..16 } else { 8..24 };
-                let bytes = outputs.iter().find_map(|output| if let Output::Reply(bytes) = output { Some(bytes) } else { None });
+                let bytes = outputs.iter().find_map(reply_of);
                 let expected: Vec<u8> = match from.unwrap_or(way.remote.ip()) {
                     IpAddr::V4(ip) => ip.octets().into(),
                     IpAddr::V6(ip) => ip.octets().into(),

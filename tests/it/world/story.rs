@@ -284,7 +284,7 @@ impl Story {
                 assert!(!packets.is_empty(), "an open flow without the packet that opened it");
                 packets.iter().for_each(|bytes| laws::may_pass(&self.router, &self.sockets, flow, bytes));
             }
-            Output::Reply(bytes) | Output::ReplyLinked { reply: bytes, .. } => laws::is_sound_reply(&bytes),
+            Output::Reply(bytes) | Output::ReplyTo { reply: bytes, .. } => laws::is_sound_reply(&bytes),
             Output::Cut(id) => {
                 self.seen.cut += 1;
                 self.sockets.remove(&id);
