@@ -1,7 +1,7 @@
 //! Under which key a program's sightings are kept.
 
 use crate::names::Asker;
-use crate::process::Identity;
+use crate::process::{Identity, UID_MIN};
 
 /// Programs that ask for others: what they learn, everybody may know.
 const RESOLVER_SERVICES: [&str; 4] =
@@ -10,8 +10,8 @@ const RESOLVER_SERVICES: [&str; 4] =
 /// The key of `identity`. A resolver service counts only under its own path in our mount namespace and as a system user.
 pub(super) fn asker_of(identity: &Identity) -> Asker {
     let (Some(exe), Some(uid)) = (&identity.exe, identity.uid) else {
-        return super::shared::nobody(identity.uid);
+        return Asker::Unattributed { uid: identity.uid };
     };
-    let is_service = exe.path_is_ours && uid < 1000 && RESOLVER_SERVICES.iter().any(|path| exe.path.as_os_str() == *path);
+    let is_service = exe.path_is_ours && uid < UID_MIN && RESOLVER_SERVICES.iter().any(|path| exe.path.as_os_str() == *path);
     if is_service { Asker::ResolverService } else { Asker::Program { device: exe.device, inode: exe.inode, uid } }
 }

@@ -33,12 +33,11 @@ use crate::profile::Level;
 use crate::resolver::{Near, Resolver, Upstreams};
 use crate::router;
 use crate::tun::Queue;
+use crate::verdict::HOST_LOOPBACK_NAME;
 
 /// Where the host's own loopback is reached with `--host-loopback`.
 pub(super) const HOST_LOOPBACK: (Ipv4Addr, Ipv6Addr) =
     (Ipv4Addr::new(169, 254, 17, 1), Ipv6Addr::new(0xfd17, 0, 0, 0, 0, 0, 0, 1));
-/// Its name.
-const HOST_NAME: &str = "host.portreeve.internal";
 /// Questions and streams on their way to the resolver.
 const QUESTIONS: usize = 1024;
 /// Sockets on their way to the attribution thread. A search takes milliseconds: what waits behind more than these is past its deadline.
@@ -256,7 +255,7 @@ fn make_resolver(
     judge: PolicyJudge,
 ) -> io::Result<Arc<Resolver<PolicyJudge>>> {
     let mut fixed = BTreeMap::new();
-    if host_loopback && let Ok(name) = HOST_NAME.parse::<Name>() {
+    if host_loopback && let Ok(name) = HOST_LOOPBACK_NAME.parse::<Name>() {
         fixed.insert(name, vec![HOST_LOOPBACK.0.into(), HOST_LOOPBACK.1.into()]);
     }
     let _inside = runtime.enter();

@@ -4,10 +4,11 @@
 
 use std::net::{IpAddr, SocketAddr, TcpListener, UdpSocket};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use tokio::sync::{Semaphore, mpsc};
 
+use super::core::unix_ms;
 use super::shard::{Attributor, Handles, Message};
 use super::shared::{Shared, locked};
 use crate::control::Event;
@@ -16,7 +17,7 @@ use crate::names::{Asker, Name};
 use crate::packet::{FiveTuple, Protocol};
 use crate::process::Identity;
 use crate::resolver::{Judge, Resolver};
-use crate::verdict::{Case, Check, Decision, Reason, Target, answer_allowed, decide};
+use crate::verdict::{Case, Check, Decision, Reason, Target, answer_allowed, chain_allowed, decide};
 
 /// DNS streams served at once.
 const STREAMS: usize = 256;
@@ -69,8 +70,7 @@ impl PolicyJudge {
     }
 
     fn record(&self, asker: &DnsAsker, program: Option<usize>, name: &Name, decision: &Decision) -> Record {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        let now = unix_ms();
         let identity = program.and_then(|index| asker.programs.get(index)).map(|(identity, _)| identity);
         let subject = identity.map(|identity| self.shared.subject(identity));
         Record {
@@ -128,7 +128,7 @@ impl Judge for PolicyJudge {
         let rules = self.shared.rules();
         asker.programs.iter().find_map(|(identity, _)| {
             let subject = self.shared.subject(identity);
-            super::policies::chain_denied(&rules, &subject, name, chain)
+            chain_allowed(&rules.policy, &subject, rules.level, name, chain).err()
         })
     }
 

@@ -8,10 +8,8 @@ use std::sync::Arc;
 use crate::config::{Config, paths::Places};
 use crate::control::ProfileSource;
 use crate::names::Name;
-use crate::profile::{Policy, Setup, Subject};
-use crate::router::Rules;
+use crate::profile::{Policy, Setup};
 use crate::store::{GeoData, default_dirs, read_default, read_set};
-use crate::verdict::{Reason, chain_allowed};
 
 /// Reads profiles, again and again the same way.
 #[derive(Clone, Debug)]
@@ -87,9 +85,4 @@ fn setup_of(config: &Config, search: &[Name]) -> Result<Setup, Vec<String>> {
 pub fn setup() -> Result<Setup, Vec<String>> {
     let config = Config::load(&Places::of_this_process()).map_err(|error| vec![error.to_string()])?;
     setup_of(&config, &[])
-}
-
-/// The reason why an answer may not lead through `chain`.
-pub(super) fn chain_denied(rules: &Arc<Rules>, subject: &Subject, name: &Name, chain: &[Name]) -> Option<Reason> {
-    chain_allowed(&rules.policy, subject, rules.level, name, chain).err()
 }

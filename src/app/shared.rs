@@ -4,7 +4,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
+use std::sync::mpsc::SyncSender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,7 +15,7 @@ use super::prompts::Prompts;
 use super::shard::Ports;
 use crate::control::Event;
 use crate::flow::{Owner, Record};
-use crate::names::{Asker, Sightings};
+use crate::names::Sightings;
 use crate::process::Identity;
 use crate::procfs::Processes;
 use crate::profile::{Level, Policy, Subject};
@@ -138,10 +138,20 @@ impl Shared {
         }
     }
 
+    /// Tells and keeps the record of a flow that ended.
+    pub(super) fn tell_end(&self, record: Record) {
+        // A flow that was refused ends with its verdict.
+        if record.verdict != "accept" {
+            self.tell(|| Some(Event::Decided(record.clone())));
+        }
+        self.tell(|| Some(Event::Ended(record.clone())));
+        self.keep(record);
+    }
+
     /// Keeps the record of a flow that ended or of a question.
     pub(super) fn keep(&self, record: Record) {
         if let Some(recorder) = &self.recorder
-            && let Err(TrySendError::Full(_)) = recorder.try_send(record.clone())
+            && recorder.try_send(record.clone()).is_err()
         {
             self.records_lost.fetch_add(1, Ordering::Relaxed);
         }
@@ -168,9 +178,4 @@ impl Shared {
 /// The lock's content, also after a thread died holding it: everything under these locks is whole between two statements.
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The key under which sightings of nobody are kept.
-pub(super) fn nobody(uid: Option<u32>) -> Asker {
-    Asker::Unattributed { uid }
 }

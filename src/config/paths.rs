@@ -17,15 +17,10 @@ pub const CONFIG_FILE: &str = "/etc/portreeve/portreeve.toml";
 /// Names another configuration file.
 pub const CONFIG_ENV: &str = "PORTREEVE_CONFIG";
 
-/// This machine's profile set.
-pub const PROFILES_DIR: &str = "/etc/portreeve/profiles";
-
 /// What of the environment decides where a user's own files are.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Places {
     pub uid: u32,
-    pub home: Option<PathBuf>,
-    pub xdg_config_home: Option<PathBuf>,
     pub xdg_runtime_dir: Option<PathBuf>,
     pub config_override: Option<PathBuf>,
 }
@@ -34,14 +29,12 @@ impl Places {
     /// Reads the environment of this process.
     #[must_use]
     pub fn of_this_process() -> Self {
-        let absolute = |key: &str| env::var_os(key).map(PathBuf::from).filter(|path| path.is_absolute());
         let uid = rustix::process::geteuid().as_raw();
+        // XDG Base Directory Specification: absolute, and the user's own. After `su` it is still that of the user before.
+        let is_own = |dir: &PathBuf| dir.is_absolute() && fs::metadata(dir).is_ok_and(|meta| meta.uid() == uid);
         Self {
             uid,
-            home: absolute("HOME"),
-            xdg_config_home: absolute("XDG_CONFIG_HOME"),
-            // XDG Base Directory Specification: it must be the user's own. After `su` it is still that of the user before.
-            xdg_runtime_dir: absolute("XDG_RUNTIME_DIR").filter(|dir| fs::metadata(dir).is_ok_and(|meta| meta.uid() == uid)),
+            xdg_runtime_dir: env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(is_own),
             config_override: env::var_os(CONFIG_ENV).filter(|path| !path.is_empty()).map(PathBuf::from),
         }
     }
@@ -50,17 +43,6 @@ impl Places {
     #[must_use]
     pub fn config_file(&self) -> PathBuf {
         self.config_override.clone().unwrap_or_else(|| PathBuf::from(CONFIG_FILE))
-    }
-
-    /// The user's own profile set, for `exec` as an ordinary user. Root has none: its set is the machine's.
-    #[must_use]
-    pub fn user_profiles_dir(&self) -> Option<PathBuf> {
-        if self.uid == 0 {
-            return None;
-        }
-        // XDG Base Directory Specification: relative values are ignored, the default is ~/.config.
-        let base = self.xdg_config_home.clone().or_else(|| Some(self.home.as_ref()?.join(".config")))?;
-        Some(base.join("portreeve/profiles"))
     }
 
     /// The folder of this user's `exec` sockets. The fallback lies in a folder that everybody may write to; whoever uses it
@@ -104,16 +86,7 @@ mod tests {
     use super::*;
 
     fn places(uid: u32) -> Places {
-        Places { uid, home: Some("/home/anna".into()), ..Places::default() }
-    }
-
-    #[test]
-    fn the_users_own_set_follows_xdg_and_root_has_none() {
-        assert_eq!(places(1000).user_profiles_dir(), Some("/home/anna/.config/portreeve/profiles".into()));
-        let moved = Places { xdg_config_home: Some("/cfg".into()), ..places(1000) };
-        assert_eq!(moved.user_profiles_dir(), Some("/cfg/portreeve/profiles".into()));
-        assert_eq!(places(0).user_profiles_dir(), None);
-        assert_eq!(Places { uid: 1000, ..Places::default() }.user_profiles_dir(), None, "no home, no set");
+        Places { uid, ..Places::default() }
     }
 
     #[test]

@@ -215,7 +215,7 @@ impl Shard {
                 }
                 Output::Asked { prompt, how } => self.tell_prompt_end(prompt, how),
                 Output::Told(id) => self.tell_flow(id, now),
-                Output::Ended(record) => self.tell_end(*record),
+                Output::Ended(record) => self.shared.tell_end(*record),
                 Output::Older { tuple, answer } => self.on_older(tuple, &answer, now),
                 Output::Crowded(crowded) => self.tell_crowded(&crowded),
             }

@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::Shard;
 use crate::app::shared::locked;
 use crate::control::{Closed, Event, Prompt};
-use crate::flow::{FlowId, Record};
+use crate::flow::FlowId;
 use crate::packet::FiveTuple;
 use crate::router::{Crowded, PromptEnd, Question};
 use crate::verdict::Answer;
@@ -18,15 +18,6 @@ impl Shard {
             let record = self.router.record(id, now)?;
             Some(if record.verdict == "ask" { Event::Opened(record) } else { Event::Decided(record) })
         });
-    }
-
-    pub(super) fn tell_end(&self, record: Record) {
-        // A flow that was refused ends with its verdict.
-        if record.verdict != "accept" {
-            self.shared.tell(|| Some(Event::Decided(record.clone())));
-        }
-        self.shared.tell(|| Some(Event::Ended(record.clone())));
-        self.shared.keep(record);
     }
 
     pub(super) fn tell_prompt(&self, question: &Question, now: Instant) {
