@@ -29,7 +29,6 @@ use flow::OlderFlow;
 
 use super::core::unix_ms;
 use super::shared::{Shared, locked};
-use crate::control::Event;
 use crate::flow::Record;
 use crate::netlink::{Conversation, Host, Installed, Plan, SocketTable, older};
 use crate::packet::FiveTuple;
@@ -109,7 +108,7 @@ impl Older {
     pub(super) fn keep(mut self, shared: Arc<Shared>, installed: Arc<Mutex<Option<Installed>>>) -> io::Result<Handle> {
         let device = self.plan.addresses.iter().map(ipnet::IpNet::addr).collect();
         let (handle, jobs) = Handle::new(self.board.clone(), device);
-        std::mem::take(&mut self.ended).into_iter().for_each(|record| tell_end(&shared, record));
+        std::mem::take(&mut self.ended).into_iter().for_each(|record| shared.tell_end(record));
         let run = move || self.run(&jobs, &shared, &installed);
         std::thread::Builder::new().name("older".to_owned()).spawn(run)?;
         Ok(handle)
@@ -138,7 +137,8 @@ impl Older {
                     Job::Rules(answer) => waiting.push(answer),
                 }
             }
-            if !waiting.is_empty() {
+            // Not only when told so: a word of it may have found the channel full.
+            if shared.rules_changed(self.rules.epoch) {
                 self.judge_again(shared.rules());
             }
             let cut = self.end_refused();
@@ -150,7 +150,7 @@ impl Older {
                 self.lead(installed);
             }
             self.publish();
-            ended.into_iter().for_each(|record| tell_end(shared, record));
+            ended.into_iter().for_each(|record| shared.tell_end(record));
             // Whoever asked may have given up.
             waiting.into_iter().flatten().for_each(|answer| answer.try_send(number).unwrap_or_default());
         }
@@ -240,10 +240,53 @@ impl Older {
     }
 }
 
-fn tell_end(shared: &Shared, record: Record) {
-    if record.verdict != "accept" {
-        shared.tell(|| Some(Event::Decided(record.clone())));
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::netlink::Conversation;
+    use crate::packet::{Direction, Protocol};
+    use crate::process::{Confidence, Exe, Identity, Socket};
+    use crate::procfs::Options;
+    use crate::profile::{File, Kind, Layer, Level, Policy, Setup};
+    use crate::verdict::Epoch;
+
+    fn policy(mode: &str) -> Arc<Policy> {
+        let text = format!("name = \"fallback\"\nmode = \"{mode}\"\n[scope]\ninternet = true\n[flags]\npeer_to_peer = true\n");
+        let file = File { kind: Kind::Profile(Layer::Fallback), path: "fallback.toml".into(), text };
+        Arc::new(Policy::compile(&[file], Setup::default()).expect("a valid profile"))
     }
-    shared.tell(|| Some(Event::Ended(record.clone())));
-    shared.keep(record);
+
+    fn tuple(port: u16) -> FiveTuple {
+        FiveTuple::new(Protocol::TCP, ([10, 9, 0, 2].into(), port), ([203, 0, 113, 10].into(), 443))
+    }
+
+    /// With one flow, of a socket that is not there.
+    fn accepted(processes: &Arc<Processes>) -> Older {
+        let rules = Rules { policy: policy("blacklist"), level: Level::Dynamic, epoch: Epoch(0) };
+        let mut older = Older::new(SocketTable::open().expect("a socket"), processes.clone(), &Plan::default(), rules);
+        let exe = Exe { path: "/usr/bin/curl".into(), device: 1, inode: 7, path_is_ours: true };
+        let curl = Identity { exe: Some(exe), tags: Vec::new(), ..Identity::tagged("", Some(1000)) };
+        let socket = Socket { inode: 1, uid: 1000, cookie: 1, cgroup_id: None, confidence: Confidence::Exact };
+        let conversation = Conversation { tuple: tuple(1), socket, direction: Direction::Outbound };
+        let mut flow = OlderFlow::new(1, 0, conversation, vec![Arc::new(curl)]);
+        flow.judge(&older.rules, processes);
+        assert!(!flow.is_refused());
+        older.flows.insert(tuple(1), flow);
+        older
+    }
+
+    #[test]
+    fn other_rules_hold_for_older_flows_also_where_segments_leave_no_room_to_say_so() {
+        let processes = Arc::new(Processes::new(Options::default()));
+        let older = accepted(&processes);
+        let (handle, jobs) = Handle::new(older.board.clone(), Arc::from([]));
+        while handle.take(tuple(2)) {}
+        let shared = Shared::new(policy("blacklist"), Level::Dynamic, processes, None);
+        shared.change_rules(|rules| (policy("whitelist"), rules.level));
+        handle.judge_again();
+        drop(handle);
+        older.run(&jobs, &shared, &Mutex::new(None));
+        let outcomes: Vec<Option<String>> = shared.ended().into_iter().map(|record| record.outcome).collect();
+        assert_eq!(outcomes, [Some("refused by policy".to_owned())]);
+    }
 }

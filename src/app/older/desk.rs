@@ -72,10 +72,8 @@ impl Handle {
 
     /// The rules changed.
     pub(in crate::app) fn judge_again(&self) {
-        // A full channel is emptied within one turn, and whoever asks for a number waits for its own.
-        if self.jobs.try_send(Job::Rules(None)).is_err() {
-            tracing::warn!("older flows are judged again later: their thread does not keep up");
-        }
+        // Where the channel is full the thread has another turn before it, and looks at the rules in each.
+        let _ = self.jobs.try_send(Job::Rules(None));
     }
 
     /// The rules changed; gives the number of flows that this ended.
