@@ -9,6 +9,7 @@ mod dns;
 mod engine;
 mod exec;
 mod levels;
+mod network;
 mod older;
 mod policies;
 mod prompts;

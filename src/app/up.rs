@@ -9,26 +9,25 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::signal::unix::SignalKind;
 
 use super::core::{self, Core, unix_ms};
 use super::daemon;
 use super::engine::Facts;
+use super::network;
 use super::older::Older;
 use super::policies::{Loaded, Loader};
-use super::shard::{Handles, Message};
 use super::shared::locked;
 use super::signals::Signals;
 use crate::cli::{Exit, UpArgs, complain, report_faults};
 use crate::config::paths::{self, Places};
 use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
-use crate::netlink::{Host, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, Watcher, setup};
+use crate::netlink::{Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::{Near, Upstreams};
 use crate::router::Rules;
-use crate::tun::{OpenError, queues};
+use crate::tun::queues;
 use crate::verdict::Epoch;
 
 /// Why the machine is not behind the router. Nothing was left changed, but for [`UpError::Loop`].
@@ -52,7 +51,8 @@ impl UpError {
     fn exit(&self) -> Exit {
         match self {
             Self::Configuration(_) => Exit::Configuration,
-            Self::Privilege | Self::Install(InstallError::Tun(OpenError::Privilege { .. })) => Exit::NotPermitted,
+            Self::Privilege => Exit::NotPermitted,
+            Self::Install(error) if error.is_privilege() => Exit::NotPermitted,
             Self::Control(_) | Self::Install(_) | Self::Start(_) | Self::Loop => Exit::Failed,
         }
     }
@@ -96,7 +96,7 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
     };
     let faults = |faults: Vec<String>| UpError::Configuration(faults.join("\n"));
     // What a server of this host asks comes back to us.
-    let near = Near::this_host(&own_addresses().unwrap_or_default());
+    let near = Near::this_host(&network::own_addresses().unwrap_or_default());
     let upstreams = core::upstreams_of(&config, &near).map_err(UpError::Configuration)?;
     let loader = Loader::new(args.profiles.clone(), false, &config, upstreams.search()).map_err(faults)?;
     let loaded = loader.load().map_err(faults)?;
@@ -129,19 +129,28 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     let (installed, older) = install(&prepared, &run_dir)?;
     let system = prepared.asks_system.then(|| prepared.upstreams.clone());
     let own = installed.own_addresses().to_vec();
-    let installed = Arc::new(Mutex::new(Some(installed)));
-    let core = start(&installed, older, prepared, socket)?;
-    core.serve_control(listener);
-    if args.foreground {
-        core.print_verdicts();
-    }
-    watch_network(core.handles(), installed.clone(), own, follow_network(&core, system))?;
+    let shelf = Arc::new(Mutex::new(Some(installed)));
+    let served = start(&shelf, older, prepared, socket).and_then(|core| {
+        core.serve_control(listener);
+        if args.foreground {
+            core.print_verdicts();
+        }
+        network::watch(core.handles(), shelf.clone(), own, follow_network(&core, system))?;
+        serve(core, &shelf)
+    });
+    // Where a step failed: other threads hold the shelf as well, and this process may end before they let go.
+    drop(locked(&shelf).take());
+    served
+}
+
+/// Waits for the end, and takes back what was installed.
+fn serve(core: Core, shelf: &Shelf) -> Result<(), UpError> {
     tracing::info!("Portreeve is up");
     daemon::ready();
     core.runtime.block_on(watch(&core))?;
     let mut failed = false;
     core.stop(Duration::ZERO, |ended_well| {
-        let Some(installed) = locked(&installed).take() else { return };
+        let Some(installed) = locked(shelf).take() else { return };
         if !ended_well {
             // As after SIGKILL: what was protected stays closed; the undo file stays for `cleanup`.
             failed = true;
@@ -173,7 +182,7 @@ fn make_run_dir(run_dir: &Path) -> io::Result<()> {
 }
 
 /// The routes and the guard, until they are taken back.
-type Shelf = Arc<Mutex<Option<Installed>>>;
+pub(super) type Shelf = Arc<Mutex<Option<Installed>>>;
 
 fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
     let mut guard = locked(shelf);
@@ -267,57 +276,6 @@ fn follow_network(core: &Core, mut asked: Option<Upstreams>) -> impl FnMut(&[IpA
         }
         running.resolver.set_near(near);
     }
-}
-
-/// The addresses of this host; None where the kernel does not say.
-fn own_addresses() -> Option<Vec<IpAddr>> {
-    let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
-    host.map(|host| host.own_addresses())
-}
-
-/// Follows this host's network until the packet loop is gone: tells it the addresses, and has repaired what others remove.
-fn watch_network(
-    shards: Handles,
-    shelf: Shelf,
-    own: Vec<IpAddr>,
-    mut follow: impl FnMut(&[IpAddr]) + Send + 'static,
-) -> io::Result<()> {
-    let [addresses, routes, tables] = [Watcher::addresses()?, Watcher::routes()?, Watcher::tables()?];
-    // Read once more behind the subscription: what came before it sends no event.
-    let mut own = own_addresses().unwrap_or(own);
-    let watch = move || {
-        loop {
-            let mut fds = [&addresses, &routes, &tables].map(|watcher| PollFd::new(watcher, PollFlags::IN));
-            let wait = Timespec::try_from(Duration::from_secs(5)).ok();
-            // An interrupted or empty wait only looks again.
-            let _ = poll(&mut fds, wait.as_ref());
-            let [moved, rerouted, reloaded] = [&addresses, &routes, &tables].map(|watcher| matches!(watcher.changed(), Ok(true)));
-            if (moved || rerouted || reloaded) && !repair(&shelf) {
-                return;
-            }
-            let now = moved.then(own_addresses).flatten();
-            own = now.clone().unwrap_or(own);
-            // After each wait, also without an event: resolv.conf sends none.
-            follow(&own);
-            if now.is_some() && !shards.send_all(|| Message::Addresses(own.clone())) {
-                return;
-            }
-        }
-    };
-    std::thread::Builder::new().name("network".to_owned()).spawn(watch).map(|_| ())
-}
-
-/// False once everything was taken back.
-fn repair(shelf: &Shelf) -> bool {
-    let mut shelf = locked(shelf);
-    let Some(installed) = shelf.as_mut() else { return false };
-    match installed.repair() {
-        Ok(false) => {}
-        Ok(true) => tracing::info!("the guard was put right after a change of links or tables"),
-        // Tried again at the next change.
-        Err(error) => tracing::warn!(%error, "routes and guard could not be put right"),
-    }
-    true
 }
 
 /// Waits for `down`, a signal, or the end of the packet loop.

@@ -1,0 +1,164 @@
+//! What changes on this host's network while the router runs: addresses, routes, rules, tables.
+//!
+//! Keeps one rule: what could not be done now is done in a later turn, also where nothing changes any more.
+
+use std::io;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::shard::{Handles, Message};
+use super::shared::locked;
+use super::up::Shelf;
+use crate::netlink::{Host, InstallError, Installed, RouteSocket, Watcher};
+
+/// Between two looks where nothing is heard of a change: resolv.conf sends no event.
+const PAUSE: Duration = Duration::from_secs(5);
+
+/// The addresses of this host; None where the kernel does not say.
+pub(super) fn own_addresses() -> Option<Vec<IpAddr>> {
+    let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
+    host.map(|host| host.own_addresses())
+}
+
+/// What came of putting right what others change; None once everything was taken back.
+type Repair = Option<Result<bool, InstallError>>;
+
+/// What is still to be done.
+#[derive(Debug, Default)]
+struct Due {
+    repair: bool,
+    read: bool,
+    tell: bool,
+}
+
+impl Due {
+    /// Does what is to be done; false once everything was taken back. `changed`: something did, `moved`: addresses did.
+    fn turn(
+        &mut self,
+        (changed, moved): (bool, bool),
+        own: &mut Vec<IpAddr>,
+        repair: impl FnOnce() -> Repair,
+        read: impl FnOnce() -> Option<Vec<IpAddr>>,
+        tell: impl FnOnce(&[IpAddr]) -> bool,
+    ) -> bool {
+        if changed || self.repair {
+            match repair() {
+                None => return false,
+                Some(Ok(was_broken)) => {
+                    self.repair = false;
+                    if was_broken {
+                        tracing::info!("the guard was put right after a change of links or tables");
+                    }
+                }
+                Some(Err(error)) => {
+                    self.repair = true;
+                    if changed {
+                        tracing::warn!(%error, "routes and guard could not be put right; this is tried again");
+                    }
+                }
+            }
+        }
+        if moved || self.read {
+            let now = read();
+            self.read = now.is_none();
+            if let Some(now) = now {
+                (*own, self.tell) = (now, true);
+            }
+        }
+        self.tell = self.tell && !tell(own);
+        true
+    }
+}
+
+/// Follows this host's network until everything is taken back: tells the packet loops and `follow` its addresses, and has repaired what
+/// others remove. `own`: the addresses so far.
+pub(super) fn watch(
+    shards: Handles,
+    shelf: Shelf,
+    mut own: Vec<IpAddr>,
+    mut follow: impl FnMut(&[IpAddr]) + Send + 'static,
+) -> io::Result<()> {
+    let [addresses, routes, tables] = [Watcher::addresses()?, Watcher::routes()?, Watcher::tables()?];
+    let watch = move || {
+        // Read once more behind the subscription: what came before it sends no event.
+        let mut due = Due { read: true, ..Due::default() };
+        loop {
+            let [moved, rerouted, reloaded] = [&addresses, &routes, &tables].map(|watcher| matches!(watcher.changed(), Ok(true)));
+            let repair = || locked(&shelf).as_mut().map(Installed::repair);
+            let tell = |own: &[IpAddr]| shards.send_all(|| Message::Addresses(own.to_vec()));
+            if !due.turn((moved || rerouted || reloaded, moved), &mut own, repair, own_addresses, tell) {
+                return;
+            }
+            // After each wait, also without an event.
+            follow(&own);
+            let mut fds = [&addresses, &routes, &tables].map(|watcher| PollFd::new(watcher, PollFlags::IN));
+            let wait = Timespec::try_from(PAUSE).ok();
+            // An interrupted or empty wait only looks again.
+            let _ = poll(&mut fds, wait.as_ref());
+        }
+    };
+    std::thread::Builder::new().name("network".to_owned()).spawn(watch).map(|_| ())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: (bool, bool) = (false, false);
+
+    fn own(last: u8) -> Vec<IpAddr> {
+        vec![[10, 9, 0, last].into()]
+    }
+
+    fn refused() -> Repair {
+        Some(Err(InstallError::LinkName { name: "a\"b".to_owned() }))
+    }
+
+    #[test]
+    fn repair_that_failed_is_tried_again_without_another_change_and_one_that_did_not_is_not() {
+        let (mut due, mut known) = (Due::default(), own(1));
+        let mut tries = 0;
+        for (changed, outcome, expected) in [
+            (true, refused(), 1),
+            (false, refused(), 2),
+            (false, Some(Ok(true)), 3),
+            (false, refused(), 3),
+            (true, Some(Ok(false)), 4),
+        ] {
+            let repair = || {
+                tries += 1;
+                outcome
+            };
+            assert!(due.turn((changed, false), &mut known, repair, || panic!("none moved"), |_| panic!("none moved")));
+            assert_eq!(tries, expected);
+        }
+        assert!(!due.turn((true, false), &mut known, || None, || None, |_| true), "everything was taken back");
+    }
+
+    #[test]
+    fn addresses_that_a_loop_did_not_take_are_told_again_and_the_watch_goes_on() {
+        let (mut due, mut known) = (Due::default(), own(1));
+        let whole = || Some(Ok(false));
+        assert!(due.turn((true, true), &mut known, whole, || Some(own(2)), |_| false));
+        let mut told = Vec::new();
+        let mut tell = |own: &[IpAddr]| {
+            told.push(own.to_vec());
+            true
+        };
+        assert!(due.turn(NOTHING, &mut known, whole, || panic!("none moved"), &mut tell));
+        assert!(due.turn(NOTHING, &mut known, whole, || panic!("none moved"), &mut tell));
+        assert_eq!(told, [own(2)]);
+    }
+
+    #[test]
+    fn addresses_that_could_not_be_read_are_read_again_and_the_last_ones_hold() {
+        let (mut due, mut known) = (Due::default(), own(1));
+        let whole = || Some(Ok(false));
+        assert!(due.turn((true, true), &mut known, whole, || None, |_| panic!("nothing is known")));
+        assert_eq!(known, own(1));
+        assert!(due.turn(NOTHING, &mut known, whole, || Some(own(2)), |_| true));
+        assert_eq!(known, own(2));
+    }
+}
