@@ -91,7 +91,8 @@ impl Shard {
         if !survived {
             self.router.count(Counter::Fault);
             tracing::error!("a fault of Portreeve's own; the flow at hand is ended");
-            // A step that reads takes the buffer out for the time of its work.
+            // What a step holds for the time of its work: the link of its packet, the buffer that it reads into.
+            self.came_by = None;
             if self.buffer.is_empty() {
                 self.buffer = vec![0; PACKET_MAX].into_boxed_slice();
             }
@@ -102,5 +103,83 @@ impl Shard {
     fn end_faulty(&mut self, id: FlowId, now: Instant) {
         self.cut(id, now);
         self.input(Input::Ended { flow: id, outcome: "ended by a fault" }, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::sync::Arc;
+
+    use super::super::{Attributor, Parts, job_queue};
+    use super::*;
+    use crate::app::shared::Shared;
+    use crate::egress::Dialer;
+    use crate::packet::{FRAME_HEADER_LEN, LED, LinkHeader, udp_datagram};
+    use crate::procfs::{Options, Processes};
+    use crate::profile::{Level, Policy, Setup};
+    use crate::router::Config;
+    use crate::tun::Queue;
+
+    /// A loop that nobody runs, and the other end of what it takes for its TUN.
+    fn shard() -> (Shard, UnixDatagram) {
+        let (ours, theirs) = UnixDatagram::pair().expect("two sockets");
+        let processes = Arc::new(Processes::new(Options::default()));
+        let policy = Policy::compile(&[], Setup::default()).expect("an empty set");
+        let shared = Arc::new(Shared::new(Arc::new(policy), Level::Dynamic, processes.clone(), None));
+        let parts = Parts {
+            takes_over: false,
+            config: Config::new((Instant::now(), 0), 1),
+            dialer: Dialer::default(),
+            attributor: Arc::new(Attributor::for_test(processes)),
+            jobs: job_queue(8).0,
+            dns: tokio::sync::mpsc::channel(1).0,
+            streams: tokio::sync::mpsc::channel(1).0,
+            own_addresses: Vec::new(),
+            older: None,
+        };
+        let queue = Queue::adopt(ours.into()).expect("a queue");
+        let (mut shards, _) = Shard::several(vec![queue], &parts, &shared).expect("a loop");
+        (shards.pop().expect("one"), theirs)
+    }
+
+    fn datagram(port: u16) -> Vec<u8> {
+        let mut bytes = vec![0; VNET_HEADER_LEN];
+        udp_datagram(([10, 9, 0, 2], port).into(), ([203, 0, 113, 10], 9).into(), 64, b"x", &mut bytes);
+        bytes
+    }
+
+    fn flow(shard: &Shard, bytes: &[u8]) -> Option<FlowId> {
+        let packet = IpPacket::parse(bytes.get(VNET_HEADER_LEN..)?, Checksums::Unfinished).expect("well-formed");
+        shard.router.find(&packet.tuple())
+    }
+
+    #[test]
+    fn a_fault_ends_the_flow_at_hand_and_no_other() {
+        let ((mut shard, _tun), now) = (shard(), Instant::now());
+        let [one, other] = [1, 2].map(datagram);
+        for bytes in [&one, &other] {
+            shard.take_packet(bytes, now);
+        }
+        assert!(flow(&shard, &one).is_some() && flow(&shard, &other).is_some());
+        shard.for_packet(&one[VNET_HEADER_LEN..], now, |_| panic!("a fault"));
+        assert!(flow(&shard, &one).is_none() && flow(&shard, &other).is_some());
+        assert_eq!(shard.router.counters().value(Counter::Fault), 1);
+    }
+
+    #[test]
+    fn what_comes_behind_a_fault_is_not_taken_for_a_packet_by_a_link() {
+        let ((mut shard, _tun), now) = (shard(), Instant::now());
+        let frame = [&[0; VNET_HEADER_LEN][..], &[0; 6], &LED, &[0, 0, 2], &[8, 0], &datagram(1)[VNET_HEADER_LEN..]].concat();
+        assert!(frame.len() > VNET_HEADER_LEN + FRAME_HEADER_LEN);
+        let (header, packet) = LinkHeader::split(&frame).expect("a frame");
+        shard.for_packet(packet, now, |shard| {
+            shard.came_by = Some(header);
+            panic!("a fault");
+        });
+        shard.take_packet(&datagram(2), now);
+        shard.identify_new(now);
+        let id = flow(&shard, &datagram(2)).expect("refused, and remembered");
+        assert_eq!(shard.lanes.link(id), None);
     }
 }

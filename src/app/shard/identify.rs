@@ -37,6 +37,13 @@ impl Attributor {
         Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default(), closed, us: std::process::id() }
     }
 
+    /// One whom the kernel tells of no closed sockets.
+    #[cfg(test)]
+    pub(in crate::app) fn for_test(processes: Arc<Processes>) -> Self {
+        let table = Mutex::new(SocketTable::open().expect("a socket"));
+        Self { table, processes, netns_of: None, raw: RawTables::default(), closed: None, us: std::process::id() }
+    }
+
     /// The socket behind a flow, by the kernel's tables. `link`: the one that its program named.
     pub(in crate::app) fn socket(&self, tuple: &FiveTuple, link: Option<u32>) -> Option<Socket> {
         // A table that fails to answer is as good as one without an answer: nobody, which is refused by default.
