@@ -14,7 +14,7 @@
 //!
 //! Replies of local servers: conntrack entries that a link opened get the inbound mark; what belongs to them in the reply
 //! direction gets our mark and is routed anew, directly (`datagrams` sees to it that answers by UDP belong to them); so do the flows
-//! that `beside` lists. All of these, the answers to our own sockets and whatever else ends on this host get our mark *on arrival*,
+//! that `beside` lists, and what the kernel, never a program, says by ICMP about flows of ours: that an upstream socket is gone. All of these, the answers to our own sockets and whatever else ends on this host get our mark *on arrival*,
 //! since a reverse-path filter, the kernel's (which takes the mark for ARP, too) or a firewall's, would end its lookup in the TUN without.
 //! Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are judged; our answers to those
 //! whose addresses were translated, and flows that were opened from outside to a published port, get our mark to reach them.
@@ -87,6 +87,9 @@ const HERE: &str = "{ local, broadcast, multicast }";
 
 /// The kernel's own answer to a segment that no socket wants.
 const RST: &str = "tcp flags & (syn | rst) == rst";
+
+/// The kernel's own word about a packet of a conversation: that there is no such port, say.
+const ERROR: &str = "meta l4proto { icmp, ipv6-icmp } ct state related";
 
 /// Everything that the texts depend on.
 #[derive(Clone, Copy, Debug)]
@@ -218,10 +221,12 @@ impl Guard<'_> {
         let is_answer = format!("ct direction reply ct mark & {MASK:#010x} == {inbound:#010x}");
         let keep = !MASK;
         format!(
-            "\tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
+            "\tchain errors {{\n\t\tmeta skuid >= 0 return\n\t\t{mark}\n\t}}\n\
+             \tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
              \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\
              \t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
-             \t\t{RST} ct direction reply {mark}\n\t\tjump beside\n{linked}\t}}\n",
+             \t\t{RST} ct direction reply {mark}\n\t\t{ERROR} ct mark & {MASK:#010x} == {own:#010x} jump errors\n\
+             \t\tjump beside\n{linked}\t}}\n",
             linked = linked::marked(&self.plan.device),
         )
     }
@@ -335,6 +340,13 @@ mod tests {
         assert_eq!(lines.len(), conditions.len());
         assert!(lines.iter().zip(conditions).all(|(line, condition)| line.contains(condition)), "{prerouting}");
         assert!(live.contains("table arp portreeve_live"));
+    }
+
+    #[test]
+    fn errors_about_our_own_flows_leave_where_the_kernel_says_them_and_no_program_does() {
+        let (_, live) = texts(&Plan::default());
+        assert!(live.contains("chain errors {\n\t\tmeta skuid >= 0 return\n\t\tmeta mark set"), "{live}");
+        assert!(live.contains("ct state related ct mark & 0xff000000 == 0x2a000000 jump errors"), "{live}");
     }
 
     #[test]

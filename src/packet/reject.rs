@@ -123,7 +123,7 @@ pub fn error_message(packet: &IpPacket<'_>, from: IpAddr, message: ErrorMessage,
 
 fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8, u32), v6: (Icmpv6Message, u8, u32), out: &mut Vec<u8>) {
     let tuple = packet.tuple();
-    if is_to_many(packet) || matches!(packet.transport(), Transport::Icmp { .. }) {
+    if is_to_many(packet) || matches!(packet.transport(), Transport::Icmp | Transport::Unwanted(_)) {
         return;
     }
     let from = if is_zero_network(from) { DUMMY.into() } else { from };

@@ -151,10 +151,10 @@ pub enum Transport<'a> {
     Tcp(Segment),
     Udp(&'a [u8]),
     Echo(Echo<'a>),
-    /// ICMP that is no echo request: neighbour discovery, multicast reports, errors.
-    Icmp {
-        kind: u8,
-    },
+    /// This host's word that no socket took a datagram of this flow.
+    Unwanted(FiveTuple),
+    /// Other ICMP: neighbour discovery, multicast reports, errors.
+    Icmp,
     Other,
 }
 
@@ -219,7 +219,7 @@ impl<'a> IpPacket<'a> {
         let marks = Marks { hop_limit: ip.hop_limit(), traffic_class: ip.traffic_class(), dont_fragment: true };
         let packet = Self::finish(bytes, marks, (src.into(), dst.into()), protocol, payload, checksums)?;
         // Duplicate address detection and multicast reports come from `::` (RFC 4861 §4.3); nothing else may.
-        if src.is_unspecified() && !matches!(packet.transport, Transport::Icmp { .. }) {
+        if src.is_unspecified() && packet.transport != Transport::Icmp {
             return Err(Malformed::Address);
         }
         Ok(packet)
@@ -237,7 +237,7 @@ impl<'a> IpPacket<'a> {
         let (ports, transport) = match protocol {
             IpProtocol::Tcp => tcp(payload, ends, checksums)?,
             IpProtocol::Udp => udp(payload, ends, checksums)?,
-            IpProtocol::Icmp if src.is_ipv4() => icmp_v4(payload)?,
+            IpProtocol::Icmp if src.is_ipv4() => icmp_v4(payload, src)?,
             IpProtocol::Icmpv6 if src.is_ipv6() => icmp_v6(payload, checksums, ends)?,
             // One family's ICMP inside the other's header is a protocol that nobody speaks.
             _ => ((0, 0), Transport::Other),
@@ -332,13 +332,14 @@ fn udp(payload: &[u8], (src, dst): (IpAddress, IpAddress), checksums: Checksums)
     Ok((ports, Transport::Udp(data)))
 }
 
-fn icmp_v4(payload: &[u8]) -> Result<Parts<'_>, Malformed> {
+fn icmp_v4(payload: &[u8], src: IpAddr) -> Result<Parts<'_>, Malformed> {
     let icmp = Icmpv4Packet::new_checked(payload).map_err(|_| Malformed::Truncated)?;
     if !icmp.verify_checksum() {
         return Err(Malformed::Checksum);
     }
     if icmp.msg_type() != Icmpv4Message::EchoRequest {
-        return Ok(((0, 0), Transport::Icmp { kind: icmp.msg_type().into() }));
+        let is_port = (icmp.msg_type(), icmp.msg_code()) == (Icmpv4Message::DstUnreachable, 3);
+        return Ok(((0, 0), error(is_port, src, payload)));
     }
     let data = payload.get(8..).ok_or(Malformed::Truncated)?;
     Ok(((icmp.echo_ident(), 0), Transport::Echo(Echo { ident: icmp.echo_ident(), sequence: icmp.echo_seq_no(), data })))
@@ -351,10 +352,32 @@ fn icmp_v6(payload: &[u8], checksums: Checksums, (src, dst): (IpAddress, IpAddre
         return Err(Malformed::Checksum);
     }
     if icmp.msg_type() != Icmpv6Message::EchoRequest {
-        return Ok(((0, 0), Transport::Icmp { kind: icmp.msg_type().into() }));
+        let is_port = (icmp.msg_type(), icmp.msg_code()) == (Icmpv6Message::DstUnreachable, 4);
+        return Ok(((0, 0), error(is_port, src.into(), payload)));
     }
     let data = payload.get(8..).ok_or(Malformed::Truncated)?;
     Ok(((icmp.echo_ident(), 0), Transport::Echo(Echo { ident: icmp.echo_ident(), sequence: icmp.echo_seq_no(), data })))
+}
+
+/// An ICMP message that is no echo request; `is_port`: it says that there is no such port.
+fn error(is_port: bool, src: IpAddr, payload: &[u8]) -> Transport<'_> {
+    let quoted = payload.get(8..).filter(|_| is_port).and_then(|quote| quoted_flow(src, quote));
+    quoted.map_or(Transport::Icmp, Transport::Unwanted)
+}
+
+/// The flow of the UDP datagram to `local` whose beginning is quoted.
+fn quoted_flow(local: IpAddr, quote: &[u8]) -> Option<FiveTuple> {
+    let (from, to, protocol, ports): (IpAddr, IpAddr, u8, usize) = if local.is_ipv4() {
+        let (from, to): ([u8; 4], [u8; 4]) = (*quote.get(12..)?.first_chunk()?, *quote.get(16..)?.first_chunk()?);
+        (from.into(), to.into(), *quote.get(9)?, usize::from(quote.first()? & 0xf) * 4)
+    } else {
+        let (from, to): ([u8; 16], [u8; 16]) = (*quote.get(8..)?.first_chunk()?, *quote.get(24..)?.first_chunk()?);
+        (from.into(), to.into(), *quote.get(6)?, 40)
+    };
+    let [f0, f1, t0, t1] = *quote.get(ports..)?.first_chunk()?;
+    let is_its_own = to == local && Protocol(protocol) == Protocol::UDP;
+    let ends = ((to, u16::from_be_bytes([t0, t1])), (from, u16::from_be_bytes([f0, f1])));
+    is_its_own.then(|| FiveTuple::new(Protocol::UDP, ends.0, ends.1))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ in_all_ways! {
     a_datagram_that_expires_is_told_by_the_true_hop,
     a_socket_has_one_port_for_all_its_peers,
     an_answer_from_another_address_comes_in_where_peers_are_allowed,
+    a_peer_that_goes_on_sending_to_a_socket_that_was_closed_is_told,
     ping_brings_large_echoes_back,
     traceroute_names_the_same_hops,
 }
@@ -74,6 +75,20 @@ fn a_datagram_that_may_be_fragmented_passes_a_narrow_path(way: Way) {
 fn a_datagram_that_expires_is_told_by_the_true_hop(way: Way) {
     let told = [r#"[2, 11, 0, "10.9.0.1", "what was sent"]"#, r#"[3, 3, 0, "fd09::1", "what was sent"]"#];
     through(way, &[(&["expires", Lab::SERVER_4], told[0]), (&["expires", Lab::SERVER_6], told[1])]);
+}
+
+fn a_peer_that_goes_on_sending_to_a_socket_that_was_closed_is_told(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    for address in [Lab::SERVER_4, Lab::SERVER_6] {
+        let mut peer = lab.internet().spawn(datagrams(&["stream", address]));
+        assert_eq!(peer.line(), "streaming");
+        // The program lives on, and its enclosure with it.
+        let mut program = router.spawn(datagrams(&["leave", address]));
+        assert_eq!(program.line(), "left");
+        assert_eq!(peer.line(), r#""Connection refused""#, "{address}");
+    }
 }
 
 /// A server whose two addresses answer for each other.

@@ -1,14 +1,16 @@
-//! Datagram flows whose program has closed its socket: nobody says so, so the kernel is asked, once, soon after a flow was opened.
+//! Datagram flows whose program has closed its socket: nobody says so, so the kernel is asked, once, soon after a flow was opened, and
+//! whenever it says itself that no socket took a datagram. Most datagram flows are one question and one answer; without this each would
+//! keep its upstream socket until it has been idle for minutes, or for as long as its peer goes on sending, which would never hear of it.
 //!
-//! Keeps one rule: a flow ends by it only when its socket is gone and nothing has moved for a while. Most datagram flows are one question
-//! and one answer; without this each would keep its upstream socket until it has been idle for minutes.
+//! Keeps one rule: a flow ends by it only when its socket is gone, and unasked for only when nothing has moved for a while.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::Shard;
 use super::raw::WAITED_FOR;
+use super::{Message, Shard};
 use crate::flow::{FlowId, State};
+use crate::packet::FiveTuple;
 use crate::router::Input;
 
 /// So long after it was opened a flow is looked at.
@@ -38,6 +40,21 @@ impl Fresh {
 }
 
 impl Shard {
+    /// No socket of this host took a datagram of this flow. Such a word has no ports, so it may come by another queue than the flow;
+    /// `is_first`: nobody else has heard it.
+    pub(super) fn on_unwanted(&mut self, tuple: &FiveTuple, is_first: bool, now: Instant) {
+        match self.router.find(tuple) {
+            // Who sent by a raw socket waits for answers without one of the flow's.
+            Some(id) if self.lanes.lane(id.index()).is_some() && !self.lanes.is_raw(id) => {
+                self.end_if_gone(id, now);
+                self.obey(None, now);
+            }
+            Some(_) => {}
+            None if is_first => self.others.send_others(self.index, || Message::Unwanted(*tuple)),
+            None => {}
+        }
+    }
+
     pub(super) fn end_closed(&mut self, now: Instant) {
         for _ in 0..TURN {
             let Some(id) = self.datagrams.fresh.due(now) else { return };
@@ -62,7 +79,7 @@ impl Shard {
 mod tests {
     use super::*;
     use crate::flow::{Amounts, Service, Table};
-    use crate::packet::{FiveTuple, Protocol};
+    use crate::packet::Protocol;
 
     #[test]
     fn flows_are_looked_at_once_in_the_order_of_their_opening() {

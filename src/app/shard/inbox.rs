@@ -12,6 +12,7 @@ use mio::Waker;
 
 use super::Shard;
 use crate::flow::{FlowId, Numbers, Record};
+use crate::packet::FiveTuple;
 use crate::process::Identity;
 use crate::router::{Input, PromptKey, Rules};
 use crate::verdict::Answer;
@@ -38,6 +39,8 @@ pub(in crate::app) enum Message {
         key: PromptKey,
         answer: Answer,
     },
+    /// No socket of this host took a datagram of this flow.
+    Unwanted(FiveTuple),
     /// A packet whose fragments came together elsewhere: this shard's, if it has the flow, else that of the next one.
     Whole(Stray),
     Snapshot(SyncSender<Snapshot>),
@@ -178,6 +181,7 @@ impl Shard {
                 Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
                 Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
                 Message::Learned { key, answer } => self.input(Input::Learned { key, answer }, now),
+                Message::Unwanted(tuple) => self.on_unwanted(&tuple, false, now),
                 Message::Whole(stray) => self.on_stray(stray, now),
                 Message::Snapshot(to) => {
                     // Whoever asked may have given up.

@@ -174,6 +174,9 @@ impl Shard {
     }
 
     fn on_whole(&mut self, packet: &IpPacket<'_>, now: Instant) {
+        if let Transport::Unwanted(tuple) = packet.transport() {
+            self.on_unwanted(&tuple, true, now);
+        }
         if self.must_wait(packet) {
             return self.keep_waiting(packet);
         }

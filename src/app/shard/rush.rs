@@ -89,7 +89,7 @@ fn may_begin(packet: &IpPacket<'_>) -> bool {
     match packet.transport() {
         Transport::Tcp(segment) => segment.opens(),
         Transport::Udp(_) | Transport::Echo(_) => true,
-        Transport::Icmp { .. } | Transport::Other => false,
+        Transport::Unwanted(_) | Transport::Icmp | Transport::Other => false,
     }
 }
 

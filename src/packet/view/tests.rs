@@ -61,7 +61,7 @@ fn an_echo_reply_is_icmp_but_no_request_and_keeps_its_marks() {
         let marks = Marks { hop_limit: 60, traffic_class: 0xb9, dont_fragment: true };
         echo_reply(from.ip(), to.ip(), marks, 7, 1, b"x", &mut bytes);
         let packet = IpPacket::parse(&bytes[6..], Checksums::Finished).expect("well-formed");
-        assert!(matches!(packet.transport(), Transport::Icmp { .. }));
+        assert!(packet.transport() == Transport::Icmp);
         assert_eq!(packet.marks(), marks);
     }
 }
@@ -122,7 +122,7 @@ fn nobody_can_be_answered_who_has_no_address() {
     let mut bytes = Vec::new();
     solicitation.write(&mut bytes, &[0; 16]).expect("writing to memory");
     let packet = IpPacket::parse(&bytes, Checksums::Finished).expect("duplicate address detection comes from there");
-    assert_eq!(packet.transport(), Transport::Icmp { kind: 135 });
+    assert_eq!(packet.transport(), Transport::Icmp);
 }
 
 #[test]
@@ -263,5 +263,41 @@ proptest! {
         let Some(etherparse::TransportSlice::Udp(udp)) = sliced.transport else { panic!("not UDP") };
         prop_assert_eq!(udp.payload(), &data[..]);
         prop_assert_eq!((udp.source_port(), udp.destination_port()), (from.port(), to.port()));
+    }
+}
+
+#[test]
+fn this_hosts_word_that_no_socket_took_a_datagram_names_its_flow_and_no_other_error_does() {
+    for v6 in [false, true] {
+        let (local, remote) = ends(v6);
+        for len in [0, 5, 1400] {
+            let mut datagram = Vec::new();
+            udp_datagram(remote, local, 64, &vec![7; len], &mut datagram);
+            let datagram = IpPacket::parse(&datagram, Checksums::Finished).expect("well-formed");
+            for (why, flow) in [
+                (Unreachable::Port, Some(FiveTuple { protocol: Protocol::UDP, local, remote })),
+                (Unreachable::Host, None),
+                (Unreachable::Prohibited, None),
+            ] {
+                let mut bytes = Vec::new();
+                unreachable(&datagram, why, &mut bytes);
+                let packet = IpPacket::parse(&bytes, Checksums::Finished).expect("well-formed");
+                assert_eq!(packet.transport(), flow.map_or(Transport::Icmp, Transport::Unwanted), "{why:?}");
+            }
+        }
+        let mut echo = Vec::new();
+        echo_request(remote.ip(), local.ip(), 7, 1, b"x", &mut echo);
+        let mut bytes = Vec::new();
+        unreachable(&IpPacket::parse(&echo, Checksums::Finished).expect("well-formed"), Unreachable::Port, &mut bytes);
+        assert_eq!(IpPacket::parse(&bytes, Checksums::Finished).map(|p| p.transport()), Ok(Transport::Icmp), "of no datagram");
+        let mut about_another = Vec::new();
+        udp_datagram(remote, local, 64, b"x", &mut about_another);
+        let quote_at = if v6 { 48 } else { 28 };
+        let mut bytes = Vec::new();
+        unreachable(&IpPacket::parse(&about_another, Checksums::Finished).expect("well-formed"), Unreachable::Port, &mut bytes);
+        for end in 0..bytes.len() - quote_at {
+            assert_eq!(quoted_flow(local.ip(), &bytes[quote_at..quote_at + end]).is_some(), end >= quote_at - 4, "{end} bytes");
+        }
+        assert_eq!(quoted_flow(remote.ip(), &bytes[quote_at..]), None, "it was for somebody else");
     }
 }

@@ -8,6 +8,8 @@ expires ADDRESS         a datagram of hop limit 1: the ICMP error's origin, type
 ports ADDRESS OTHER     one socket to two peers (serve): whether they saw one port
 stranger ADDRESS        a datagram whose answer comes from another address (serve): that address
 serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"
+stream ADDRESS          sends to whoever asks on port 9011 until it is refused. Says "streaming", and why it stopped
+leave ADDRESS           asks for that stream and closes its socket when it has heard of it. Says "left", and stays
 join GROUP [LINK]       answers on port 9010 what is sent to the group, by LINK or by the one that the kernel finds. Says "joined", and
                         then who sent
 tell GROUP LINK         sends to the group, port 9010, by this link
@@ -19,6 +21,7 @@ import select
 import socket
 import struct
 import sys
+import time
 
 IP_MTU_DISCOVER, IP_MTU, IP_RECVERR = 10, 14, 11
 IPV6_MTU_DISCOVER, IPV6_MTU, IPV6_RECVERR = 23, 24, 25
@@ -134,6 +137,31 @@ def serve(*addresses):
             word, sender = peer.recvfrom(100)
             answers = peer if not word.startswith(b"other") else other if peer is one else one
             answers.sendto(b"%d" % sender[1], sender)
+
+
+def stream(address):
+    peer = made(address)
+    peer.bind((address, 9011))
+    print("streaming", flush=True)
+    peer.connect(peer.recvfrom(100)[1])
+
+    def sent():
+        until = time.monotonic() + 20
+        while time.monotonic() < until:
+            peer.send(PATTERN[:100])
+            time.sleep(0.02)
+        return "nobody said anything"
+
+    return said(sent)
+
+
+def leave(address):
+    with connected(address, 9011) as peer:
+        peer.send(b"begin")
+        for _ in range(3):
+            peer.recv(100)
+    print("left", flush=True)
+    time.sleep(60)
 
 
 def join(group, link=None):
