@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::mpsc::{Receiver, sync_channel};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -22,6 +22,7 @@ use super::older::Older;
 use super::policies::{Loaded, Loader};
 use super::shard::{self, Attributor, Handles, Parts, Shard};
 use super::shared::Shared;
+use super::watchdog;
 use crate::config::Config;
 use crate::control::{Event, Listener, render};
 use crate::egress::Dialer;
@@ -44,11 +45,19 @@ const QUESTIONS: usize = 1024;
 const JOBS: usize = 1024;
 /// Records on their way to the record file.
 const RECORDS: usize = 16_384;
+/// How long the threads may take to end beyond their grace.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Descriptors kept for DNS, control and files beside the flows' own.
 const RESERVED_DESCRIPTORS: u64 = 512;
 
+/// What carries control, DNS and signals.
+pub(super) fn runtime() -> io::Result<Runtime> {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()
+}
+
 /// What a router is made from.
 pub(super) struct Plan {
+    pub(super) runtime: Runtime,
     /// The TUN's queues; each gets a packet loop of its own.
     pub(super) tun: Vec<Queue>,
     pub(super) sockets: SocketTable,
@@ -76,21 +85,38 @@ pub(super) struct Plan {
 pub(super) struct Core {
     pub(super) runtime: Runtime,
     pub(super) running: Arc<Running>,
-    pub(super) undone: watch::Sender<bool>,
+    pub(super) undone: watch::Sender<Option<Result<(), String>>>,
     pub(super) ending: watch::Receiver<bool>,
     threads: Vec<JoinHandle<()>>,
     recorder: Option<JoinHandle<()>>,
-    /// How many packet loops ended because they should.
-    ended_well: Arc<AtomicUsize>,
-    loops: usize,
+    /// Disconnected when all of `threads` have ended.
+    alive: Receiver<()>,
+    /// A packet loop ended that should not.
+    failed: Arc<AtomicBool>,
+}
+
+/// How the packet loops ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    /// Because they should.
+    Well,
+    /// One by itself.
+    Failed,
+    /// One has not ended: it stands still.
+    Stuck,
 }
 
 /// Says that a packet loop has ended when it is dropped.
-struct Telling(watch::Sender<bool>);
+struct Telling {
+    ending: watch::Sender<bool>,
+    failed: Arc<AtomicBool>,
+    ended_well: bool,
+}
 
 impl Drop for Telling {
     fn drop(&mut self) {
-        self.0.send_replace(true);
+        self.failed.fetch_or(!self.ended_well, Ordering::Release);
+        self.ending.send_replace(true);
     }
 }
 
@@ -107,8 +133,7 @@ impl Core {
         };
         let shared = Arc::new(Shared::new(plan.loaded.policy, plan.level, plan.processes.clone(), records));
         let older = plan.older.map(|(older, installed)| older.keep(shared.clone(), installed)).transpose()?;
-        let runtime =
-            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()?;
+        let runtime = plan.runtime;
         let mut sockets = plan.sockets;
         sockets.set_interface(plan.device_index);
         let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of));
@@ -144,17 +169,29 @@ impl Core {
         }
         let searching = (attributor, handles.clone());
         let (ending_sender, ending) = watch::channel(false);
-        let (undone, ended) = watch::channel(false);
-        let (ended_well, loops) = (Arc::new(AtomicUsize::new(0)), shards.len());
-        let mut threads = vec![spawn("attribution", 0, move || searching.0.serve(&job_queue, &searching.1))?];
+        let (undone, ended) = watch::channel(None);
+        let failed = Arc::<AtomicBool>::default();
+        let (living, alive) = sync_channel(0);
+        let search = living.clone();
+        let mut threads = vec![spawn("attribution", 0, move || {
+            searching.0.serve(&job_queue, &searching.1);
+            drop(search);
+        })?];
         for shard in shards {
-            let (stopped, ended_well) = (Telling(ending_sender.clone()), ended_well.clone());
-            threads.push(spawn("packets", PACKETS, move || run_shard(shard, stopped, &ended_well))?);
+            let told = Telling { ending: ending_sender.clone(), failed: failed.clone(), ended_well: false };
+            let living = living.clone();
+            threads.push(spawn("packets", PACKETS, move || {
+                run_shard(shard, told);
+                drop(living);
+            })?);
         }
+        let stalls = Arc::default();
+        runtime.spawn(watchdog::watch(handles.clone(), shared.clone(), Arc::clone(&stalls)));
         let running = Arc::new(Running {
             facts: plan.facts,
             shared,
             shards: handles,
+            stalls,
             resolver,
             loader: plan.loader,
             sources: Mutex::new(plan.loaded.sources),
@@ -163,7 +200,7 @@ impl Core {
             older,
         });
         running.tune_resolver(plan.level);
-        Ok(Self { runtime, running, undone, ending, threads, recorder, ended_well, loops })
+        Ok(Self { runtime, running, undone, ending, threads, recorder, alive, failed })
     }
 
     /// Serves the control socket until the end.
@@ -196,24 +233,36 @@ impl Core {
     }
 
     /// Ends the packet loop, lets `undo` take back what was installed, and waits until every record is written. Programs that have
-    /// ended leave bytes behind, which the kernel would send without us; `grace` is for these. `undo` is told whether the packet loop
-    /// ended because it should.
-    pub(super) fn stop(self, grace: Duration, undo: impl FnOnce(bool)) {
-        let Self { runtime, running, undone, ending: _, threads, recorder, ended_well, loops } = self;
-        running.shards.stop(grace);
+    /// ended leave bytes behind, which the kernel would send without us; `grace` is for these. A thread that stands still is left to the end
+    /// of this process. `undo` is told how the packet loops ended; who asked for the end hears
+    /// what it says.
+    pub(super) fn stop(self, grace: Duration, undo: impl FnOnce(Ending) -> Result<(), String>) {
+        let Self { runtime, running, undone, ending: _, threads, recorder, alive, failed } = self;
+        let until = Instant::now() + grace + PATIENCE;
+        running.shards.stop(grace, until);
+        // Nobody sends; the channel closes with the last thread.
+        let left = until.saturating_duration_since(Instant::now());
+        let is_stuck = matches!(alive.recv_timeout(left), Err(RecvTimeoutError::Timeout));
         let wait = |thread: JoinHandle<()>| {
             if thread.join().is_err() {
                 tracing::error!("a thread of the router panicked");
             }
         };
-        threads.into_iter().for_each(wait);
-        undo(ended_well.load(Ordering::Acquire) == loops);
-        undone.send_replace(true);
+        if !is_stuck {
+            threads.into_iter().for_each(wait);
+        }
+        let result = undo(match (failed.load(Ordering::Acquire), is_stuck) {
+            (true, _) => Ending::Failed,
+            (false, true) => Ending::Stuck,
+            (false, false) => Ending::Well,
+        });
+        undone.send_replace(Some(result));
         // Whoever asked for the end reads the answer before the socket goes.
         runtime.block_on(async { tokio::time::sleep(Duration::from_millis(20)).await });
         runtime.shutdown_timeout(Duration::from_millis(500));
         drop(running);
-        recorder.into_iter().for_each(wait);
+        // Who stands still may hold the way to it.
+        recorder.into_iter().filter(|_| !is_stuck).for_each(wait);
     }
 
     /// The way to the packet loops.
@@ -223,11 +272,9 @@ impl Core {
 }
 
 /// Runs one packet loop. `told` goes with it, also after a panic: nobody would wait for packets that nobody carries.
-fn run_shard(shard: Shard, told: Telling, ended_well: &AtomicUsize) {
+fn run_shard(shard: Shard, mut told: Telling) {
     match shard.run() {
-        Ok(()) => {
-            ended_well.fetch_add(1, Ordering::Release);
-        }
+        Ok(()) => told.ended_well = true,
         Err(error) => tracing::error!(%error, "a packet loop ended; traffic is refused"),
     }
     drop(told);
@@ -287,6 +334,11 @@ pub(super) fn upstreams_of(config: &Config, near: &Near) -> Result<Upstreams, St
 pub(super) fn unix_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since this machine was started, sleep included: nobody sets them.
+pub(super) fn boot_ms() -> u64 {
+    crate::bpf::since_boot() / 1_000_000
 }
 
 /// One flow is one descriptor: take all that may be had.

@@ -40,7 +40,7 @@ pub(super) fn start(log_path: &Path) -> Exit {
             let _ = pipe.read_to_end(&mut said);
             if said == READY { Exit::Done } else { report(&mut child, log_path, begin) }
         }
-        Err(error) => complain(&format!("start in the background: {error}"), Exit::Failed),
+        Err(error) => complain(&format!("start in the background, with the log {}: {error}", log_path.display()), Exit::Failed),
     }
 }
 

@@ -2,16 +2,18 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::{broadcast, watch};
 
+use super::core::{boot_ms, unix_ms};
 use super::dns::PolicyJudge;
 use super::older;
 use super::policies::Loader;
 use super::shard::{Handles, Message};
 use super::shared::{Shared, locked};
+use super::upkeep::Upkeep;
 use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
 use crate::flow::Record;
 use crate::profile::{Level, PLAIN_DNS_REFUSED};
@@ -22,10 +24,11 @@ use crate::verdict::Answer;
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) way: Way,
+    /// As [`boot_ms`] counts.
     pub(super) since: u64,
     pub(super) device: String,
     pub(super) addresses: Vec<(IpAddr, u8)>,
-    pub(super) mtu: u32,
+    pub(super) upkeep: Arc<Upkeep>,
     pub(super) plan: Option<String>,
     pub(super) socket: PathBuf,
     pub(super) notes: Vec<String>,
@@ -35,13 +38,15 @@ pub(super) struct Running {
     pub(super) facts: Facts,
     pub(super) shared: Arc<Shared>,
     pub(super) shards: Handles,
+    /// How often a packet loop stood still.
+    pub(super) stalls: Arc<AtomicU64>,
     pub(super) resolver: Arc<Resolver<PolicyJudge>>,
     pub(super) loader: Loader,
     pub(super) sources: Mutex<Vec<ProfileSource>>,
     /// Turns true when somebody wants it to end.
     pub(super) ending: watch::Sender<bool>,
-    /// Turns true when everything is undone.
-    pub(super) ended: watch::Receiver<bool>,
+    /// Says when everything is undone, or why it is not.
+    pub(super) ended: watch::Receiver<Option<Result<(), String>>>,
     /// Flows that are older than the router; None under `exec`.
     pub(super) older: Option<older::Handle>,
 }
@@ -55,7 +60,7 @@ impl Running {
     /// Reads the profiles again; what they refuse is cut before this returns or soon after.
     pub(super) fn reload_now(&self) -> Result<Reloaded, Vec<Fault>> {
         let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
-        let open = |snapshot: Option<super::shard::Snapshot>| snapshot.map_or(0, |s| s.open + s.pending);
+        let open = |snapshot: super::shard::Snapshot| snapshot.open + snapshot.pending;
         let before = open(self.shards.snapshot());
         let (policy, sources) = (loaded.policy, loaded.sources);
         let epoch = self.shared.change_rules(|rules| (policy.clone(), rules.level));
@@ -79,25 +84,30 @@ impl crate::control::Engine for Running {
         let snapshot = self.shards.snapshot();
         let mut notes = self.facts.notes.clone();
         notes.extend(self.older.iter().flat_map(older::Handle::notes));
-        if snapshot.is_none() {
-            notes.push("the packet loop does not answer; traffic may be stalled".to_owned());
+        notes.extend(self.facts.upkeep.note());
+        if snapshot.silent > 0 {
+            let count = self.shards.count();
+            notes.push(format!(
+                "{} of {count} packet loops stand still: what they carry waits, nothing of it passes",
+                snapshot.silent
+            ));
         }
-        let snapshot = snapshot.unwrap_or_default();
         let mut counters = snapshot.counters;
         counters.insert("records_lost".to_owned(), self.shared.records_lost());
-        let Facts { way, since, device, addresses, mtu, plan, socket, notes: _ } = self.facts.clone();
+        counters.insert("stalls".to_owned(), self.stalls.load(Ordering::Relaxed));
+        let Facts { way, since, device, addresses, upkeep, plan, socket, notes: _ } = self.facts.clone();
         Status {
             state: State::Active,
             way,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
-            since,
+            since: unix_ms().saturating_sub(boot_ms().saturating_sub(since)),
             level: rules.level,
             profiles: locked(&self.sources).clone(),
             epoch: rules.epoch.0,
             device,
             addresses: addresses.iter().map(|(address, length)| format!("{address}/{length}")).collect(),
-            mtu,
+            mtu: upkeep.mtu(),
             plan,
             socket,
             dns_upstreams: self.resolver.upstreams(),
@@ -113,7 +123,7 @@ impl crate::control::Engine for Running {
 
     fn flows(&self) -> Vec<Record> {
         let mut records = self.shared.ended();
-        records.extend(self.shards.snapshot().unwrap_or_default().records);
+        records.extend(self.shards.snapshot().records);
         records.extend(self.older.iter().flat_map(older::Handle::records));
         records.sort_by_key(|record| (record.start, record.id));
         records
@@ -151,7 +161,7 @@ impl crate::control::Engine for Running {
         self.ending.send_replace(true);
         let mut ended = self.ended.clone();
         // The other end is dropped only when everything is undone, too.
-        let _ = ended.wait_for(|ended| *ended).await;
-        Ok(())
+        let undone = ended.wait_for(Option::is_some).await.map(|undone| undone.clone());
+        undone.ok().flatten().unwrap_or(Ok(())).map_err(Fault::failed)
     }
 }

@@ -12,10 +12,11 @@ use ipnet::Ipv6Net;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::SignalKind;
 
-use super::core::{Core, HOST_LOOPBACK, Plan, open_record, unix_ms};
+use super::core::{Core, HOST_LOOPBACK, Plan, boot_ms, open_record, runtime};
 use super::engine::Facts;
 use super::policies::{Loaded, Loader};
 use super::signals::Signals;
+use super::upkeep::Upkeep;
 use crate::cli::{ExecArgs, Exit, complain, report_faults};
 use crate::config::{Config, paths::Places};
 use crate::control::{Access, Listener, Way};
@@ -97,10 +98,10 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let listener = Listener::bind(&socket, Access::Own)?;
     let facts = Facts {
         way: Way::Exec,
-        since: unix_ms(),
+        since: boot_ms(),
         device: DEVICE_NAME.to_owned(),
         addresses,
-        mtu,
+        upkeep: Arc::new(Upkeep::new(mtu)),
         plan: None,
         socket,
         notes: vec!["inbound connections cannot reach the command; loopback inside is its own".to_owned()],
@@ -127,6 +128,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
     let mut route = RouteSocket::adopt(enclosed.route.as_fd().try_clone_to_owned()?)?;
     let device_index = setup::index_of(&mut route, DEVICE_NAME).map_err(io::Error::other)?;
     let core = Core::start(Plan {
+        runtime: runtime()?,
         device_index,
         tun: enclosed.tun.iter().map(|fd| Queue::adopt(fd.try_clone()?)).collect::<io::Result<_>>()?,
         sockets: SocketTable::adopt(enclosed.sock_diag.as_fd().try_clone_to_owned()?)?,
@@ -153,7 +155,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         core.print_verdicts();
     }
     let status = core.runtime.block_on(watch(&core, &mut enclosed));
-    core.stop(LAST_WORDS, |_| {});
+    core.stop(LAST_WORDS, |_| Ok(()));
     Ok(status?)
 }
 

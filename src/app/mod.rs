@@ -17,6 +17,8 @@ mod shard;
 mod shared;
 mod signals;
 mod up;
+mod upkeep;
+mod watchdog;
 
 pub use exec::exec;
 pub use levels::level_features;

@@ -4,6 +4,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -11,9 +12,10 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use super::shard::{Handles, Message};
 use super::shared::locked;
 use super::up::Shelf;
-use crate::netlink::{Host, InstallError, Installed, RouteSocket, Watcher};
+use super::upkeep::Upkeep;
+use crate::netlink::{Host, InstallError, RouteSocket, Watcher};
 
-/// Between two looks where nothing is heard of a change: resolv.conf sends no event.
+/// Between two looks where nothing is heard of a change: resolv.conf and some kernel settings send no event.
 const PAUSE: Duration = Duration::from_secs(5);
 
 /// The addresses of this host; None where the kernel does not say.
@@ -23,7 +25,7 @@ pub(super) fn own_addresses() -> Option<Vec<IpAddr>> {
 }
 
 /// What came of putting right what others change; None once everything was taken back.
-type Repair = Option<Result<bool, InstallError>>;
+type Repair = Option<Result<(), InstallError>>;
 
 /// What is still to be done.
 #[derive(Debug, Default)]
@@ -34,32 +36,18 @@ struct Due {
 }
 
 impl Due {
-    /// Does what is to be done; false once everything was taken back. `changed`: something did, `moved`: addresses did.
+    /// Does what is to be done; false once everything was taken back. `changed`: something did, `moved`: addresses did. `repair` is told
+    /// whether all is to be looked at, or only what sends no event.
     fn turn(
         &mut self,
         (changed, moved): (bool, bool),
         own: &mut Vec<IpAddr>,
-        repair: impl FnOnce() -> Repair,
+        repair: impl FnOnce(bool) -> Repair,
         read: impl FnOnce() -> Option<Vec<IpAddr>>,
         tell: impl FnOnce(&[IpAddr]) -> bool,
     ) -> bool {
-        if changed || self.repair {
-            match repair() {
-                None => return false,
-                Some(Ok(was_broken)) => {
-                    self.repair = false;
-                    if was_broken {
-                        tracing::info!("the guard was put right after a change of links or tables");
-                    }
-                }
-                Some(Err(error)) => {
-                    self.repair = true;
-                    if changed {
-                        tracing::warn!(%error, "routes and guard could not be put right; this is tried again");
-                    }
-                }
-            }
-        }
+        let Some(repaired) = repair(changed || self.repair) else { return false };
+        self.repair = repaired.is_err();
         if moved || self.read {
             let now = read();
             self.read = now.is_none();
@@ -76,7 +64,7 @@ impl Due {
 /// others remove. `own`: the addresses so far.
 pub(super) fn watch(
     shards: Handles,
-    shelf: Shelf,
+    (shelf, upkeep): (Shelf, Arc<Upkeep>),
     mut own: Vec<IpAddr>,
     mut follow: impl FnMut(&[IpAddr]) + Send + 'static,
 ) -> io::Result<()> {
@@ -86,7 +74,7 @@ pub(super) fn watch(
         let mut due = Due { read: true, ..Due::default() };
         loop {
             let [moved, rerouted, reloaded] = [&addresses, &routes, &tables].map(|watcher| matches!(watcher.changed(), Ok(true)));
-            let repair = || locked(&shelf).as_mut().map(Installed::repair);
+            let repair = |all| locked(&shelf).as_mut().map(|installed| upkeep.repair(installed, all));
             let tell = |own: &[IpAddr]| shards.send_all(|| Message::Addresses(own.to_vec()));
             if !due.turn((moved || rerouted || reloaded, moved), &mut own, repair, own_addresses, tell) {
                 return;
@@ -123,24 +111,24 @@ mod tests {
         for (changed, outcome, expected) in [
             (true, refused(), 1),
             (false, refused(), 2),
-            (false, Some(Ok(true)), 3),
+            (false, Some(Ok(())), 3),
             (false, refused(), 3),
-            (true, Some(Ok(false)), 4),
+            (true, Some(Ok(())), 4),
         ] {
-            let repair = || {
-                tries += 1;
+            let repair = |all| {
+                tries += u32::from(all);
                 outcome
             };
             assert!(due.turn((changed, false), &mut known, repair, || panic!("none moved"), |_| panic!("none moved")));
             assert_eq!(tries, expected);
         }
-        assert!(!due.turn((true, false), &mut known, || None, || None, |_| true), "everything was taken back");
+        assert!(!due.turn((true, false), &mut known, |_| None, || None, |_| true), "everything was taken back");
     }
 
     #[test]
     fn addresses_that_a_loop_did_not_take_are_told_again_and_the_watch_goes_on() {
         let (mut due, mut known) = (Due::default(), own(1));
-        let whole = || Some(Ok(false));
+        let whole = |_| Some(Ok(()));
         assert!(due.turn((true, true), &mut known, whole, || Some(own(2)), |_| false));
         let mut told = Vec::new();
         let mut tell = |own: &[IpAddr]| {
@@ -155,7 +143,7 @@ mod tests {
     #[test]
     fn addresses_that_could_not_be_read_are_read_again_and_the_last_ones_hold() {
         let (mut due, mut known) = (Due::default(), own(1));
-        let whole = || Some(Ok(false));
+        let whole = |_| Some(Ok(()));
         assert!(due.turn((true, true), &mut known, whole, || None, |_| panic!("nothing is known")));
         assert_eq!(known, own(1));
         assert!(due.turn(NOTHING, &mut known, whole, || Some(own(2)), |_| true));

@@ -1,17 +1,18 @@
 //! `portreeve up`: the whole machine, or the network namespace that it is run in, behind the router.
 //!
-//! Start order: configuration, plan and profiles are read before anything is changed; then the control socket, routes and guard, the
-//! packet loop. End: the packet loop first, so that programs see their flows reset, then everything that was installed is taken back.
+//! Start order: configuration, plan and profiles are read before anything is changed; then signals are listened to, so that one that comes
+//! from here on finds the way back; then the control socket, routes and guard, the packet loop. End: the packet loop first, so that programs see their flows reset, then everything that was installed is taken back.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::signal::unix::SignalKind;
 
-use super::core::{self, Core, unix_ms};
+use super::core::{self, Core, Ending, boot_ms};
 use super::daemon;
 use super::engine::Facts;
 use super::network;
@@ -19,18 +20,19 @@ use super::older::Older;
 use super::policies::{Loaded, Loader};
 use super::shared::locked;
 use super::signals::Signals;
+use super::upkeep::Upkeep;
 use crate::cli::{Exit, UpArgs, complain, report_faults};
 use crate::config::paths::{self, Places};
 use crate::config::{Config, ConfigError};
 use crate::control::{Access, BindError, Listener, Way};
-use crate::netlink::{Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
+use crate::netlink::{CleanupError, Install, InstallError, Installed, Plan, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::{Near, Upstreams};
 use crate::router::Rules;
 use crate::tun::queues;
 use crate::verdict::Epoch;
 
-/// Why the machine is not behind the router. Nothing was left changed, but for [`UpError::Loop`].
+/// Why the machine is not behind the router. Nothing was left changed, but for the last two.
 #[derive(Debug, thiserror::Error)]
 enum UpError {
     #[error("{0}")]
@@ -43,6 +45,8 @@ enum UpError {
     Install(#[from] InstallError),
     #[error("start the router: {0}")]
     Start(#[from] io::Error),
+    #[error("{0}; this machine's network is not restored, and may be closed; put that right and run `portreeve cleanup`")]
+    NotRestored(#[from] CleanupError),
     #[error("the packet loop failed; the machine stays closed until `portreeve up` or `portreeve cleanup`")]
     Loop,
 }
@@ -53,7 +57,7 @@ impl UpError {
             Self::Configuration(_) => Exit::Configuration,
             Self::Privilege => Exit::NotPermitted,
             Self::Install(error) if error.is_privilege() => Exit::NotPermitted,
-            Self::Control(_) | Self::Install(_) | Self::Start(_) | Self::Loop => Exit::Failed,
+            Self::Control(_) | Self::Install(_) | Self::Start(_) | Self::NotRestored(_) | Self::Loop => Exit::Failed,
         }
     }
 }
@@ -124,19 +128,23 @@ fn may_change_the_network() -> bool {
 fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     let socket = args.socket.clone().unwrap_or_else(paths::up_socket);
     let run_dir = paths::run_dir(Some(&socket));
+    let runtime = core::runtime()?;
+    let mut signals =
+        runtime.block_on(async { Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()]) })?;
     make_run_dir(&run_dir)?;
     let listener = Listener::bind(&socket, Access::Machine)?;
     let (installed, older) = install(&prepared, &run_dir)?;
     let system = prepared.asks_system.then(|| prepared.upstreams.clone());
     let own = installed.own_addresses().to_vec();
     let shelf = Arc::new(Mutex::new(Some(installed)));
-    let served = start(&shelf, older, prepared, socket).and_then(|core| {
+    let served = start(runtime, &shelf, older, prepared, socket).and_then(|core| {
         core.serve_control(listener);
         if args.foreground {
             core.print_verdicts();
         }
-        network::watch(core.handles(), shelf.clone(), own, follow_network(&core, system))?;
-        serve(core, &shelf)
+        let upkeep = core.running.facts.upkeep.clone();
+        network::watch(core.handles(), (shelf.clone(), upkeep), own, follow_network(&core, system))?;
+        serve(core, &shelf, &mut signals)
     });
     // Where a step failed: other threads hold the shelf as well, and this process may end before they let go.
     drop(locked(&shelf).take());
@@ -144,22 +152,30 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
 }
 
 /// Waits for the end, and takes back what was installed.
-fn serve(core: Core, shelf: &Shelf) -> Result<(), UpError> {
+fn serve(core: Core, shelf: &Shelf, signals: &mut Signals) -> Result<(), UpError> {
     tracing::info!("Portreeve is up");
     daemon::ready();
-    core.runtime.block_on(watch(&core))?;
-    let mut failed = false;
-    core.stop(Duration::ZERO, |ended_well| {
-        let Some(installed) = locked(shelf).take() else { return };
-        if !ended_well {
-            // As after SIGKILL: what was protected stays closed; the undo file stays for `cleanup`.
-            failed = true;
-            std::mem::forget(installed);
-        } else if let Err(error) = installed.remove() {
-            tracing::error!(%error, "the network is not restored; run `portreeve cleanup`");
-        }
+    core.runtime.block_on(watch(&core, signals));
+    let mut result = Ok(());
+    core.stop(Duration::ZERO, |ending| {
+        result = take_back(shelf, ending);
+        result.as_ref().copied().map_err(ToString::to_string)
     });
-    if failed { Err(UpError::Loop) } else { Ok(()) }
+    result
+}
+
+fn take_back(shelf: &Shelf, ending: Ending) -> Result<(), UpError> {
+    let Some(installed) = locked(shelf).take() else { return Ok(()) };
+    match ending {
+        Ending::Failed => {
+            // As after SIGKILL: what was protected stays closed; the undo file stays for `cleanup`.
+            std::mem::forget(installed);
+            return Err(UpError::Loop);
+        }
+        Ending::Stuck => tracing::error!("a packet loop stands still and is left to the end of this process"),
+        Ending::Well => {}
+    }
+    Ok(installed.remove()?)
 }
 
 /// The routes and the guard, with the older flows that the profiles accept beside them; those that they refuse have ended.
@@ -177,14 +193,16 @@ fn make_run_dir(run_dir: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     match std::fs::DirBuilder::new().mode(0o755).create(run_dir) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-        other => other,
+        other => {
+            other.map_err(|error| io::Error::new(error.kind(), format!("make the run directory {}: {error}", run_dir.display())))
+        }
     }
 }
 
 /// The routes and the guard, until they are taken back.
 pub(super) type Shelf = Arc<Mutex<Option<Installed>>>;
 
-fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::PathBuf) -> Result<Core, UpError> {
+fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, socket: PathBuf) -> Result<Core, UpError> {
     let mut guard = locked(shelf);
     let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
     let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, queues: _ } = prepared;
@@ -194,6 +212,7 @@ fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::Pat
     let answers = !loopback_dns.0.is_empty();
     let device_index = setup::index_of(&mut RouteSocket::open()?, &plan.device).map_err(io::Error::other)?;
     let core = Core::start(core::Plan {
+        runtime,
         device_index,
         tun,
         sockets: SocketTable::open()?,
@@ -207,10 +226,10 @@ fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::Pat
         level,
         facts: Facts {
             way: Way::Up,
-            since: unix_ms(),
+            since: boot_ms(),
             device: plan.device.clone(),
             addresses: plan.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
-            mtu: installed.mtu(),
+            upkeep: Arc::new(Upkeep::new(installed.mtu())),
             plan: Some(plan_name),
             socket,
             notes: notes(&plan),
@@ -227,11 +246,23 @@ fn start(shelf: &Shelf, older: Older, prepared: Prepared, socket: std::path::Pat
     Ok(core)
 }
 
+/// Without it the kernel shows us nobody's descriptors (ptrace(2), PTRACE_MODE_READ), so that no socket has an owner.
+fn may_see_programs() -> bool {
+    let sets = rustix::thread::capabilities(None);
+    sets.is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_PTRACE))
+}
+
 fn notes(plan: &Plan) -> Vec<String> {
     let mut notes = vec![
         "new inbound flows are delivered without a verdict; the profiles' service settings are not enforced yet".to_owned(),
         "loopback does not pass the TUN and is not judged".to_owned(),
     ];
+    if !may_see_programs() {
+        let note =
+            "CAP_SYS_PTRACE is missing: every program is nobody, and refused where no profile has the tag portreeve:unattributed";
+        tracing::warn!("{note}");
+        notes.push(note.to_owned());
+    }
     let excluded = plan.exclude.networks.len() + plan.exclude.interfaces.len() + plan.exclude.users.len();
     if excluded > 0 {
         notes.push(format!("{excluded} exclusions of the plan pass unjudged; `portreeve route show` lists them"));
@@ -279,20 +310,19 @@ fn follow_network(core: &Core, mut asked: Option<Upstreams>) -> impl FnMut(&[IpA
 }
 
 /// Waits for `down`, a signal, or the end of the packet loop.
-async fn watch(core: &Core) -> io::Result<()> {
-    let mut signals = Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()])?;
+async fn watch(core: &Core, signals: &mut Signals) {
     let mut ending = core.ending.clone();
     loop {
         tokio::select! {
             number = signals.next() => {
                 if number != SignalKind::hangup().as_raw_value() {
-                    return Ok(());
+                    return;
                 }
                 if let Err(faults) = core.running.reload_now() {
                     faults.iter().for_each(|fault| tracing::error!("{fault}"));
                 }
             }
-            _ = ending.wait_for(|ending| *ending) => return Ok(()),
+            _ = ending.wait_for(|ending| *ending) => return,
         }
     }
 }

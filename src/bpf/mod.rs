@@ -21,4 +21,5 @@ mod sys;
 mod watch;
 
 pub use record::Sender;
+pub use sys::since_boot;
 pub use watch::{ClosedSockets, Without};

@@ -181,7 +181,8 @@ pub(super) fn netns_cookie(socket: BorrowedFd<'_>) -> io::Result<u64> {
 }
 
 /// Nanoseconds since boot, suspension included, as the programs and /proc/PID/stat count them.
-pub(super) fn since_boot() -> u64 {
+#[must_use]
+pub fn since_boot() -> u64 {
     let mut now = MaybeUninit::<libc::timespec>::uninit();
     // SAFETY: the pointer is to a local that has the size of a timespec and outlives the call.
     let done = unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, now.as_mut_ptr()) };

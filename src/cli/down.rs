@@ -32,7 +32,7 @@ pub(super) fn toggle(args: UpArgs, up: impl FnOnce(UpArgs) -> Exit) -> Exit {
     };
     match Client::connect(&path) {
         Ok(_) => run(&wanted),
-        Err(ClientError::NotActive { .. } | ClientError::Unreachable { .. }) => up(args),
+        Err(ClientError::NotActive { .. } | ClientError::Leftover { .. } | ClientError::Unreachable { .. }) => up(args),
         Err(error) => out::fail(&error),
     }
 }

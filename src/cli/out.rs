@@ -82,7 +82,7 @@ pub(super) fn fail(error: &ClientError) -> Exit {
 pub(super) fn exit_of(error: &ClientError) -> Exit {
     match error {
         ClientError::NotActive { .. } => Exit::NotActive,
-        ClientError::Unreachable { .. } | ClientError::Busy(_) => Exit::Unreachable,
+        ClientError::Leftover { .. } | ClientError::Unreachable { .. } | ClientError::Busy(_) => Exit::Unreachable,
         ClientError::NotPermitted(_) => Exit::NotPermitted,
         ClientError::Refused(faults) if faults.iter().any(|fault| fault.kind == FaultKind::Configuration) => Exit::Configuration,
         ClientError::Refused(_) | ClientError::Protocol { .. } => Exit::Failed,
@@ -114,6 +114,7 @@ mod tests {
         let path = std::path::PathBuf::from("/s");
         for (error, exit) in [
             (ClientError::NotActive { path: path.clone() }, Exit::NotActive),
+            (ClientError::Leftover { path: path.clone() }, Exit::Unreachable),
             (ClientError::Unreachable { path: path.clone(), why: String::new() }, Exit::Unreachable),
             (ClientError::Busy(String::new()), Exit::Unreachable),
             (ClientError::NotPermitted(String::new()), Exit::NotPermitted),

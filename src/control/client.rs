@@ -31,6 +31,9 @@ pub struct Client {
 pub enum ClientError {
     #[error("not active: there is no socket at {}", path.display())]
     NotActive { path: PathBuf },
+    /// Whoever listened was killed.
+    #[error("nobody answers at {}: the socket is a leftover; `portreeve cleanup` removes what a killed router left", path.display())]
+    Leftover { path: PathBuf },
     #[error("nobody answers at {}: {why}", path.display())]
     Unreachable { path: PathBuf, why: String },
     #[error("{0}")]
@@ -60,10 +63,7 @@ impl Client {
                     "{} is not open to you; root may, and members of the group portreeve may read (try sudo)",
                     path.display()
                 )),
-                io::ErrorKind::ConnectionRefused => ClientError::Unreachable {
-                    path: owned,
-                    why: "the socket is a leftover; `portreeve cleanup` removes what a killed router left".to_owned(),
-                },
+                io::ErrorKind::ConnectionRefused => ClientError::Leftover { path: owned },
                 _ => ClientError::Unreachable { path: owned, why: error.to_string() },
             }),
         }

@@ -71,12 +71,18 @@ impl Host {
     /// The MTU for our device: the smallest of the uplinks', else of any other link in use, else 1500.
     #[must_use]
     pub fn uplink_mtu(&self, device: &str) -> u32 {
-        let smallest = |chosen: &dyn Fn(&Link) -> bool| {
-            let usable = |link: &&Link| link.up && !link.loopback && link.name != device && chosen(link);
-            self.links.iter().filter(usable).map(|link| link.mtu).min()
-        };
-        let mtu = smallest(&|link| self.uplinks.contains(&link.index)).or_else(|| smallest(&|_| true));
-        mtu.unwrap_or(USUAL_MTU).clamp(LEAST_MTU, u32::from(u16::MAX))
+        self.mtu_of_uplinks(device).or_else(|| self.smallest_mtu(device, |_| true)).unwrap_or(USUAL_MTU)
+    }
+
+    /// The smallest MTU of the uplinks that our device can have; None without an uplink.
+    pub(super) fn mtu_of_uplinks(&self, device: &str) -> Option<u32> {
+        self.smallest_mtu(device, |link| self.uplinks.contains(&link.index))
+    }
+
+    fn smallest_mtu(&self, device: &str, chosen: impl Fn(&Link) -> bool) -> Option<u32> {
+        let usable = |link: &&Link| link.up && !link.loopback && link.name != device && chosen(link);
+        let mtu = self.links.iter().filter(usable).map(|link| link.mtu).min()?;
+        Some(mtu.clamp(LEAST_MTU, u32::from(u16::MAX)))
     }
 
     /// The addresses of this host, so that "the peer is this host" can be told.

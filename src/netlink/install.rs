@@ -23,9 +23,10 @@ use super::guard::{self, Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
 use super::plan::{Failure, Plan};
+use super::run_dir::RunDir;
 use super::setup::{configure_tun, index_of, settings_of, settings_of_host};
 use super::steer;
-use super::undo::{CleanupError, RunDir, Setting, Undo, namespace, remove_link};
+use super::undo::{CleanupError, Setting, Undo, namespace, remove_link};
 use super::{Mark, RequestError, RouteSocket};
 use crate::packet::FiveTuple;
 use crate::tun::{OpenError, Queue};
@@ -55,7 +56,7 @@ pub enum InstallError {
 impl From<CleanupError> for InstallError {
     fn from(error: CleanupError) -> Self {
         match error {
-            CleanupError::Active(_) => Self::Active,
+            CleanupError::Active(_) | CleanupError::ActiveElsewhere => Self::Active,
             CleanupError::Nft(error) => Self::Nft(error),
             CleanupError::Request(error) => Self::Request(error),
             other => Self::State(other),
@@ -98,6 +99,8 @@ pub(super) struct State {
     pub(super) run_dir: RunDir,
     pub(super) socket: RouteSocket,
     pub(super) undo: Undo,
+    /// It is on disk.
+    is_written: bool,
     /// Where the plan wants our rules; others may have come before.
     pub(super) wanted: u32,
     live: Live,
@@ -138,12 +141,12 @@ impl Install {
         let plan = &Plan { priority: foremost::place(&mut socket, wanted)?, ..plan.clone() };
         check_names(plan, &host, mark)?;
         let found = run_dir.read()?;
-        let live = Live::start(&run_dir.file("nft.errors"))?;
+        let live = Live::start()?;
         // Vanishes by itself, so it needs no undo; whoever has the device has the namespace.
         let queues = Queue::open_several(&plan.device, queues)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
-        let mut state = State { run_dir, socket, undo, wanted, live, turn: 0, listed: String::new() };
+        let mut state = State { run_dir, socket, undo, is_written: true, wanted, live, turn: 0, listed: String::new() };
         match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
             Ok(()) => Ok(Installed::new(plan, mark, &host, queues, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.
@@ -204,8 +207,7 @@ impl State {
 
     /// Loads what dies with us, and waits until `proof` has an answer.
     fn load(&mut self, what: &'static str, script: &str, proof: &str) -> Result<(), NftError> {
-        let file = self.run_dir.file("live.nft");
-        self.live.load(what, &file, script, proof)
+        self.live.load(what, script, proof)
     }
 
     fn lead_beside(&mut self, tuples: &[FiveTuple], mark: Mark) -> Result<(), NftError> {
@@ -228,8 +230,20 @@ impl State {
         }
         self.undo.rules = rules;
         self.undo.tables = vec![plan.table];
+        Ok(self.note()?)
+    }
+
+    /// Puts on disk what there is to undo.
+    pub(super) fn note(&mut self) -> Result<(), CleanupError> {
+        self.is_written = false;
         self.run_dir.write(&self.undo)?;
+        self.is_written = true;
         Ok(())
+    }
+
+    /// The same, unless it is there.
+    pub(super) fn note_again(&mut self) -> Result<(), CleanupError> {
+        if self.is_written { Ok(()) } else { self.note() }
     }
 
     fn remove(&mut self) -> Result<(), CleanupError> {
@@ -243,10 +257,6 @@ impl State {
             remove_link(&mut self.socket, &self.undo.device, index)?;
         }
         result?;
-        for name in ["live.nft", "nft.errors"] {
-            // Only texts for nft and from it; a leftover harms nothing.
-            let _ = std::fs::remove_file(self.run_dir.file(name));
-        }
         self.run_dir.forget()
     }
 }

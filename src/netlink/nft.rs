@@ -6,8 +6,10 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
+use std::path::PathBuf;
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -48,7 +50,14 @@ pub(super) fn run(what: &'static str, script: &str) -> Result<String, NftError> 
 /// The tables as they are, without what changes by itself: the values of counters. One question each, since nft 1.0.6 looks up
 /// one table alone.
 pub(super) fn list(tables: &[&str]) -> Result<String, NftError> {
-    tables.iter().map(|table| run_with(&["-s", "-f", "-"], "list a table", &format!("list table {table}\n"))).collect()
+    let one = |table: &&str| match run_with(&["-s", "-f", "-"], "list a table", &format!("list table {table}\n")) {
+        // Here alone it is the table that does not exist.
+        Err(NftError::Kernel { what, .. }) => {
+            Err(NftError::Refused { what, said: format!("there is no table {table}; somebody removes it") })
+        }
+        other => other,
+    };
+    tables.iter().map(one).collect()
 }
 
 fn run_with(options: &[&str], what: &'static str, script: &str) -> Result<String, NftError> {
@@ -74,17 +83,18 @@ fn run_with(options: &[&str], what: &'static str, script: &str) -> Result<String
 pub(super) struct Live {
     child: Child,
     input: Option<ChildStdin>,
-    /// Where it complains.
+    /// What it is to read, and where it complains: in memory, since a disk may be full or read-only when a script must be loaded.
+    script: File,
     errors: File,
 }
 
 impl Live {
-    /// Starts nft; it owns nothing yet. What it complains about goes to the file `errors`.
-    pub(super) fn start(errors: &Path) -> Result<Self, NftError> {
+    /// Starts nft; it owns nothing yet.
+    pub(super) fn start() -> Result<Self, NftError> {
         let fail = |source| NftError::Io { what: "start nft", source };
-        let complaints = OpenOptions::new().create(true).append(true).open(errors).map_err(fail)?;
-        let errors = OpenOptions::new().read(true).write(true).open(errors).map_err(fail)?;
-        errors.set_len(0).map_err(fail)?;
+        let script = in_memory("portreeve script").map_err(fail)?;
+        let errors = in_memory("portreeve complaints").map_err(fail)?;
+        let complaints = OpenOptions::new().append(true).open(path_of(&errors)).map_err(fail)?;
         let mut child = spawn(|program| {
             let mut command = Command::new(program);
             // In a process group of its own, so that Ctrl-C in a terminal does not end it before us.
@@ -96,16 +106,16 @@ impl Live {
             command
         })?;
         let input = child.stdin.take();
-        Ok(Self { child, input, errors })
+        Ok(Self { child, input, script, errors })
     }
 
-    /// Loads `script` from a file at `path`, which is written for it, and waits until the question `proof` has an answer.
-    pub(super) fn load(&mut self, what: &'static str, path: &Path, script: &str, proof: &str) -> Result<(), NftError> {
+    /// Loads `script` and waits until the question `proof` has an answer.
+    pub(super) fn load(&mut self, what: &'static str, script: &str, proof: &str) -> Result<(), NftError> {
         let fail = |source| NftError::Io { what, source };
-        std::fs::write(path, script).map_err(fail)?;
+        self.script.set_len(0).and_then(|()| self.script.write_all_at(script.as_bytes(), 0)).map_err(fail)?;
         let input = self.input.as_mut().ok_or(NftError::Silent { what })?;
         // The interactive nft takes one line a command; an included file is one transaction.
-        writeln!(input, "include \"{}\"", path.display()).and_then(|()| input.flush()).map_err(fail)?;
+        writeln!(input, "include \"{}\"", path_of(&self.script).display()).and_then(|()| input.flush()).map_err(fail)?;
         let until = Instant::now() + PATIENCE;
         while Instant::now() < until {
             if run("look for what was loaded", &format!("{proof}\n")).is_ok() {
@@ -156,6 +166,15 @@ impl Drop for Live {
     }
 }
 
+fn in_memory(name: &str) -> io::Result<File> {
+    Ok(rustix::fs::memfd_create(name, rustix::fs::MemfdFlags::CLOEXEC)?.into())
+}
+
+/// Where a child of ours finds it, with an offset of its own.
+fn path_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()))
+}
+
 /// Waits until no live table is left, after their owner was killed.
 pub(super) fn live_is_gone() -> Result<(), NftError> {
     let what = "wait for the killed router's tables to go";
@@ -197,6 +216,14 @@ fn refusal(what: &'static str, said: &str) -> NftError {
 }
 
 impl NftError {
+    /// Whether another may have come between: what is refused now may be done in a moment.
+    pub(super) fn may_pass(&self) -> bool {
+        match self {
+            Self::Refused { .. } | Self::Kernel { .. } => true,
+            Self::Missing | Self::Privilege { .. } | Self::Silent { .. } | Self::Io { .. } => false,
+        }
+    }
+
     /// Whether more privilege would help.
     #[must_use]
     pub fn is_privilege(&self) -> bool {

@@ -11,31 +11,80 @@ use super::host::Link;
 use super::install::{GUARD, State, check_names};
 use super::plan::Plan;
 use super::rule::Rule;
+use super::setup::settings_of;
+use super::undo::Setting;
 use super::{Host, InstallError, Installed, Mark, foremost, nft, setup, steer};
 
+/// How often what changes under our hands is looked at anew.
+const VIEWS: u32 = 3;
+
 impl Installed {
-    /// Puts back what is missing: the device's state and addresses, its routes, our rules, kernel settings, the guard. Links that
+    /// Puts back what is missing: the device's state, MTU and addresses, its routes, our rules, kernel settings, the guard. Links that
     /// appeared since get their chain in it. True when the guard was not as it should be.
     ///
     /// # Errors
     ///
     /// The kernel or nft refuses a step; the next call tries again.
     pub fn repair(&mut self) -> Result<bool, InstallError> {
-        let Self { plan, mark, mtu, state, .. } = self;
-        let Some(state) = state else { return Ok(false) };
-        let host = Host::read(&mut state.socket)?;
-        // It goes with the packet loop, whose end takes everything back.
-        if !host.links.iter().any(|link| link.name == plan.device) {
-            return Ok(false);
+        let Some(state) = &mut self.state else { return Ok(false) };
+        let mut host = Host::read(&mut state.socket)?;
+        for _ in 0..VIEWS {
+            let error = match self.put_right(&host) {
+                Ok(was_amiss) => return Ok(was_amiss),
+                Err(error) => error,
+            };
+            // A link may go, the device too, while its name is on its way into a script; and so may a table.
+            let Some(state) = &mut self.state else { return Err(error) };
+            let now = Host::read(&mut state.socket)?;
+            if now == host && !matches!(&error, InstallError::Nft(error) if error.may_pass()) {
+                return Err(error);
+            }
+            host = now;
         }
-        state.repair_device(&Guard { plan, host: &host, mark: *mark }, *mtu)?;
-        state.repair_place(plan, &host, *mark)?;
-        state.follow_links(&Guard { plan, host: &host, mark: *mark })?;
-        steer::add_rules(&mut state.socket, &state.undo.rules)?;
-        for setting in &state.undo.settings {
+        self.put_right(&host)
+    }
+
+    /// Puts back the kernel settings, of whose changes the kernel tells nobody. A few short reads where all is well.
+    ///
+    /// # Errors
+    ///
+    /// The kernel refuses one.
+    pub fn repair_settings(&self) -> Result<(), InstallError> {
+        self.put_settings_right(false)
+    }
+
+    fn put_settings_right(&self, ipv6: bool) -> Result<(), InstallError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        for (path, value) in settings_of(&self.plan.device, ipv6) {
+            // A kernel without one works as far as it goes, and with the device they go.
+            if let Some(setting) = Setting::plan(&format!("/proc/sys/net/{path}"), value) {
+                let _ = setting.apply();
+            }
+        }
+        for setting in state.undo.settings.iter().filter(|setting| !setting.holds()) {
             setting.apply()?;
         }
-        state.repair_guard(&Guard { plan, host: &host, mark: *mark })
+        Ok(())
+    }
+
+    fn put_right(&mut self, host: &Host) -> Result<bool, InstallError> {
+        // It goes with the packet loop, whose end takes everything back.
+        if !host.links.iter().any(|link| link.name == self.plan.device) {
+            return Ok(false);
+        }
+        // On the way from one network to the next there may be none for a moment.
+        self.mtu = host.mtu_of_uplinks(&self.plan.device).unwrap_or(self.mtu);
+        let settings = self.put_settings_right(host.ipv6);
+        let Self { plan, mark, mtu, state, .. } = self;
+        let Some(state) = state else { return Ok(false) };
+        let noted = state.note_again().map_err(InstallError::from);
+        let device = state.repair_device(&Guard { plan, host, mark: *mark }, *mtu);
+        let place = state.repair_place(plan, host, *mark);
+        let links = state.follow_links(&Guard { plan, host, mark: *mark });
+        let rules = steer::add_rules(&mut state.socket, &state.undo.rules).map_err(InstallError::from);
+        // Whatever else cannot be done, the guard can: it comes last and is looked at always.
+        let guard = state.repair_guard(&Guard { plan, host, mark: *mark });
+        [settings, noted, device, place, links, rules].into_iter().collect::<Result<(), _>>().and(guard)
     }
 }
 
@@ -52,7 +101,7 @@ impl State {
             return Ok(());
         }
         self.undo.rules.extend(new);
-        Ok(self.run_dir.write(&self.undo)?)
+        Ok(self.note()?)
     }
 
     fn repair_device(&mut self, guard: &Guard<'_>, mtu: u32) -> Result<(), InstallError> {
@@ -60,8 +109,8 @@ impl State {
         let wanted: Vec<_> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
         let own = host.own_addresses();
-        let is_up = host.links.iter().any(|link| link.name == plan.device && link.up);
-        let index = if is_up && wanted.iter().all(|(address, _)| own.contains(address)) {
+        let is_whole = host.links.iter().any(|link| link.name == plan.device && link.up && link.mtu == mtu);
+        let index = if is_whole && wanted.iter().all(|(address, _)| own.contains(address)) {
             setup::index_of(&mut self.socket, &plan.device)?
         } else {
             setup::configure_tun(&mut self.socket, &plan.device, &wanted, mtu)?
@@ -80,17 +129,18 @@ impl State {
         if place == plan.priority {
             return Ok(());
         }
-        plan.priority = place;
-        let rules = steer::rules(plan, host, mark);
+        let moved = Plan { priority: place, ..plan.clone() };
+        let rules = steer::rules(&moved, host, mark);
         let old: Vec<_> = self.undo.rules.iter().filter(|rule| !rules.contains(rule)).cloned().collect();
         self.undo.rules = [old.as_slice(), rules.as_slice()].concat();
-        self.run_dir.write(&self.undo)?;
+        self.note()?;
         steer::add_rules(&mut self.socket, &rules)?;
         for rule in &old {
             rule.remove(&mut self.socket)?;
         }
+        *plan = moved;
         self.undo.rules = rules;
-        self.run_dir.write(&self.undo)?;
+        self.note()?;
         tracing::info!(priority = place, "our rules have moved, so that they stay before those of others");
         Ok(())
     }

@@ -1,32 +1,30 @@
-//! The undo file, and the way back from it.
+//! What there is to undo, and the way back from it.
 //!
 //! Keeps one rule: what `up` will change is on disk before it is changed, so that `cleanup` needs neither the router nor its
 //! memory. Going back is idempotent: what is gone already is no error. Holding the lock means that a router is alive.
 
-use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
-use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use super::nft::{self, NftError};
 use super::rule::Rule;
+use super::run_dir::RunDir;
 use super::setup::{ignoring, index_of};
 use super::steer;
 use super::{RequestError, RouteSocket};
-
-const UNDO_FILE: &str = "undo.json";
-const LOCK_FILE: &str = "up.lock";
 
 /// Why the way back failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CleanupError {
     #[error("a router is active here ({0}); `portreeve down` ends it")]
     Active(PathBuf),
+    #[error("a router is active here with another control socket; `portreeve --socket PATH down` ends it")]
+    ActiveElsewhere,
     #[error("{0} belongs to another network namespace; run this inside that one, or delete the file if it is gone")]
     Elsewhere(PathBuf),
     #[error("{path}: {source}")]
@@ -72,13 +70,6 @@ pub enum Cleaned {
     Nothing,
 }
 
-/// The run directory while a router is alive, or while one is being cleaned up after.
-#[derive(Debug)]
-pub(super) struct RunDir {
-    dir: PathBuf,
-    _lock: File,
-}
-
 /// Takes back what a killed `up` left in this network namespace. Without privilege nothing is changed.
 ///
 /// # Errors
@@ -88,7 +79,10 @@ pub fn cleanup(run_dir: &Path) -> Result<Cleaned, CleanupError> {
     let run_dir = RunDir::lock(run_dir)?;
     let mut socket = RouteSocket::open().map_err(CleanupError::Netlink)?;
     let undo = run_dir.read()?;
-    nft::live_is_gone()?;
+    nft::live_is_gone().map_err(|error| match error {
+        NftError::Silent { .. } => CleanupError::ActiveElsewhere,
+        other => other.into(),
+    })?;
     let Some(undo) = undo else {
         nft::run("remove the guard", super::guard::REMOVE_PLAIN)?;
         return Ok(Cleaned::Nothing);
@@ -106,15 +100,9 @@ impl CleanupError {
             Self::File { source, .. } | Self::Netlink(source) => source.kind() == io::ErrorKind::PermissionDenied,
             Self::Request(error) => matches!(error.errno(), Some(libc::EPERM | libc::EACCES)),
             Self::Nft(error) => error.is_privilege(),
-            Self::Active(_) | Self::Elsewhere(_) | Self::Unreadable { .. } => false,
+            Self::Active(_) | Self::ActiveElsewhere | Self::Elsewhere(_) | Self::Unreadable { .. } => false,
         }
     }
-}
-
-/// Whether an `up` left its undo file in `run_dir`: nothing runs, and the machine may be closed.
-#[must_use]
-pub fn is_left_behind(run_dir: &Path) -> bool {
-    run_dir.join(UNDO_FILE).exists()
 }
 
 impl Undo {
@@ -147,6 +135,11 @@ impl Setting {
         (before != after).then(|| Self { path: path.into(), before, after: after.to_owned() })
     }
 
+    /// Whether it is as we set it. One that is gone has nothing to hold.
+    pub(super) fn holds(&self) -> bool {
+        std::fs::read_to_string(&self.path).map_or(true, |now| now.trim() == self.after)
+    }
+
     pub(super) fn apply(&self) -> Result<(), CleanupError> {
         std::fs::write(&self.path, &self.after).map_err(|source| CleanupError::File { path: self.path.clone(), source })
     }
@@ -158,65 +151,6 @@ impl Setting {
             std::fs::write(&self.path, &self.before).map_err(fail)?;
         }
         Ok(())
-    }
-}
-
-impl RunDir {
-    /// Makes the directory where it is missing and takes the lock.
-    pub(super) fn lock(dir: &Path) -> Result<Self, CleanupError> {
-        let fail = |path: &Path| {
-            let path = path.to_owned();
-            move |source| CleanupError::File { path, source }
-        };
-        std::fs::create_dir_all(dir).map_err(fail(dir))?;
-        let path = dir.join(LOCK_FILE);
-        let lock = OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(&path).map_err(fail(&path))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Err(rustix::io::Errno::WOULDBLOCK) => Err(CleanupError::Active(dir.to_owned())),
-            Err(error) => Err(fail(&path)(error.into())),
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
-        }
-    }
-
-    pub(super) fn file(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
-    }
-
-    /// The undo file of an `up` that did not end by itself.
-    pub(super) fn read(&self) -> Result<Option<Undo>, CleanupError> {
-        let path = self.file(UNDO_FILE);
-        let text = match std::fs::read_to_string(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(CleanupError::File { path, source }),
-            Ok(text) => text,
-        };
-        let undo: Undo = serde_json::from_str(&text)
-            .map_err(|error| CleanupError::Unreadable { path: path.clone(), detail: error.to_string() })?;
-        if undo.namespace == namespace()? { Ok(Some(undo)) } else { Err(CleanupError::Elsewhere(path)) }
-    }
-
-    /// Puts `undo` on disk, whole or not at all.
-    pub(super) fn write(&self, undo: &Undo) -> Result<(), CleanupError> {
-        let path = self.file(UNDO_FILE);
-        let draft = self.file("undo.json.new");
-        let text = serde_json::to_vec_pretty(undo)
-            .map_err(|error| CleanupError::Unreadable { path: path.clone(), detail: error.to_string() })?;
-        let put = || -> io::Result<()> {
-            let mut file = File::create(&draft)?;
-            file.set_permissions(Permissions::from_mode(0o600))?;
-            file.write_all(&text)?;
-            file.sync_all()?;
-            std::fs::rename(&draft, &path)
-        };
-        put().map_err(|source| CleanupError::File { path: path.clone(), source })
-    }
-
-    pub(super) fn forget(&self) -> Result<(), CleanupError> {
-        let path = self.file(UNDO_FILE);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other.map_err(|source| CleanupError::File { path, source }),
-        }
     }
 }
 
@@ -232,44 +166,25 @@ pub(super) fn remove_link(socket: &mut RouteSocket, device: &str, index: u32) ->
     ignoring(libc::ENODEV, socket.change(&format!("remove the link {device}"), RouteNetlinkMessage::DelLink(link), 0))
 }
 
+/// What the default plan would have changed.
+#[cfg(test)]
+pub(super) fn sample() -> Undo {
+    let host = super::Host {
+        links: Vec::new(),
+        addresses: Vec::new(),
+        uplinks: std::collections::BTreeSet::new(),
+        ways: Vec::new(),
+        ipv6: true,
+    };
+    let rules = steer::rules(&super::Plan::default(), &host, super::Mark::new(0x2a00_0000).expect("a mark"));
+    let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };
+    let namespace = namespace().expect("a namespace");
+    Undo { namespace, device: "portreeve0".to_owned(), owned: false, rules, tables: vec![1717], settings: vec![setting] }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::netlink::{Mark, Plan};
-
-    fn undo() -> Undo {
-        let host = crate::netlink::Host {
-            links: Vec::new(),
-            addresses: Vec::new(),
-            uplinks: std::collections::BTreeSet::new(),
-            ways: Vec::new(),
-            ipv6: true,
-        };
-        let rules = steer::rules(&Plan::default(), &host, Mark::new(0x2a00_0000).expect("a mark"));
-        let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };
-        let namespace = namespace().expect("a namespace");
-        Undo { namespace, device: "portreeve0".to_owned(), owned: false, rules, tables: vec![1717], settings: vec![setting] }
-    }
-
-    #[test]
-    fn what_is_written_is_read_back_and_then_forgotten() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let run_dir = RunDir::lock(&dir.path().join("run")).expect("the lock");
-        assert_eq!(run_dir.read().expect("no file"), None);
-        run_dir.write(&undo()).expect("written");
-        assert_eq!(run_dir.read().expect("a file"), Some(undo()));
-        run_dir.forget().and_then(|()| run_dir.forget()).expect("twice is fine");
-        assert_eq!(run_dir.read().expect("no file"), None);
-    }
-
-    #[test]
-    fn only_the_owner_can_read_the_undo_file() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let run_dir = RunDir::lock(dir.path()).expect("the lock");
-        run_dir.write(&undo()).expect("written");
-        let mode = std::fs::metadata(dir.path().join(UNDO_FILE)).expect("the file").mode();
-        assert_eq!(mode & 0o777, 0o600);
-    }
 
     #[test]
     fn a_second_router_and_cleanup_are_refused_while_one_is_alive() {
@@ -277,22 +192,6 @@ mod tests {
         let _alive = RunDir::lock(dir.path()).expect("the lock");
         assert!(matches!(RunDir::lock(dir.path()), Err(CleanupError::Active(_))));
         assert!(matches!(cleanup(dir.path()), Err(CleanupError::Active(_))));
-    }
-
-    #[test]
-    fn an_undo_file_of_another_namespace_is_not_acted_upon() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let run_dir = RunDir::lock(dir.path()).expect("the lock");
-        run_dir.write(&Undo { namespace: 1, ..undo() }).expect("written");
-        assert!(matches!(run_dir.read(), Err(CleanupError::Elsewhere(_))));
-    }
-
-    #[test]
-    fn a_torn_undo_file_is_an_error_and_not_an_empty_one() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let run_dir = RunDir::lock(dir.path()).expect("the lock");
-        std::fs::write(dir.path().join(UNDO_FILE), "{\"namespace\": 1").expect("written");
-        assert!(matches!(run_dir.read(), Err(CleanupError::Unreadable { .. })));
     }
 
     #[test]

@@ -13,8 +13,9 @@ use netlink_sys::{
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`, `RTNLGRP_IPV6_IFADDR` (linux/rtnetlink.h).
 const ADDRESSES: [u32; 3] = [1, 5, 9];
 
-/// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_RULE`, `RTNLGRP_IPV6_ROUTE`, `RTNLGRP_IPV6_RULE`.
-const ROUTES: [u32; 4] = [7, 8, 11, 19];
+/// `RTNLGRP_IPV4_ROUTE`, `RTNLGRP_IPV4_RULE`, `RTNLGRP_IPV6_ROUTE`, `RTNLGRP_IPV6_RULE`, and `RTNLGRP_IPV4_NETCONF`, which tells of
+/// reverse-path filters.
+const ROUTES: [u32; 5] = [7, 8, 11, 19, 24];
 
 /// `NFNLGRP_NFTABLES` (linux/netfilter/nfnetlink.h).
 const TABLES: [u32; 1] = [7];
@@ -38,7 +39,7 @@ impl Watcher {
         Self::open(NETLINK_ROUTE, &ADDRESSES)
     }
 
-    /// Watches its rules and routes.
+    /// Watches its rules, routes and reverse-path filters.
     ///
     /// # Errors
     ///

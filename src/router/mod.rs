@@ -111,6 +111,8 @@ pub enum Input<'a> {
     Rules { rules: Rules, subject: &'a dyn Fn(&Arc<Identity>) -> Subject },
     /// This host's own addresses.
     Addresses(Vec<IpAddr>),
+    /// Milliseconds since the Unix epoch, which may be set anew, and which go on while a machine sleeps.
+    Clock(u64),
     /// The time of [`Router::poll_timeout`] has come.
     Timeout,
 }
@@ -205,6 +207,7 @@ impl Router {
             Input::Learned { key, answer } => self.on_learned(key, answer, now),
             Input::Rules { rules, subject } => self.on_rules(rules, subject, now),
             Input::Addresses(own) => self.own = own,
+            Input::Clock(unix_ms) => self.config.epoch_of_clock = (now, unix_ms),
             Input::Timeout => self.on_timeout(now),
         }
     }

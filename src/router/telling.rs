@@ -67,12 +67,13 @@ impl Router {
         }
     }
 
-    /// Milliseconds since the Unix epoch.
+    /// Milliseconds since the Unix epoch, by the last [`super::Input::Clock`].
     #[must_use]
     pub fn wall(&self, at: Instant) -> u64 {
-        let (origin, unix_ms) = self.config.epoch_of_clock;
-        let since = u64::try_from(at.saturating_duration_since(origin).as_millis()).unwrap_or(u64::MAX);
-        unix_ms.saturating_add(since)
+        let (seen, unix_ms) = self.config.epoch_of_clock;
+        let millis = |duration: std::time::Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        let (since, before) = (at.saturating_duration_since(seen), seen.saturating_duration_since(at));
+        unix_ms.saturating_add(millis(since)).saturating_sub(millis(before))
     }
 }
 

@@ -69,6 +69,11 @@ impl Set {
                     self.files.insert(path, File { kind, path: full, text });
                 }
                 (Some(_), Err(error)) => faults.push(unreadable(&full, &error)),
+                // Its name is in the folder: without it the set might allow what it forbids.
+                (Some(_), Ok(None)) if path.components().count() > 1 => {
+                    let what = "cannot be read: it went away meanwhile, or is a link that leads nowhere";
+                    faults.push(Fault::of_file(&full, what, "read the set again, or remove the link"));
+                }
                 (None, _) | (Some(_), Ok(None)) => {}
             }
         }
@@ -268,6 +273,17 @@ mod tests {
         assert!(text.iter().any(|t| t.starts_with("D/user/a.toml:2:1: unknown key `modes`; did you mean `mode`?")), "{text:?}");
         assert!(text.iter().any(|t| t.starts_with("D/user/a.toml:3:14: ") && t.contains("CIDR")), "{text:?}");
         assert!(text.iter().any(|t| t.starts_with("D/global.toml:1:2: ")), "{text:?}");
+    }
+
+    #[test]
+    fn a_name_without_a_file_is_a_fault_and_a_missing_layer_is_none() {
+        let dir = tempfile::tempdir().expect("a folder");
+        put(dir.path(), "user/a.toml", "name = \"a\"");
+        assert!(read_set(dir.path()).is_ok(), "neither global nor fallback");
+        std::os::unix::fs::symlink("/nonexistent", dir.path().join("user/b.toml")).expect("a link");
+        let faults = read_set(dir.path()).expect_err("a link that leads nowhere");
+        assert_eq!(faults.len(), 1);
+        assert!(faults[0].to_string().contains("user/b.toml:1:1: cannot be read"), "{}", faults[0]);
     }
 
     #[test]

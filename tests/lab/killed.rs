@@ -48,6 +48,24 @@ fn cleanup_restores_everything_byte_for_byte() {
 }
 
 #[test]
+fn status_says_that_a_killed_router_left_the_machine_closed_until_it_is_cleaned_up() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let mut router = Router::start(&lab, Way::Up, &profiles);
+    let json = |router: &Router<'_>| router.verb(&["status", "--json"]).stdout;
+    router.daemon().take().expect("the daemon was started").kill();
+    eventually("nobody listens any more", || (router.verb(&["status"]).code() == 3).then_some(()));
+    let told = router.verb(&["status"]).stdout;
+    assert!(told.contains("machine is closed") && told.contains("portreeve up") && told.contains("portreeve cleanup"), "{told}");
+    assert_eq!(json(&router), "{\"state\":\"inactive\",\"left_behind\":true,\"closed\":true}\n");
+    assert_ne!(connect(&router, Lab::SERVER_4, 80).said, "OK", "and so it is");
+    router.verb(&["cleanup"]).expect_success();
+    assert_eq!(json(&router), "{\"state\":\"inactive\",\"left_behind\":false,\"closed\":false}\n");
+    assert!(!router.verb(&["status"]).stdout.contains("closed"));
+    assert_eq!(connect(&router, Lab::SERVER_4, 80).said, "OK");
+}
+
+#[test]
 fn up_after_a_kill_takes_over() {
     let lab = Lab::new();
     settle(&lab);

@@ -1,16 +1,17 @@
 //! What other threads say to the packet loops, and what these tell them.
 //!
-//! Keeps one rule: nobody waits for the loop without a bound, but to end it.
+//! Keeps one rule: nobody waits for the loop without a bound.
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::SyncSender;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::time::{Duration, Instant};
 
 use mio::Waker;
 
 use super::Shard;
+use crate::app::core::unix_ms;
 use crate::flow::{FlowId, Numbers, Record};
 use crate::packet::FiveTuple;
 use crate::process::Identity;
@@ -58,6 +59,8 @@ pub(in crate::app) struct Snapshot {
     pub(in crate::app) open: usize,
     pub(in crate::app) pending: usize,
     pub(in crate::app) counters: std::collections::BTreeMap<String, u64>,
+    /// Loops that did not answer, whose part is missing here.
+    pub(in crate::app) silent: usize,
 }
 
 /// A whole packet that looks for its flow.
@@ -73,7 +76,16 @@ pub(in crate::app) struct Stray {
 pub(super) struct Handle {
     pub(super) inbox: SyncSender<Message>,
     pub(super) waker: Arc<Waker>,
+    /// Grows with each of its turns.
+    pub(super) turns: Arc<AtomicU32>,
 }
+
+/// How long the loops may take to tell their state.
+const QUICK: Duration = Duration::from_secs(2);
+/// Between two looks at the time.
+const CLOCK: Duration = Duration::from_secs(1);
+/// Between two looks for a place in an inbox that is full.
+const PAUSE: Duration = Duration::from_millis(5);
 
 impl Handle {
     fn send(&self, message: Message) -> bool {
@@ -81,16 +93,17 @@ impl Handle {
         sent && self.waker.wake().is_ok()
     }
 
-    fn stop(&self, grace: Duration) {
-        if self.inbox.send(Message::Stop(grace)).is_ok() {
-            // A loop that cannot be woken has ended.
-            let _ = self.waker.wake();
+    fn stop(&self, grace: Duration, until: Instant) {
+        let mut message = Message::Stop(grace);
+        while let Err(TrySendError::Full(back)) = self.inbox.try_send(message) {
+            if Instant::now() > until {
+                return;
+            }
+            message = back;
+            std::thread::sleep(PAUSE);
         }
-    }
-
-    fn snapshot(&self) -> Option<Snapshot> {
-        let (sender, receiver) = std::sync::mpsc::sync_channel(1);
-        self.send(Message::Snapshot(sender)).then(|| receiver.recv_timeout(Duration::from_secs(2)).ok()).flatten()
+        // A loop that cannot be woken has ended.
+        let _ = self.waker.wake();
     }
 }
 
@@ -144,20 +157,43 @@ impl Handles {
         self.all.get(next).is_some_and(|handle| handle.send(message))
     }
 
-    /// Ends all loops; waits for a place in each inbox, as this message must not be lost.
-    pub(in crate::app) fn stop(&self, grace: Duration) {
+    /// Ends all loops; waits until then for a place in each inbox, as this message must not be lost.
+    pub(in crate::app) fn stop(&self, grace: Duration, until: Instant) {
         self.stopping.store(true, Ordering::Relaxed);
-        self.all.iter().for_each(|handle| handle.stop(grace));
+        self.all.iter().for_each(|handle| handle.stop(grace, until));
     }
 
     /// Whether the loops have been told to end: what they would still be told is of no use to them.
-    pub(super) fn are_stopping(&self) -> bool {
+    pub(in crate::app) fn are_stopping(&self) -> bool {
         self.stopping.load(Ordering::Relaxed)
     }
 
-    /// The state of all loops together, unless one is stuck.
-    pub(in crate::app) fn snapshot(&self) -> Option<Snapshot> {
-        self.all.iter().map(Handle::snapshot).try_fold(Snapshot::default(), |all, one| Some(all.with(one?)))
+    /// How often each loop has turned.
+    pub(in crate::app) fn turns(&self) -> impl ExactSizeIterator<Item = u32> {
+        self.all.iter().map(|handle| handle.turns.load(Ordering::Relaxed))
+    }
+
+    /// Makes one loop turn, should it only have nothing to do.
+    pub(in crate::app) fn wake(&self, index: usize) {
+        // A loop that cannot be woken does not turn, which is what somebody wants to know.
+        let _ = self.all.get(index).map(|handle| handle.waker.wake());
+    }
+
+    /// The state of the loops that answer, together.
+    pub(in crate::app) fn snapshot(&self) -> Snapshot {
+        let (sender, receiver) = sync_channel(self.all.len());
+        let asked = self.all.iter().filter(|handle| handle.send(Message::Snapshot(sender.clone()))).count();
+        let until = Instant::now() + QUICK;
+        let next = |_| receiver.recv_timeout(until.saturating_duration_since(Instant::now())).ok();
+        let answers: Vec<Snapshot> = (0..asked).map_while(next).collect();
+        let silent = self.all.len() - answers.len();
+        let all = answers.into_iter().fold(Snapshot::default(), Snapshot::with);
+        Snapshot { silent, ..all }
+    }
+
+    /// How many there are.
+    pub(in crate::app) fn count(&self) -> usize {
+        self.all.len()
     }
 }
 
@@ -195,6 +231,14 @@ impl Shard {
                 Message::Rules => self.take_rules(now),
                 Message::Stop(grace) => self.stop_at = Some(now + grace),
             }
+        }
+    }
+
+    /// Tells the router the time, which somebody may set, and which our clock stands still behind while the machine sleeps.
+    pub(super) fn take_clock(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.clock_seen) >= CLOCK {
+            self.clock_seen = now;
+            self.input(Input::Clock(unix_ms()), now);
         }
     }
 

@@ -45,6 +45,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::Receiver;
 use std::time::Instant;
 
@@ -86,6 +87,7 @@ pub(super) struct Shard {
     shared: Arc<Shared>,
     poll: Poll,
     inbox: Receiver<Message>,
+    turns: Arc<AtomicU32>,
     tun: Queue,
     tun_ready: bool,
     router: Router,
@@ -115,6 +117,8 @@ pub(super) struct Shard {
     told_hand_over: bool,
     older_until: Instant,
     stop_at: Option<Instant>,
+    /// When the router was told the time last.
+    clock_seen: Instant,
 }
 
 impl Shard {
@@ -127,8 +131,11 @@ impl Shard {
         let mut events = Events::with_capacity(256);
         loop {
             self.wait(&mut events)?;
+            // Nobody else writes it, so that this is no more than two moves.
+            self.turns.store(self.turns.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
             let now = Instant::now();
             self.take_rules(now);
+            self.take_clock(now);
             for event in &events {
                 match event.token() {
                     TUN => self.tun_ready = true,
@@ -370,7 +377,7 @@ impl Shard {
 
     fn snapshot(&self, now: Instant) -> Snapshot {
         let (open, pending) = self.router.population();
-        Snapshot { records: self.router.records(now), open, pending, counters: self.router.counters().named() }
+        Snapshot { records: self.router.records(now), open, pending, counters: self.router.counters().named(), silent: 0 }
     }
 
     fn register(&self, slot: usize, fd: RawFd, interest: Interest) -> io::Result<()> {

@@ -57,7 +57,7 @@ impl Door {
     fn new() -> io::Result<Self> {
         let poll = Poll::new()?;
         let (sender, inbox) = std::sync::mpsc::sync_channel(4096);
-        let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?) };
+        let handle = Handle { inbox: sender, waker: Arc::new(Waker::new(poll.registry(), INBOX)?), turns: Arc::default() };
         Ok(Self { poll, inbox, handle })
     }
 }
@@ -84,7 +84,7 @@ impl Shard {
 
     fn new((index, others): (usize, Handles), (tun, door): (Queue, Door), parts: Parts, shared: Arc<Shared>) -> io::Result<Self> {
         let Parts { takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses, older } = parts;
-        let Door { poll, inbox, handle: _ } = door;
+        let Door { poll, inbox, handle } = door;
         poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
         let now = Instant::now();
         let seed = config.seed;
@@ -97,6 +97,7 @@ impl Shard {
             shared,
             poll,
             inbox,
+            turns: handle.turns,
             tun,
             tun_ready: true,
             router,
@@ -124,6 +125,7 @@ impl Shard {
             told_hand_over: false,
             older_until: if takes_over { now + OLDER } else { now },
             stop_at: None,
+            clock_seen: now,
         })
     }
 }

@@ -16,8 +16,9 @@ type Sysctl<'a> = &'a dyn Fn(&str) -> Option<String>;
 /// Each TCP flow costs one descriptor, each `exec` a few dozen.
 const FEW_DESCRIPTORS: u64 = 4096;
 
-/// capability.h: CAP_NET_ADMIN.
+/// capability.h: CAP_NET_ADMIN, CAP_SYS_PTRACE.
 const CAP_NET_ADMIN: u32 = 12;
+const CAP_SYS_PTRACE: u32 = 19;
 
 /// `IFF_VNET_HDR` with `TUN_F_USO4` came with Linux 6.2; SOCK_DESTROY, user namespaces and nft's owner flag are older.
 const KERNEL: (u32, u32) = (6, 2);
@@ -94,9 +95,17 @@ pub(super) fn network_namespaces(sysctl: Sysctl<'_>) -> Finding {
 pub(super) fn privilege(status: &str) -> Finding {
     let effective =
         status.lines().find_map(|line| line.strip_prefix("CapEff:")).and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
-    match effective {
-        Some(set) if set >> CAP_NET_ADMIN & 1 == 1 => Finding::good("privilege", "CAP_NET_ADMIN is here: `up` may be run"),
-        _ => Finding::note("privilege", "CAP_NET_ADMIN is not here", "`exec` works without; run `up` and `down` as root"),
+    let has = |bit| effective.is_some_and(|set| set >> bit & 1 == 1);
+    match (has(CAP_NET_ADMIN), has(CAP_SYS_PTRACE)) {
+        (true, true) => Finding::good("privilege", "CAP_NET_ADMIN is here: `up` may be run"),
+        (true, false) => Finding::note(
+            "privilege",
+            "CAP_SYS_PTRACE is not here",
+            "under `up` every program would be nobody; give CAP_SYS_PTRACE to whatever starts it",
+        ),
+        (false, _) => {
+            Finding::note("privilege", "CAP_NET_ADMIN is not here", "`exec` works without; run `up` and `down` as root")
+        }
     }
 }
 
@@ -194,7 +203,8 @@ mod tests {
     #[test]
     fn the_capability_is_read_from_its_bit() {
         for (status, state) in [
-            ("Name:\tx\nCapEff:\t0000000000001000\n", Health::Good),
+            ("Name:\tx\nCapEff:\t0000000000081000\n", Health::Good),
+            ("CapEff:\t0000000000001000\n", Health::Note),
             ("CapEff:\t000001ffffffffff\n", Health::Good),
             ("CapEff:\t0000000000000800\n", Health::Note),
             ("CapEff:\tx\n", Health::Note),

@@ -188,3 +188,22 @@ fn the_address_that_stands_for_this_host_is_translated_before_the_case_is_built(
         assert!(opened(&outputs).is_empty(), "without translation it is LAN, which this profile refuses");
     }
 }
+
+#[test]
+fn a_clock_that_is_set_or_a_machine_that_slept_moves_the_times_of_records_and_no_deadline() {
+    for (was, is) in [(1_000_000, 1_000_000 + 8 * 3_600_000), (8 * 3_600_000, 1_000_000)] {
+        let mut bench = Bench::with(policy(ASK, &[]), |config| config.epoch_of_clock.1 = was);
+        let way = Way::new(Kindred::Tcp, false, 40_000, 443);
+        let (_, outputs) = bench.judged(&way, "/usr/bin/curl");
+        let deadline = questions(&outputs)[0].deadline;
+        assert_eq!(deadline, bench.now + bench.router.config.prompt_deadline);
+        bench.pass(Duration::from_secs(5));
+        assert!(bench.input(Input::Clock(is)).is_empty());
+        assert_eq!(bench.router.wall(bench.now), is, "the time now");
+        assert_eq!(bench.router.wall(bench.now - Duration::from_secs(5)), is - 5000, "and of what was before it was set");
+        let outputs = bench.pass(deadline - bench.now);
+        let [record] = records(&outputs)[..] else { panic!("{outputs:?}") };
+        assert_eq!((record.start, record.end), (is - 5000, Some(is + 55_000)));
+        assert_eq!(record.outcome.as_deref(), Some("prompt expired"));
+    }
+}

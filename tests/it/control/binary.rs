@@ -150,7 +150,7 @@ fn nothing_there_is_exit_3_and_nobody_answering_exit_4() {
         let said = format!("{}{}", stdout(&output), stderr(&output));
         assert!(said.contains("not active") && said.contains("absent.sock"), "{verb}: {said}");
     }
-    assert_eq!(stdout(&run(&absent, "status --json")), "{\"state\":\"inactive\",\"left_behind\":false}\n");
+    assert_eq!(stdout(&run(&absent, "status --json")), "{\"state\":\"inactive\",\"left_behind\":false,\"closed\":false}\n");
     let stale = dir.path().join("stale.sock");
     drop(UnixListener::bind(&stale).expect("the folder is ours"));
     for verb in ["status", "flows --json", "down"] {

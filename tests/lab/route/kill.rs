@@ -1,8 +1,11 @@
 //! After SIGKILL: closed until `cleanup` or the next `up`, open where the plan says so.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::process::{Child, Stdio};
+
+use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
+use rustix::thread::UnshareFlags;
 
 use portreeve::netlink::{Cleaned, CleanupError, Install, Plan, cleanup};
 
@@ -85,6 +88,54 @@ fn a_killed_router_leaves_the_host_closed_and_cleanup_restores_it() {
         assert!(laptop.pings("", to), "{to}");
     }
     assert_eq!(cleaned(&laptop).expect("again"), Cleaned::Nothing);
+    assert_same(&laptop.snapshot(), &before);
+}
+
+#[test]
+fn cleanup_from_another_run_directory_says_that_a_router_is_active() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    let during = laptop.snapshot();
+    let other = laptop.dir.path().join("other");
+    let refused = laptop.inner.inside(move || cleanup(&other));
+    assert!(matches!(refused, Err(CleanupError::ActiveElsewhere)), "{refused:?}");
+    assert_same(&laptop.snapshot(), &during);
+    laptop.inner.inside(|| installed.remove()).expect("removed");
+}
+
+#[test]
+fn a_full_disk_keeps_nothing_from_being_put_right_or_taken_back() {
+    let laptop = Laptop::new();
+    let before = laptop.snapshot();
+    let dir = tempfile::tempdir().expect("a folder");
+    let run_dir = dir.path().join("run");
+    laptop.inner.inside(|| {
+        // SAFETY: this thread is alone with the file system attributes and mounts that it gets here.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) }.expect("lab tests run as root");
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).expect("mounts of our own");
+        mount("none", dir.path(), "tmpfs", MountFlags::empty(), Some(c"size=128k")).expect("a small disk");
+        let mut installed = Install::up(&plan(), &run_dir).expect("up");
+        let during = laptop.snapshot();
+        while std::fs::OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(dir.path().join("fill"))
+            .and_then(|mut fill| fill.write_all(&[0; 1024]))
+            .is_ok()
+        {}
+        // Others' rule comes before ours, and the guard goes: both take the undo file or a script.
+        laptop
+            .inner
+            .run("ip rule add not fwmark 0xca6c table 51820 && nft flush ruleset && ip link add v2 type veth peer name v3");
+        installed.repair().expect("a full disk is no obstacle");
+        let rules = laptop.inner.run("ip rule");
+        assert!(rules.find("lookup 1717") < rules.find("lookup 51820"), "{rules}");
+        installed.lead_beside(&[]).expect("what dies with us needs no disk either");
+        laptop.inner.run("ip rule del table 51820 && ip link del v2");
+        installed.repair().expect("and back");
+        assert_same(&laptop.snapshot(), &during);
+        installed.remove().expect("removed");
+    });
     assert_same(&laptop.snapshot(), &before);
 }
 

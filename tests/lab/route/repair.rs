@@ -47,6 +47,57 @@ fn whatever_is_removed_is_back_at_once() {
     }
 }
 
+/// A kernel setting of the laptop.
+fn setting(lab: &Lab, name: &str) -> String {
+    lab.laptop().run(["sysctl", "-n", name]).expect_success().trim().to_owned()
+}
+
+#[test]
+fn settings_that_somebody_changes_are_put_back_also_those_whose_change_nobody_is_told() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let names = ["conf.portreeve0.rp_filter", "conf.portreeve0.accept_local", "conf.all.src_valid_mark"];
+    let names = names.map(|name| format!("net.ipv4.{name}")).into_iter().chain(["net.ipv6.fwmark_reflect".to_owned()]);
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    for name in names {
+        let ours = setting(&lab, &name);
+        assert_ne!(ours, "0", "{name}");
+        lab.laptop().run(["sysctl", "-qw", &format!("{name}=0")]).expect_success();
+        until(|| setting(&lab, &name) == ours);
+    }
+}
+
+#[test]
+fn the_device_follows_the_uplinks_mtu_and_keeps_what_it_has_where_there_is_none() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let mtu = || lab.laptop().run(["cat", "/sys/class/net/portreeve0/mtu"]).expect_success().trim().to_owned();
+    let change = |words: &str| {
+        lab.laptop().run(["sh", "-c", &format!("ip link set {words}")]).expect_success();
+    };
+    assert_eq!(mtu(), "1500");
+    for (words, expected) in
+        [("eth0 mtu 1400", "1400"), ("eth0 mtu 1300", "1300"), ("eth0 mtu 1500", "1500"), ("portreeve0 mtu 1300", "1500")]
+    {
+        change(words);
+        until(|| mtu() == expected);
+        until(|| router.verb(&["status"]).stdout.contains(&format!("portreeve0, MTU {expected},")));
+    }
+    change("eth0 mtu 1400");
+    until(|| mtu() == "1400");
+    lab.laptop().run(["sh", "-c", "ip route del default; ip -6 route del default; ip link set eth0 mtu 1500"]).expect_success();
+    // The repair of something else shows that the change has been looked at.
+    lab.laptop().run(["ip", "rule", "del", "pref", "1700"]).expect_success();
+    until(|| lab.laptop().run(["ip", "rule"]).stdout.contains("1700:"));
+    assert_eq!(mtu(), "1400", "no uplink, no news");
+    lab.laptop().run(["sh", "-c", "ip route add default via 10.9.0.1; ip -6 route add default via fd09::1"]).expect_success();
+    until(|| mtu() == "1500");
+    for host in ["203.0.113.10", "[2001:db8::10]"] {
+        router.run(["curl", "-sS", "--max-time", "30", &format!("http://{host}/hello")]).expect_success();
+    }
+}
+
 #[test]
 fn a_link_that_appears_later_is_guarded_and_one_that_goes_is_forgotten() {
     let lab = Lab::new();
