@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 
 use super::Exit;
-use crate::netlink::{EXEMPTIONS, Exclude, Host, Mark, Plan, RouteSocket, commands};
+use crate::netlink::{EXEMPTIONS, Exclude, Exemption, FRAMES, Host, Mark, Plan, RouteSocket, commands};
 
 /// Show the routing plan.
 #[derive(Args, Clone, Debug)]
@@ -71,15 +71,20 @@ fn as_json(plan: &Plan, lines: &[String]) -> String {
     let Exclude { networks, interfaces, users } = exclude;
     let value = serde_json::json!({
         "device": device, "addresses": addresses, "table": table, "priority": priority, "failure": failure,
-        "exclude": { "networks": networks, "interfaces": interfaces, "users": users }, "stubs": dns.stubs, "exemptions": EXEMPTIONS, "commands": lines,
+        "exclude": { "networks": networks, "interfaces": interfaces, "users": users }, "stubs": dns.stubs,
+        "exemptions": exemptions().collect::<Vec<_>>(), "commands": lines,
     });
     format!("{value}\n")
+}
+
+fn exemptions() -> impl Iterator<Item = Exemption> {
+    EXEMPTIONS.into_iter().chain(FRAMES)
 }
 
 /// A shell script; what is not a command is a comment.
 fn as_script(plan: &Plan, lines: &[String]) -> String {
     let mut text = "# Leaves without a verdict:\n".to_owned();
-    for exemption in EXEMPTIONS {
+    for exemption in exemptions() {
         text += &format!("#   {}: {} ({})\n", exemption.name, exemption.rule, exemption.why);
     }
     if plan.mark.is_none() {
@@ -95,7 +100,7 @@ mod tests {
     #[test]
     fn the_script_names_every_exemption_and_why() {
         let text = as_script(&Plan::default(), &["ip rule".to_owned()]);
-        for exemption in EXEMPTIONS {
+        for exemption in exemptions() {
             assert!(text.contains(exemption.rule) && text.contains(exemption.why));
         }
         assert!(text.ends_with("ip rule\n"));
@@ -108,7 +113,7 @@ mod tests {
         assert_eq!(text.lines().count(), 1);
         assert_eq!(value["commands"][0], "ip rule");
         assert_eq!(value["failure"], "closed");
-        assert_eq!(value["exemptions"].as_array().map(Vec::len), Some(EXEMPTIONS.len()));
+        assert_eq!(value["exemptions"].as_array().map(Vec::len), Some(exemptions().count()));
     }
 
     #[test]

@@ -30,6 +30,7 @@ use std::net::IpAddr;
 use super::Mark;
 use super::beside;
 use super::datagrams;
+use super::frames;
 use super::host::{Host, Link};
 use super::linked;
 use super::mark::MASK;
@@ -46,7 +47,7 @@ pub struct Exemption {
     pub why: &'static str,
     /// Sent by programs through ordinary sockets, so it must be routed past the TUN too.
     #[serde(skip)]
-    routed: bool,
+    pub(super) routed: bool,
 }
 
 /// All of them.
@@ -187,8 +188,7 @@ impl Guard<'_> {
     fn egress(&self, link: &Link) -> String {
         let Link { index, name, ethernet, .. } = link;
         let own = is_marked(self.mark);
-        // 0x888e is EAPOL: without it no protected wireless link comes up.
-        let frames = if *ethernet { "\t\tether type { arp, 0x888e } accept\n" } else { "" };
+        let frames = if *ethernet { frames::accepted() } else { String::new() };
         let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
         let linked = if *ethernet { linked::led(*index, &self.plan.device) } else { String::new() };
         format!(
@@ -316,7 +316,7 @@ mod tests {
         let (plain, _) = texts(&Plan::default());
         assert!(plain.contains("egress_2") && plain.contains("egress_3"));
         assert!(!plain.contains("egress_1") && !plain.contains("egress_4") && !plain.contains("egress_5"));
-        assert_eq!(plain.matches("ether type { arp").count(), 1);
+        assert_eq!(plain.matches("ether type arp").count(), 1);
     }
 
     #[test]
@@ -332,7 +332,7 @@ mod tests {
     fn what_ends_here_is_marked_on_arrival_and_what_is_forwarded_is_not() {
         let (_, live) = texts(&Plan::default());
         let prerouting =
-            live.split("chain prerouting").nth(1).and_then(|text| text.split("chain output").next()).expect("the chain");
+            live.split("chain prerouting").nth(1).and_then(|text| text.split("chain errors").next()).expect("the chain");
         let marking = |line: &&str| line.contains("meta mark set");
         let conditions =
             ["ct status snat", "ct mark & 0xff000000 == 0x2b", "ct direction reply ct mark", "fib daddr type { local,"];

@@ -6,6 +6,7 @@
 mod beside;
 mod datagrams;
 mod foremost;
+mod frames;
 mod front;
 mod guard;
 mod host;
@@ -27,6 +28,7 @@ mod watch;
 mod ways;
 
 pub use beside::older;
+pub use frames::FRAMES;
 pub use guard::{EXEMPTIONS, Exemption};
 pub use host::{Host, Link};
 pub use install::{Install, InstallError, Installed, Look};

@@ -28,7 +28,7 @@ except OSError as error:
     print(error)
 "#;
 
-/// Sends one frame on an AF_PACKET socket. `arp` or `udp`.
+/// Sends one frame on an AF_PACKET socket: `arp`, `udp`, `dhcp`, or the type and the first bytes of another in hexadecimal.
 const FRAME: &str = r#"
 import socket, sys
 s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
@@ -39,13 +39,20 @@ ends = bytes([10, 9, 0, 2]) + bytes([203, 0, 113, 10])
 ports = {"udp": "00090009", "dhcp": "00440043"}.get(sys.argv[1], "")
 udp = bytes.fromhex("4500002200010000401100000000" [:24]) + ends + bytes.fromhex(ports + "000e0000") + b"CANARY"
 arp = bytes.fromhex("0001080006040001") + own + bytes([10, 9, 0, 2]) + bytes(6) + bytes([10, 9, 0, 1])
-body = b"\x08\x06" + arp if sys.argv[1] == "arp" else b"\x08\x00" + udp
+known = {"arp": b"\x08\x06" + arp, "udp": b"\x08\x00" + udp, "dhcp": b"\x08\x00" + udp}
+body = known.get(sys.argv[1]) or bytes.fromhex(sys.argv[1]) + b"CANARY" + bytes(46)
 try:
     s.send(b"\xff" * 6 + own + body)
     print("sent")
 except OSError as error:
     print(error)
 "#;
+
+/// Frames that hold no packet: of Wake-on-LAN, LLDP, EAPOL, the discovery and the control of PPPoE.
+const LINKS_OWN: [&str; 5] = ["0842", "88cc", "888e", "8863", "8864110000010010c021"];
+
+/// Frames that others read or carry on: of an experiment, MPLS, IPv4 and IPv6 by PPPoE, a VLAN.
+const OTHERS: [&str; 5] = ["88b5", "8847", "88641100000100100021", "88641100000100100057", "810000070800"];
 
 /// Ways around the routing that need no privilege, and where they send.
 const WAYS: [(&str, &str); 9] = [
@@ -123,6 +130,24 @@ fn frames_of_packet_sockets_are_stopped_except_arp_and_dhcp() {
     assert_eq!(laptop.counted("netdev", "leak"), 2);
     assert_eq!(seen("dhcp"), 1);
     assert_eq!(send("arp"), "sent\n");
+    laptop.inner.inside(|| drop(installed));
+}
+
+#[test]
+fn frames_by_which_a_link_comes_up_leave_and_no_others() {
+    let laptop = Laptop::new();
+    let path = program(laptop.dir.path(), "frame.py", FRAME);
+    let seen = |frame: &str| canaries(&laptop, || drop(laptop.inner.attempt(&format!("python3 {path} {frame}"))));
+    for frame in LINKS_OWN.iter().chain(&OTHERS) {
+        assert_eq!(seen(frame), 1, "control: {frame}");
+    }
+    let installed = laptop.up(&plan()).expect("up");
+    for frame in LINKS_OWN {
+        assert_eq!(seen(frame), 1, "{frame}");
+    }
+    for frame in OTHERS {
+        assert_eq!(seen(frame), 0, "{frame}");
+    }
     laptop.inner.inside(|| drop(installed));
 }
 
