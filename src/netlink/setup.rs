@@ -30,6 +30,19 @@ pub fn loopback_up(socket: &mut RouteSocket) -> Result<(), RequestError> {
     socket.change("set lo up", RouteNetlinkMessage::SetLink(link), 0)
 }
 
+/// Says of the link that it takes no multicast. Programs that speak on every such link (UPnP, mDNS) would announce its addresses to the
+/// network, where nobody can reach them. The kernel's routes do not look at it.
+///
+/// # Errors
+///
+/// There is no such link, or the kernel refuses it.
+pub(super) fn multicast_off(socket: &mut RouteSocket, device: &str) -> Result<(), RequestError> {
+    let mut link = LinkMessage::default();
+    link.header.index = index_of(socket, device)?;
+    link.header.change_mask = LinkFlags::Multicast;
+    socket.change(&format!("set multicast of {device} off"), RouteNetlinkMessage::SetLink(link), 0)
+}
+
 /// Gives the link its queue length, MTU and addresses and sets it up. Returns its index.
 ///
 /// # Errors
@@ -52,8 +65,10 @@ pub fn configure_tun(socket: &mut RouteSocket, device: &str, addresses: &[(IpAdd
 pub(super) fn settings_of(device: &str, ipv6: bool) -> Vec<(String, &'static str)> {
     // Off by default for new links does not mean off on this host.
     let ipv6 = ipv6.then(|| (format!("ipv6/conf/{device}/disable_ipv6"), "0"));
-    // Where the host of a group is this very one, it answers from an address that is on another link (ip-sysctl.rst).
-    let answers = [("accept_local", "1"), ("rp_filter", "2")].map(|(name, value)| (format!("ipv4/conf/{device}/{name}"), value));
+    // Where the host of a group is this very one, it answers from an address that is on another link; what a program sends to a port
+    // on loopback that leads to a container goes by the TUN (ip-sysctl.rst).
+    let answers = [("accept_local", "1"), ("rp_filter", "2"), ("route_localnet", "1")]
+        .map(|(name, value)| (format!("ipv4/conf/{device}/{name}"), value));
     ipv6.into_iter().chain(answers).collect()
 }
 

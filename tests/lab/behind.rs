@@ -44,6 +44,15 @@ impl Container {
         Self { laptop, pid, _init: init, _server: server }
     }
 
+    /// Publishes the port to the laptop itself, too, at its address as Docker does and on loopback as Podman does.
+    fn publish_here(&self) {
+        let rules = "sysctl -qw net.ipv4.conf.br0.route_localnet=1; nft 'table ip podman { \
+             chain out { type nat hook output priority -100; tcp dport 8080 fib daddr type local meta mark set mark or 0x2000 \
+             dnat to 172.17.0.2:80; }; \
+             chain post { type nat hook postrouting priority srcnat; meta mark & 0x2000 == 0x2000 masquerade; }; }'";
+        self.laptop.run(["sh", "-c", rules]).expect_success();
+    }
+
     fn run(&self, words: &[&str]) -> Finished {
         self.laptop.run([&["nsenter", "--net", "-t", &self.pid, "--"], words].concat())
     }
@@ -86,6 +95,28 @@ fn a_container_gets_answers_where_nobody_is_accepted() {
     assert_eq!(ask(|words| container.run(words), "http://203.0.113.10/hello"), fine());
     let name = ["dig", "+short", "+time=5", "@198.51.100.53", "v4.example.com"];
     assert_eq!(container.run(&name).expect_success().trim(), Lab::SERVER_4);
+}
+
+#[test]
+fn who_asks_for_a_published_port_of_its_own_host_is_judged_as_itself() {
+    let lab = Lab::new();
+    let container = Container::new(&lab);
+    container.publish_here();
+    let refused = lab.copy_of("curl", "refused");
+    let profiles = Profiles::accepting();
+    profiles.user("refused", &refused, "[scope]\nlan = false");
+    let places = [Lab::LAPTOP_4, "127.0.0.1"].map(|place| format!("http://{place}:8080/"));
+    for place in &places {
+        assert_eq!(ask(|words| lab.laptop().run(words), place), fine(), "control: {place}");
+    }
+    let router = Router::start(&lab, Way::Up, &profiles);
+    for place in &places {
+        assert_eq!(ask(|words| lab.laptop().run(words), place), fine(), "{place}");
+        let other = |words: &[&str]| lab.laptop().run([&[refused.to_str().expect("a name")], &words[1..]].concat());
+        assert_eq!(ask(other, place), (7, "000".to_owned()), "{place}");
+    }
+    let record = router.record("the container", |record| record.verdict == "accept" && record.dst == "172.17.0.2:80");
+    assert!(record.exe.is_some_and(|exe| exe.ends_with("/curl")));
 }
 
 /// What firewalld (`IPv6_rpfilter`) and NixOS drop: whatever would not be answered by the link that it came from.

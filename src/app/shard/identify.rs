@@ -12,7 +12,7 @@ use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
 use crate::bpf::ClosedSockets;
 use crate::flow::FlowId;
-use crate::netlink::SocketTable;
+use crate::netlink::{SocketTable, Translations};
 use crate::packet::{FiveTuple, IpPacket, Protocol, Transport};
 use crate::process::{Identity, Socket, Tag};
 use crate::procfs::Processes;
@@ -21,6 +21,8 @@ use crate::router::{Counter, Input};
 /// The kernel's socket tables and /proc.
 pub(in crate::app) struct Attributor {
     table: Mutex<SocketTable>,
+    /// Where this host's own rules act on what comes to us.
+    translations: Option<Mutex<Translations>>,
     processes: Arc<Processes>,
     /// Whose /proc/PID/net lists the programs' ICMP sockets; None: ours.
     netns_of: Option<u32>,
@@ -34,14 +36,24 @@ impl Attributor {
     pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
         let closed = ClosedSockets::watch(table.as_fd());
         let closed = closed.inspect_err(|error| tracing::info!("a UDP socket that is closed at once is nobody's: {error}")).ok();
-        Self { table: Mutex::new(table), processes, netns_of, raw: RawTables::default(), closed, us: std::process::id() }
+        let translations = if netns_of.is_none() { Translations::open().map(Mutex::new).ok() } else { None };
+        let us = std::process::id();
+        Self { table: Mutex::new(table), translations, processes, netns_of, raw: RawTables::default(), closed, us }
     }
 
     /// One whom the kernel tells of no closed sockets.
     #[cfg(test)]
     pub(in crate::app) fn for_test(processes: Arc<Processes>) -> Self {
         let table = Mutex::new(SocketTable::open().expect("a socket"));
-        Self { table, processes, netns_of: None, raw: RawTables::default(), closed: None, us: std::process::id() }
+        Self {
+            table,
+            translations: None,
+            processes,
+            netns_of: None,
+            raw: RawTables::default(),
+            closed: None,
+            us: std::process::id(),
+        }
     }
 
     /// The socket behind a flow, by the kernel's tables. `link`: the one that its program named.
@@ -53,7 +65,9 @@ impl Attributor {
     /// The same; an error: whether there is one is not known.
     pub(super) fn look(&self, tuple: &FiveTuple, link: Option<u32>) -> io::Result<Option<Socket>> {
         if tuple.protocol.has_ports() {
-            locked(&self.table).by_link(link, |table| table.owner(tuple))
+            let found = locked(&self.table).by_link(link, |table| table.owner(tuple))?;
+            let written = if found.is_none() { self.as_written(tuple, link) } else { None };
+            written.map_or(Ok(found), |written| locked(&self.table).owner(&written))
         } else {
             Ok(self.processes.icmp_owner(tuple, self.netns_of))
         }
@@ -86,7 +100,16 @@ impl Attributor {
 
     /// Whether a flow's socket is still there, as far as is known.
     pub(in crate::app) fn is_there(&self, tuple: &FiveTuple, link: Option<u32>) -> bool {
-        locked(&self.table).by_link(link, |table| table.is_there(tuple)).unwrap_or(true)
+        let is_there = locked(&self.table).by_link(link, |table| table.is_there(tuple)).unwrap_or(true);
+        let written = || self.as_written(tuple, link);
+        is_there || written().is_some_and(|written| locked(&self.table).is_there(&written).unwrap_or(true))
+    }
+
+    /// The ends that a program wrote, where rules of this host have changed them since. Of TCP alone, whose sockets have both ends: the
+    /// port of a datagram from behind this host may be that of any program here.
+    fn as_written(&self, tuple: &FiveTuple, link: Option<u32>) -> Option<FiveTuple> {
+        let translations = self.translations.as_ref().filter(|_| link.is_none() && tuple.protocol == Protocol::TCP)?;
+        locked(translations).as_written(tuple).ok().flatten()
     }
 
     /// Ends the socket of a TCP flow by a link that its program named.
@@ -163,12 +186,13 @@ impl Shard {
     /// Asks who owns a flow whose packet had been sent by the time of `sent`.
     pub(super) fn identify(&mut self, id: FlowId, sent: Instant, now: Instant) {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
-        if !self.is_own(tuple.local.ip()) {
+        let link = self.lanes.link(id).map(|header| header.link);
+        // What names a link is led here on its way out of a socket of this host, by whatever address: it may have it since just now.
+        if link.is_none() && !self.is_own(tuple.local.ip()) {
             self.lanes.note_holder(id, None, now);
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        let link = self.lanes.link(id).map(|header| header.link);
         let looked = self.attributor.look_with_holder(&tuple, link, sent);
         if matches!(looked, Ok(None))
             && let Some((socket, maker)) = self.maker_of_last_word(id, &tuple, sent)
@@ -218,8 +242,8 @@ impl Shard {
         if let Some(closed) = self.lanes.closed(id) {
             return self.is_last_word_of(closed, &tuple, packet, now);
         }
-        let forwarded = !self.is_own(tuple.local.ip());
         let link = self.lanes.link(id).map(|header| header.link);
+        let forwarded = link.is_none() && !self.is_own(tuple.local.ip());
         let attributor = &self.attributor;
         let signature = packet.and_then(IpPacket::signature);
         let held = self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple, link) });
