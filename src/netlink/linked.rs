@@ -13,8 +13,9 @@ use std::fmt::Write;
 
 use crate::packet::LED;
 
-/// Led as a frame. No mark of ours is set, nor anybody's in our bits.
-const IS_LINKED: &str = "meta mark & 0xff002000 == 0x00002000";
+/// Led as a frame. No mark of ours is set, nor anybody's in our bits. Not 0x2000, 0x4000 or 0x8000: Podman and Kubernetes masquerade or drop
+/// what has one of these.
+const IS_LINKED: &str = "meta mark & 0xff100000 == 0x00100000";
 
 /// What a program left to the kernel when it closed its socket: the rest of what it wrote, the end, and what says that the peer's came.
 const CLOSING: &str = "meta l4proto tcp ct direction original ct state established";
@@ -23,7 +24,7 @@ const CLOSING: &str = "meta l4proto tcp ct direction original ct state establish
 pub(super) fn marked(device: &str) -> String {
     format!(
         "\t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\tmeta mark & 0xff000000 != 0x0 accept\n\
-         \t\tmeta skuid >= 0 meta mark set meta mark | 0x00002000\n\t\t{CLOSING} meta mark set meta mark | 0x00002000\n"
+         \t\tmeta skuid >= 0 meta mark set meta mark | 0x00100000\n\t\t{CLOSING} meta mark set meta mark | 0x00100000\n"
     )
 }
 

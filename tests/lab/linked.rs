@@ -318,3 +318,33 @@ fn programs_that_share_a_port_by_different_links_are_judged_each_for_itself() {
     assert_eq!(heard.map(|mut one| one.line()), ["permitted", ""]);
     drop(both);
 }
+
+/// Talks by eth0 from its second address to the echo at port 7. Prints the address and what came back, or the error's name.
+const SECOND: &str = r#"
+import errno, socket, sys
+s = socket.socket()
+s.settimeout(5)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+s.bind(("10.9.0.3", 0))
+try:
+    s.connect((sys.argv[1], 7))
+    s.sendall(b"hello")
+    print(s.getsockname()[0], s.recv(9).decode())
+except socket.timeout: print("silence")
+except OSError as error: print(errno.errorcode[error.errno])
+"#;
+
+/// Podman and Kubernetes masquerade what has a mark of theirs.
+#[test]
+fn what_a_link_is_named_for_has_no_mark_by_which_others_masquerade() {
+    let lab = Lab::new();
+    lab.laptop().run(["ip", "addr", "add", "10.9.0.3/24", "dev", "eth0"]).expect_success();
+    let rules = [0x2000, 0x4000].map(|bit| format!("meta mark & {bit} == {bit} masquerade;")).concat();
+    let script = format!("table ip podman {{ chain post {{ type nat hook postrouting priority srcnat; {rules} }}; }}");
+    lab.laptop().run(["nft", &script]).expect_success();
+    let profiles = Profiles::accepting();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start(&lab, way, &profiles);
+        assert_eq!(router.run(["/usr/bin/python3", "-c", SECOND, Lab::SERVER_4]).expect_success(), "10.9.0.3 hello\n", "{way:?}");
+    }
+}
