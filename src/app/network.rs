@@ -46,8 +46,7 @@ impl Due {
         read: impl FnOnce() -> Option<Vec<IpAddr>>,
         tell: impl FnOnce(&[IpAddr]) -> bool,
     ) -> bool {
-        let Some(repaired) = repair(changed || self.repair) else { return false };
-        self.repair = repaired.is_err();
+        // First, since to put things right takes longer than a program waits that uses a new address.
         if moved || self.read {
             let now = read();
             self.read = now.is_none();
@@ -56,6 +55,8 @@ impl Due {
             }
         }
         self.tell = self.tell && !tell(own);
+        let Some(repaired) = repair(changed || self.repair) else { return false };
+        self.repair = repaired.is_err();
         true
     }
 }
@@ -138,6 +139,22 @@ mod tests {
         assert!(due.turn(NOTHING, &mut known, whole, || panic!("none moved"), &mut tell));
         assert!(due.turn(NOTHING, &mut known, whole, || panic!("none moved"), &mut tell));
         assert_eq!(told, [own(2)]);
+    }
+
+    #[test]
+    fn addresses_are_told_before_anything_is_put_right() {
+        let (mut due, mut known) = (Due::default(), own(1));
+        let order = std::cell::RefCell::new(Vec::new());
+        let repair = |_| {
+            order.borrow_mut().push("repair");
+            Some(Ok(()))
+        };
+        let tell = |own: &[IpAddr]| {
+            order.borrow_mut().push(if own == self::own(2) { "tell" } else { "tell old ones" });
+            true
+        };
+        assert!(due.turn((true, true), &mut known, repair, || Some(own(2)), tell));
+        assert_eq!(order.into_inner(), ["tell", "repair"]);
     }
 
     #[test]
