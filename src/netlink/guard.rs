@@ -19,6 +19,9 @@
 //! Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are judged; our answers to those
 //! whose addresses were translated, and flows that were opened from outside to a published port, get our mark to reach them.
 //!
+//! What a program sends to all of its network this host hears itself, by the link that it leaves by: the copy of what only went
+//! into the TUN is dropped.
+//!
 //! Not covered: tunnels of the kernel (WireGuard, IPsec) send their outer packets unmarked, so their servers belong into the
 //! plan's excluded networks; macvlan links inside containers are cut off, because their frames pass an egress chain unmarked.
 //!
@@ -205,7 +208,8 @@ impl Guard<'_> {
         let mark = set_mark(self.mark);
         format!(
             "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
-             \t\tiifname \"lo\" accept\n\t\tiifname \"{device}\" ct direction reply ct status snat {mark}\n\
+             \t\tiifname \"lo\" accept\n\t\tiifname \"{device}\" ip daddr 255.255.255.255 drop\n\
+             \t\tiifname \"{device}\" ct direction reply ct status snat {mark}\n\
              \t\tiifname \"{device}\" accept\n\
              \t\tmeta l4proto != tcp ct direction original ct mark & {MASK:#010x} != {inbound:#010x} {opened}\n\
              \t\t{SYN} ct state new {opened}\n\

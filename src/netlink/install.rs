@@ -24,7 +24,7 @@ use super::host::Host;
 use super::nft::{self, Live, NftError};
 use super::plan::{Failure, Plan};
 use super::run_dir::RunDir;
-use super::setup::{configure_tun, index_of, settings_of, settings_of_host};
+use super::setup::{configure_tun, index_of, multicast_off, settings_of, settings_of_host};
 use super::steer;
 use super::undo::{CleanupError, Setting, Undo, namespace, remove_link};
 use super::{Mark, RequestError, RouteSocket};
@@ -169,6 +169,7 @@ impl State {
             // A kernel without one works as far as it goes.
             let _ = std::fs::write(format!("/proc/sys/net/{path}"), value);
         }
+        multicast_off(&mut self.socket, &plan.device)?;
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::fill_table(&mut self.socket, plan, host, index)?;
         self.load("load the live chains", &guard.live(true), "list chain inet portreeve_live output")?;

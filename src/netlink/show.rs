@@ -20,7 +20,7 @@ pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
     let mut lines = vec![format!("ip tuntap add dev {device} mode tun vnet_hdr")];
     // With slashes, since a link's name may hold dots.
     lines.extend(settings_of(device, host.ipv6).iter().map(|(path, value)| format!("sysctl -w net/{path}={value}")));
-    lines.push(format!("ip link set {device} mtu {} txqueuelen {} up", host.uplink_mtu(device), TX_QUEUE_LEN));
+    lines.push(format!("ip link set {device} mtu {} txqueuelen {} multicast off up", host.uplink_mtu(device), TX_QUEUE_LEN));
     for net in host.fitting(&plan.addresses, device) {
         let nodad = if net.addr().is_ipv6() { " nodad" } else { "" };
         lines.push(format!("ip addr add {net} dev {device}{nodad}"));

@@ -312,10 +312,13 @@ fn is_sender(found: &Found, tuple: &FiveTuple) -> bool {
     is_bound_for(found, tuple) && (found.remote.ip().is_unspecified() || same(found.remote, tuple.remote))
 }
 
+/// What is bound to a group hears that group alone, and sends from whatever address the routes choose (`__inet_bind` in
+/// net/ipv4/af_inet.c).
 fn is_bound_for(found: &Found, tuple: &FiveTuple) -> bool {
     let wildcard = match (found.local.ip(), tuple.local.is_ipv4()) {
-        (IpAddr::V4(address), true) => address.is_unspecified(),
-        (IpAddr::V6(address), v4) => address.is_unspecified() && !(v4 && found.v6_only),
+        (IpAddr::V4(address), true) => address.is_unspecified() || address.is_multicast() || address.is_broadcast(),
+        (IpAddr::V6(address), true) => address.is_unspecified() && !found.v6_only,
+        (IpAddr::V6(address), false) => address.is_unspecified() || address.is_multicast(),
         (IpAddr::V4(_), false) => false,
     };
     found.local.port() == tuple.local.port() && (wildcard || found.local.ip() == tuple.local.ip())

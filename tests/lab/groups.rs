@@ -92,6 +92,86 @@ fn who_joined_a_group_hears_it_before_up_under_it_and_after() {
     }
 }
 
+/// Answers on port 9014 what is sent to the group `argv[1]` by a socket that is bound to the group, as UPnP servers do.
+const RESPONDER: &str = r#"
+import socket, struct, sys
+group = sys.argv[1]
+family = socket.AF_INET6 if ":" in group else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.bind((group, 9014))
+link = socket.if_nametoindex("eth0")
+packed = socket.inet_pton(family, group)
+if family == socket.AF_INET: s.setsockopt(socket.IPPROTO_IP, socket.IP_ADD_MEMBERSHIP, packed + struct.pack("4si", bytes(4), link))
+else: s.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_JOIN_GROUP, packed + struct.pack("I", link))
+print("ready", flush=True)
+while True:
+    said, who = s.recvfrom(100)
+    try: s.sendto(b"here", who)
+    except OSError as error: print(error, flush=True)
+"#;
+
+/// Asks a group by lan0, port 9014, and prints who answered.
+const ASK: &str = r#"
+import socket, sys
+group = sys.argv[1]
+family = socket.AF_INET6 if ":" in group else socket.AF_INET
+s = socket.socket(family, socket.SOCK_DGRAM)
+s.settimeout(3)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lan0")
+s.sendto(b"who", (group, 9014))
+try: print(s.recvfrom(100)[1][0])
+except socket.timeout: print("silence")
+"#;
+
+#[test]
+fn a_responder_that_is_bound_to_its_group_is_heard_and_judged_as_itself() {
+    let lab = Lab::new();
+    crate::whole::settle(&lab);
+    let asked = |group: &str| lab.gateway().run(["/usr/bin/python3", "-c", ASK, group]).expect_success().trim().to_owned();
+    for (way, lan) in [(Way::Direct, true), (Way::Up, true), (Way::Up, false)] {
+        let profiles = Profiles::accepting();
+        profiles.user("python", &python(), &format!("[scope]\nlan = {lan}"));
+        let router = Router::start(&lab, way, &profiles);
+        for [group, laptop, _] in GROUPS {
+            let mut responder = router.spawn(["/usr/bin/python3", "-c", RESPONDER, group]);
+            assert_eq!(responder.line(), "ready");
+            assert_eq!(asked(group), if lan { laptop } else { "silence" }, "{way:?}, {group}, {lan}");
+        }
+    }
+}
+
+/// Listens on port 9012 while it sends to everybody in the network there, as KDE Connect does. Prints who was heard.
+const ALL: &str = r#"
+import socket, time
+heard = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+heard.bind(("", 9012))
+heard.settimeout(1)
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+try:
+    s.sendto(b"hello", ("255.255.255.255", 9012))
+    while True: print(heard.recvfrom(100)[1][0])
+except OSError: pass
+"#;
+
+#[test]
+fn who_calls_everybody_hears_itself_once_and_from_its_own_address_and_not_at_all_where_it_is_refused() {
+    let lab = Lab::new();
+    crate::whole::settle(&lab);
+    let profiles = Profiles::accepting();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start(&lab, way, &profiles);
+        let capture = Capture::start(&lab, "all");
+        assert_eq!(router.run(["/usr/bin/python3", "-c", ALL]).expect_success(), format!("{}\n", Lab::LAPTOP_4), "{way:?}");
+        let expected = Seen::udp("255.255.255.255", 9012);
+        capture.stop_with_only(std::slice::from_ref(&expected), std::slice::from_ref(&expected));
+    }
+    let profiles = Profiles::accepting();
+    profiles.user("python", &python(), "[scope]\nlan = false");
+    let router = Router::start(&lab, Way::Up, &profiles);
+    assert_eq!(router.run(["/usr/bin/python3", "-c", ALL]).expect_success(), "");
+}
+
 /// Sends to a group by a link that it names, as responders of mDNS do: by `IP_MULTICAST_IF`, by `IP_PKTINFO`, or by a socket that is bound
 /// to the link. Says what came of it.
 const NAMING: &str = r#"

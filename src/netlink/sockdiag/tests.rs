@@ -39,6 +39,21 @@ fn dual_stack_wildcard_sends_both_families_and_a_v6_only_one_does_not() {
 }
 
 #[test]
+fn socket_that_is_bound_to_a_group_sends_from_any_address_of_its_family() {
+    for (bound, own, other) in [
+        ("239.255.255.250:1900", "10.0.0.1:1900", "[fd00::1]:1900"),
+        ("255.255.255.255:1900", "10.0.0.1:1900", "[fd00::1]:1900"),
+        ("[ff05::c]:1900", "[fd00::1]:1900", "10.0.0.1:1900"),
+    ] {
+        let bound = found(bound, if own.starts_with('[') { "[::]:0" } else { "0.0.0.0:0" });
+        let peer = if own.starts_with('[') { ["[2001:db8::1]:9", "192.0.2.1:9"] } else { ["192.0.2.1:9", "[2001:db8::1]:9"] };
+        assert!(is_sender(&bound, &tuple(own, peer[0])));
+        assert!(!is_sender(&bound, &tuple(other, peer[1])));
+        assert!(!is_sender(&bound, &tuple(&own.replace("1900", "1901"), peer[0])));
+    }
+}
+
+#[test]
 fn listener_and_time_wait_are_not_connections() {
     let asked = tuple("127.0.0.1:80", "192.0.2.1:9");
     assert!(!is_connection(&found("127.0.0.1:80", "0.0.0.0:0"), &asked));

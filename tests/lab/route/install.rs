@@ -22,6 +22,19 @@ fn what_up_changes_remove_takes_back_to_the_byte() {
     }
 }
 
+/// Programs that speak on each link that takes multicast would tell the network the TUN's addresses as their own.
+#[test]
+fn the_device_says_that_it_takes_no_multicast_and_groups_are_sent_there_all_the_same() {
+    let laptop = Laptop::new();
+    let installed = laptop.up(&plan()).expect("up");
+    let shown = laptop.inner.run("ip -o link show portreeve0");
+    assert!(shown.contains("POINTOPOINT") && !shown.contains("MULTICAST"), "{shown}");
+    for group in ["239.1.2.3 ipproto udp", "ff05::1:3"] {
+        assert!(laptop.inner.run(&format!("ip route get {group}")).contains("dev portreeve0"), "{group}");
+    }
+    laptop.inner.inside(|| drop(installed));
+}
+
 #[test]
 fn dropping_restores_too_even_while_somebody_holds_the_device() {
     let laptop = Laptop::new();
