@@ -148,6 +148,11 @@ impl Judge for PolicyJudge {
         }
     }
 
+    fn withheld(&self, asker: &DnsAsker, name: &Name, reason: &Reason) {
+        let program = (!asker.programs.is_empty()).then_some(0);
+        self.tell(asker, program, name, &Decision::refused(reason.clone()));
+    }
+
     fn account(&self, asker: &DnsAsker) -> Option<u64> {
         let (_, key) = asker.programs.first()?;
         match key {

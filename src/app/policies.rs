@@ -69,6 +69,13 @@ fn setup_of(config: &Config, search: &[Name]) -> Result<Setup, Vec<String>> {
         Ok(geo) => setup.geo = Some(Arc::new(geo)),
         Err(fault) => faults.push(fault.to_string()),
     }
+    for zone in &config.dns.private {
+        match zone.parse().map(|zone| setup.add_private_zone(zone)) {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => faults.push(format!("[dns] private: {zone}: {error}")),
+            Err(error) => faults.push(format!("[dns] private: {zone}: {error}")),
+        }
+    }
     for zone in search {
         if let Err(error) = setup.add_private_zone(zone.clone()) {
             tracing::debug!(%error, "a search domain is not believed");

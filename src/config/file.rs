@@ -9,6 +9,7 @@
 //!
 //! [dns]
 //! upstream = ["tls://192.0.2.53#dns.example.com", "192.0.2.1"]   # in this order; else the system's resolvers
+//! private  = ["corp.example.com"]                                # may have private addresses: a company's own, a hotel's login
 //!
 //! [groups]
 //! work = [".example.com", "192.0.2.0/24"]     # `@work` in endpoint rules
@@ -31,7 +32,7 @@ use toml::de::{DeTable, DeValue};
 use super::Fault;
 use super::fault::nearest;
 use super::paths::Places;
-use crate::profile::Level;
+use crate::profile::{Level, Setup};
 
 /// A longer file is no configuration that a person wrote.
 const MAX_BYTES: u64 = 1024 * 1024;
@@ -59,6 +60,8 @@ pub struct Config {
 pub struct Dns {
     /// `ADDRESS`, `ADDRESS:PORT` or `udp|tcp|tls|https|quic://ADDRESS[:PORT][/PATH][#NAME]`. Empty: the system's resolvers.
     pub upstream: Vec<String>,
+    /// Zones below which answers may hold private addresses.
+    pub private: Vec<String>,
 }
 
 /// `[geo]`: MMDB files. Absolute paths.
@@ -167,7 +170,12 @@ impl Reader<'_> {
                         upstream_can_be(text).then_some(()).ok_or("an upstream is an address, ADDRESS:PORT, or one of udp, tcp, tls, https and quic://ADDRESS[:PORT][/PATH][#NAME]")
                     });
                 }
-                _ => self.unknown(key, &["upstream"]),
+                "private" => {
+                    dns.private = self.texts(value, |text| {
+                        private_can_be(text).then_some(()).ok_or("a zone is a name that somebody owns, such as corp.example.com")
+                    });
+                }
+                _ => self.unknown(key, &["upstream", "private"]),
             }
         }
     }
@@ -293,6 +301,11 @@ fn kind(value: &DeValue<'_>) -> &'static str {
         DeValue::Array(_) => "a list",
         DeValue::Table(_) => "a table",
     }
+}
+
+/// A name below a public suffix.
+fn private_can_be(text: &str) -> bool {
+    text.parse().is_ok_and(|zone| Setup::default().add_private_zone(zone).is_ok())
 }
 
 /// Whether the text has the form of an upstream: a resolver must be named by address, since nobody could resolve its name.

@@ -173,11 +173,14 @@ impl<J: Judge> Desk<J> {
                 }
                 Reply::sifted(sifted, code)
             }
-            Err(Refusal { code: NoteCode::Filtered, reason }) => {
+            Err(Refusal { code, reason }) => {
+                inner.judge.withheld(&self.asker, name, &reason);
+                if code != NoteCode::Filtered {
+                    return self.blocked(query, &reason);
+                }
                 inner.counters.filtered.up();
-                Reply::refused(query, NoteCode::Filtered, &reason)
+                Reply::refused(query, code, &reason)
             }
-            Err(Refusal { code: _, reason }) => self.blocked(query, &reason),
         }
     }
 }

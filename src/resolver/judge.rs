@@ -32,6 +32,9 @@ pub trait Judge: Send + Sync + 'static {
     /// The program is about to be told `address` as `name`, the name that it asked for.
     fn learned(&self, asker: &Self::Asker, name: &Name, chain: &Arc<[Name]>, address: IpAddr, ttl: Duration);
 
+    /// The question was accepted, but for this reason the program is told nothing of its answer.
+    fn withheld(&self, asker: &Self::Asker, name: &Name, reason: &Reason);
+
     /// A key that all questions of one program share, for the bound on its questions in flight. None: each source socket is
     /// counted by itself.
     fn account(&self, asker: &Self::Asker) -> Option<u64> {

@@ -38,6 +38,7 @@ pub(super) struct Heard {
     pub(super) questions: Vec<(u32, String, u16)>,
     pub(super) chains: Vec<Vec<String>>,
     pub(super) told: Vec<Told>,
+    pub(super) withheld: Vec<(u32, String, String)>,
 }
 
 impl Tables {
@@ -81,6 +82,10 @@ impl Judge for Tables {
     fn learned(&self, asker: &u32, name: &Name, chain: &Arc<[Name]>, address: IpAddr, ttl: Duration) {
         let chain = chain.iter().map(ToString::to_string).collect();
         self.note(|heard| heard.told.push((*asker, name.to_string(), chain, address, ttl.as_secs())));
+    }
+
+    fn withheld(&self, asker: &u32, name: &Name, reason: &Reason) {
+        self.note(|heard| heard.withheld.push((*asker, name.to_string(), reason.to_string())));
     }
 
     fn account(&self, asker: &u32) -> Option<u64> {

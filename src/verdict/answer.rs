@@ -48,7 +48,10 @@ pub fn answer_allowed(policy: &Policy, subject: &Subject, level: Level, name: &N
         Some(Scope::Internet) => (Flag::Internet, "internet is set by no layer"),
     };
     if scope != Some(Scope::Internet) && is_public(name) && !policy.world().is_private(name) {
-        return Err(Reason::because(Check::Scope, "a private address for a public name (rebinding)"));
+        return Err(Reason::because(
+            Check::Scope,
+            "a private address for a public name (rebinding); private in [dns] of portreeve.toml excepts zones",
+        ));
     }
     let switch = view.flags.of(flag);
     if !switch.on {

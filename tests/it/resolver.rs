@@ -33,6 +33,10 @@ impl Judge for Nobody {
     fn learned(&self, _: &(), _: &Name, _: &Arc<[Name]>, _: IpAddr, _: Duration) {
         panic!("nothing was told")
     }
+
+    fn withheld(&self, _: &(), _: &Name, _: &Reason) {
+        panic!("nothing was accepted")
+    }
 }
 
 fn resolver() -> Resolver<Nobody> {

@@ -7,6 +7,7 @@ through_a_router! {
     a_refused_name_stays_refused_behind_an_alias,
     a_rule_by_name_holds_for_the_flow,
     a_private_address_for_a_public_name_is_filtered,
+    a_private_address_is_told_below_a_zone_that_is_excepted_and_nowhere_else,
     questions_are_answered_whatever_address_is_asked,
 }
 
@@ -66,6 +67,25 @@ fn a_private_address_for_a_public_name_is_filtered(way: Way) {
     for kind in ["A", "AAAA"] {
         let told = router.run(["dig", "+short", "+tries=1", "+time=20", kind, "private.example.com"]).expect_success();
         assert!(!told.contains("192.168.77.10") && !told.contains("fd77::10"), "{way:?}: {told}");
+    }
+    let why = |rule: &str| rule.contains("rebinding") && rule.contains("portreeve.toml");
+    router.record("the name that is withheld", |record| {
+        record.proto == "dns" && record.verdict == "block" && record.rule.as_deref().is_some_and(why)
+    });
+}
+
+/// A company's own names, and the login page of a hotel.
+fn a_private_address_is_told_below_a_zone_that_is_excepted_and_nowhere_else(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    for (zone, told) in
+        [("private.example.com", Lab::PRIVATE), ("example.com", Lab::PRIVATE), ("other.example.com", ["0.0.0.17", "::17"])]
+    {
+        let router = Router::start_with(&lab, way, &profiles, Some(&format!("[dns]\nprivate = [\"{zone}\"]\n")));
+        for (kind, address) in ["A", "AAAA"].iter().zip(told) {
+            let answer = router.run(["dig", "+short", "+tries=1", "+time=20", kind, "private.example.com"]).expect_success();
+            assert_eq!(answer.trim(), address, "{way:?}, {zone}");
+        }
     }
 }
 

@@ -16,6 +16,7 @@ fn a_whole_file_is_understood() {
         queues = 2
         [dns]
         upstream = ["192.0.2.53", "tls://[2001:db8::53]:853#dns.example.com", "https://192.0.2.1/dns-query#dns.example.com"]
+        private = ["corp.example.com", "Example.org."]
         [groups]
         work = ["example.com", "192.0.2.0/24"]
         [geo]
@@ -23,7 +24,7 @@ fn a_whole_file_is_understood() {
     "#;
     let config = Config::parse(Path::new("p.toml"), text).expect("every key is legal");
     assert_eq!((config.level, config.queues), (Level::Secure, Some(2)));
-    assert_eq!(config.dns.upstream.len(), 3);
+    assert_eq!((config.dns.upstream.len(), config.dns.private.len()), (3, 2));
     assert_eq!(config.groups["work"], ["example.com", "192.0.2.0/24"]);
     assert_eq!(config.geo, Geo { country: Some("/usr/share/GeoIP/country.mmdb".into()), asn: None });
 }
@@ -39,6 +40,15 @@ fn a_number_of_queues_that_makes_no_sense_is_a_fault() {
     ] {
         let place = format!("p.toml:1:{column}: this is no number of queues; a number from 1 to 4 belongs here");
         assert_eq!(faults(text), [place], "{text}");
+    }
+}
+
+#[test]
+fn a_private_zone_that_nobody_owns_is_a_fault() {
+    for zone in ["com", "co.uk", "", "*.example.com", "a b"] {
+        let place =
+            format!("p.toml:1:16: `{zone}` does not fit here; a zone is a name that somebody owns, such as corp.example.com");
+        assert_eq!(faults(&format!("dns.private = [\"{zone}\"]")), [place], "{zone}");
     }
 }
 

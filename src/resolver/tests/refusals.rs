@@ -124,6 +124,8 @@ async fn an_answer_of_which_nothing_is_left_is_a_filtered_refusal_and_teaches_no
         assert_eq!(extended_error(&got), Some((17, "scope `rebinding`".to_owned())));
     }
     assert!(judge.heard().told.is_empty());
+    let why = (1, "rebind.example".to_owned(), "scope `rebinding`".to_owned());
+    assert_eq!(judge.heard().withheld, [why.clone(), why]);
     assert_eq!(resolver.counts().filtered, 2);
 }
 

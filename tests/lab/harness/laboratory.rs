@@ -18,6 +18,8 @@ impl Lab {
     pub(crate) const UNREACHABLE: [&'static str; 2] = ["203.0.113.67", "2001:db8::67"];
     pub(crate) const RESOLVER_4: &'static str = "198.51.100.53";
     pub(crate) const RESOLVER_6: &'static str = "2001:db8::53";
+    /// What private.example.com has.
+    pub(crate) const PRIVATE: [&'static str; 2] = ["192.168.77.10", "fd77::10"];
     pub(crate) const LAPTOP_4: &'static str = "10.9.0.2";
     pub(crate) const LAPTOP_6: &'static str = "fd09::2";
     /// No server listens there, on any address.
