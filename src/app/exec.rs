@@ -75,6 +75,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let config = Config::load(&places).map_err(|error| ExecError::Configuration(error.to_string()))?;
     let faults = |faults: Vec<String>| ExecError::Configuration(faults.join("\n"));
     let upstreams = upstreams_of(&config)?;
+    let system = config.dns.upstream.is_empty().then(|| upstreams.clone());
     let loader = Loader::new(args.profiles.clone(), places.uid != 0, &config, upstreams.search()).map_err(faults)?;
     let loaded = loader.load().map_err(faults)?;
     let record = open_record(args.record.as_deref()).map_err(ExecError::Record)?;
@@ -107,7 +108,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         notes: vec!["inbound connections cannot reach the command; loopback inside is its own".to_owned()],
     };
     let level = args.level.unwrap_or(config.level);
-    run_enclosed(enclosed, &args, Start { listener, facts, loader, loaded, level, upstreams, record, reach, always })
+    run_enclosed(enclosed, &args, Start { listener, facts, loader, loaded, level, upstreams, system, record, reach, always })
 }
 
 struct Start {
@@ -117,6 +118,8 @@ struct Start {
     loaded: Loaded,
     level: crate::profile::Level,
     upstreams: Upstreams,
+    /// What was read of the system, where its resolvers are asked.
+    system: Option<Upstreams>,
     record: Option<std::fs::File>,
     /// Where IPv6 leads, and where it always does.
     reach: Vec<Ipv6Net>,
@@ -124,7 +127,7 @@ struct Start {
 }
 
 fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result<CommandStatus, ExecError> {
-    let Start { listener, facts, loader, loaded, level, upstreams, record, reach, always } = start;
+    let Start { listener, facts, loader, loaded, level, upstreams, system, record, reach, always } = start;
     let mut route = RouteSocket::adopt(enclosed.route.as_fd().try_clone_to_owned()?)?;
     let device_index = setup::index_of(&mut route, DEVICE_NAME).map_err(io::Error::other)?;
     let core = Core::start(Plan {
@@ -148,8 +151,10 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         older: None,
     })?;
     core.serve_control(listener);
-    if let Err(error) = (Ways { inside: route, index: device_index, led: reach, always }).follow() {
-        tracing::warn!(%error, "IPv6 leads inside where it led at the start");
+    let mut resolvers = core.follow_resolvers(system);
+    let ways = Ways { inside: route, index: device_index, led: reach, always };
+    if let Err(error) = ways.follow(move || resolvers(Near::nothing())) {
+        tracing::warn!(%error, "IPv6 leads inside where it led at the start, and the name servers stay those of the start");
     }
     if args.verbose > 0 {
         core.print_verdicts();

@@ -143,7 +143,8 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
             core.print_verdicts();
         }
         let upkeep = core.running.facts.upkeep.clone();
-        network::watch(core.handles(), (shelf.clone(), upkeep), own, follow_network(&core, system))?;
+        let mut resolvers = core.follow_resolvers(system);
+        network::watch(core.handles(), (shelf.clone(), upkeep), own, move |own| resolvers(Near::this_host(own)))?;
         serve(core, &shelf, &mut signals)
     });
     // Where a step failed: other threads hold the shelf as well, and this process may end before they let go.
@@ -290,23 +291,6 @@ fn bind_stubs(port: u16) -> io::Result<(Vec<UdpSocket>, Vec<TcpListener>)> {
         tcp.push(listener);
     }
     Ok((udp, tcp))
-}
-
-/// Another network brings other resolvers; the file that names them changes a moment later at the latest. An address that this host
-/// gets makes a stub of the server that it names. `asked`: what was read of the system, where that is asked.
-fn follow_network(core: &Core, mut asked: Option<Upstreams>) -> impl FnMut(&[IpAddr]) + Send + 'static {
-    let running = core.running.clone();
-    move |own| {
-        let near = Near::this_host(own);
-        if let Some(asked) = &mut asked {
-            let now = Upstreams::system(&near);
-            if now != *asked {
-                running.resolver.set_upstreams(&now);
-                *asked = now;
-            }
-        }
-        running.resolver.set_near(near);
-    }
 }
 
 /// Waits for `down`, a signal, or the end of the packet loop.

@@ -125,6 +125,23 @@ fn an_address_that_the_laptop_gets_later_is_no_upstream_from_then_on() {
 }
 
 #[test]
+fn an_enclosure_asks_whom_this_host_asks_from_then_on() {
+    for resolver in [Lab::RESOLVER_4, Lab::RESOLVER_6] {
+        let lab = Lab::new();
+        let profiles = Profiles::accepting();
+        // Of the network that the laptop has left.
+        name_server(&lab, "10.9.0.77");
+        let router = Router::start(&lab, Way::Exec, &profiles);
+        let script = "ask() { dig +short +tries=1 +time=1 A v4.example.com; }; ask >&2; echo asked
+                      for i in $(seq 60); do [ \"$(ask)\" = 203.0.113.10 ] && echo found && exit; sleep 0.5; done; echo never";
+        let mut program = router.spawn(["sh", "-c", script]);
+        assert_eq!(program.line(), "asked");
+        name_server(&lab, resolver);
+        assert_eq!(program.line(), "found", "{resolver}");
+    }
+}
+
+#[test]
 fn an_upstream_of_the_users_on_this_host_is_asked_but_never_its_own_question() {
     let lab = Lab::new();
     let profiles = Profiles::accepting();

@@ -1,14 +1,21 @@
-//! Where IPv6 leads inside the enclosure while its command runs: where it leads on this host.
+//! What of this host's network the enclosure follows while its command runs: where IPv6 leads, and who is asked for names.
 //!
 //! Keeps one rule: routes alone are changed, and inside alone. The addresses stay as they were at the start, so that no open flow ends by it.
 
 use std::io;
+use std::time::Duration;
 
 use ipnet::Ipv6Net;
-use rustix::event::{PollFd, PollFlags, poll};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use crate::netlink::{Host, RequestError, RouteSocket, Watcher, setup};
 use crate::tun::DEVICE_NAME;
+
+/// How often the name servers are looked at, since a change of resolv.conf sends no event; and how often, and how many times, right
+/// after a change of addresses or routes, which another network brings a moment before its servers.
+const SELDOM: Duration = Duration::from_secs(5);
+const OFTEN: Duration = Duration::from_millis(250);
+const TIMES: u32 = 40;
 
 /// The ways of an enclosure.
 pub(super) struct Ways {
@@ -22,26 +29,29 @@ pub(super) struct Ways {
 }
 
 impl Ways {
-    /// Follows the routes of this host as long as this process lives.
+    /// Follows the routes of this host as long as this process lives, and has `resolvers` follow its name servers.
     ///
     /// # Errors
     ///
     /// The kernel does not tell of changes, or gives no thread.
-    pub(super) fn follow(mut self) -> io::Result<()> {
+    pub(super) fn follow(mut self, mut resolvers: impl FnMut() + Send + 'static) -> io::Result<()> {
         let watchers = [Watcher::addresses()?, Watcher::routes()?];
         let mut host = RouteSocket::open()?;
         let follow = move || {
             // At once for the first time: what changed before the subscription sends no event.
+            let (mut changed, mut soon) = (true, 0_u32);
             loop {
-                if let Err(error) = self.adapt(&mut host) {
+                if changed && let Err(error) = self.adapt(&mut host) {
                     tracing::warn!(%error, "where IPv6 leads in the enclosure could not be put right");
                 }
+                resolvers();
                 let mut fds = watchers.each_ref().map(|watcher| PollFd::new(watcher, PollFlags::IN));
-                // An interrupted wait only looks again.
-                let _ = poll(&mut fds, None);
-                if watchers.iter().any(|watcher| watcher.changed().is_err()) {
-                    return;
-                }
+                let wait = Timespec::try_from(if soon > 0 { OFTEN } else { SELDOM }).ok();
+                // An interrupted or empty wait only looks again.
+                let _ = poll(&mut fds, wait.as_ref());
+                let [Ok(moved), Ok(rerouted)] = watchers.each_ref().map(Watcher::changed) else { return };
+                changed = moved || rerouted;
+                soon = if changed { TIMES } else { soon.saturating_sub(1) };
             }
         };
         std::thread::Builder::new().name("ways".to_owned()).spawn(follow).map(|_| ())
