@@ -20,7 +20,7 @@ use super::upkeep::Upkeep;
 use crate::cli::{ExecArgs, Exit, complain, report_faults};
 use crate::config::{Config, paths::Places};
 use crate::control::{Access, Listener, Way};
-use crate::enclosure::{CommandStatus, Enclosed, Request, enclose};
+use crate::enclosure::{CommandStatus, Enclosed, Request, die_of, enclose, let_go};
 use crate::netlink::{EVERYWHERE, Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
 use crate::resolver::{Near, Upstreams};
@@ -63,6 +63,9 @@ pub fn exec(args: ExecArgs) -> Exit {
             if matches!(status, CommandStatus::NotFound { .. } | CommandStatus::NotExecutable { .. }) {
                 return complain(&status.to_string(), Exit::Command(status.code()));
             }
+            if let CommandStatus::Killed(signal) = status {
+                die_of(signal);
+            }
             Exit::Command(status.code())
         }
         Err(ExecError::Configuration(faults)) => report_faults(faults.lines()),
@@ -85,7 +88,6 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let addresses = own_addresses(&reach);
     let always: Option<Ipv6Net> = args.host_loopback.then(|| HOST_LOOPBACK.1.into());
     reach.extend(always);
-    let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
     let request = Request {
         command: args.command.clone(),
         addresses: addresses.clone(),
@@ -96,6 +98,9 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         record_env: Vec::new(),
     };
     let enclosed = enclose(request)?;
+    // What we have to say goes to stderr.
+    let_go(false);
+    let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
     let listener = Listener::bind(&socket, Access::Own)?;
     let facts = Facts {
         way: Way::Exec,
@@ -184,11 +189,13 @@ async fn watch(core: &Core, enclosed: &mut Enclosed) -> io::Result<CommandStatus
         tokio::select! {
             _ = &mut ended => break,
             number = signals.next() => {
-                if number == SignalKind::hangup().as_raw_value() {
+                // An enclosure that has just ended takes none, and says so at the next turn.
+                let _ = if number == SignalKind::hangup().as_raw_value() {
                     reload(core);
+                    enclosed.signal_of_group(number)
                 } else {
-                    enclosed.signal(number)?;
-                }
+                    enclosed.signal(number)
+                };
             }
             // `down`, or the packet loop has ended: the command ends, too.
             _ = ending.wait_for(|ending| *ending) => {
@@ -211,7 +218,7 @@ fn wait_readable(status: &OwnedFd) {
     while matches!(poll(&mut fds, None), Err(rustix::io::Errno::INTR)) {}
 }
 
-/// SIGHUP: the terminal's own goes to the command's group; one that reaches us asks for the profiles to be read again.
+/// SIGHUP: what our whole group gets is a shell's that hangs up; one for us alone asks for the profiles to be read again.
 fn reload(core: &Core) {
     if let Err(faults) = core.running.reload_now() {
         for fault in faults {

@@ -22,18 +22,16 @@ use rustix::process::{
 };
 use rustix::termios::tcsetpgrp;
 
+use super::inherited::Inherited;
 use super::keeper::Parameters;
-use super::line::{Grant, Line, Need, Order, Report};
+use super::line::{Grant, Line, Need, Order, Report, To};
+use super::signals::Mask;
 use super::signals::{Signals, signal};
 use super::ssh::Copies;
-use super::{CommandStatus, EncloseError, command, error, mounts, net, privileges};
+use super::{CommandStatus, EncloseError, command, error, inherited, mounts, net, privileges};
 
 /// What the rest gets between TERM and KILL once the command has ended.
 const GRACE: Duration = Duration::from_secs(2);
-
-/// What a terminal sends to a whole process group; every other signal is for the command alone.
-const FOR_THE_GROUP: [Signal; 8] =
-    [Signal::INT, Signal::QUIT, Signal::HUP, Signal::TSTP, Signal::TTIN, Signal::TTOU, Signal::CONT, Signal::WINCH];
 
 /// What the namespaces are furnished with.
 pub(super) struct Furniture<'a> {
@@ -42,8 +40,14 @@ pub(super) struct Furniture<'a> {
     pub(super) for_ssh: Copies,
 }
 
+/// What the first process runs, and the signals that it was called with blocked.
+pub(super) struct Errand {
+    pub(super) command: Vec<OsString>,
+    pub(super) blocked: Mask,
+}
+
 /// Runs the first process. Its return is the end of the enclosure.
-pub(super) fn run(outer: Line, keeper: Line, furniture: Furniture<'_>, command: Vec<OsString>) {
+pub(super) fn run(outer: Line, keeper: Line, furniture: Furniture<'_>, errand: Errand) {
     let Ok(signals) = Signals::read_only(&[Signal::CHILD]) else { return };
     if set_parent_process_death_signal(Some(Signal::KILL)).is_err() {
         return;
@@ -52,19 +56,20 @@ pub(super) fn run(outer: Line, keeper: Line, furniture: Furniture<'_>, command: 
     if !matches!(keeper.receive(), Ok(Some((Grant::Maps, _)))) {
         return;
     }
-    if let Err(refusal) = furnish(&outer, furniture) {
+    let inherited = &furniture.parameters.inherited;
+    if let Err(refusal) = furnish(&outer, &furniture) {
         // An outer process that is gone needs no reason.
         let _ = outer.send(&Report::Refused(refusal));
         return;
     }
     let terminal = open("/dev/tty", OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).ok();
-    Init { outer, keeper, signals, terminal, command, child: None }.serve();
+    Init { outer, keeper, signals, terminal, errand, inherited, child: None }.serve();
 }
 
 /// Makes everything, passes it out and gives up what the command must not have.
-fn furnish(outer: &Line, furniture: Furniture<'_>) -> Result<(), EncloseError> {
+fn furnish(outer: &Line, furniture: &Furniture<'_>) -> Result<(), EncloseError> {
     let Furniture { parameters, user_namespace, for_ssh } = furniture;
-    let around = error::Surroundings::look(user_namespace);
+    let around = error::Surroundings::look(*user_namespace);
     let conf = mounts::make(&around)?;
     let ssh_fault = mounts::cover(&for_ssh.files).err().map(|fault| fault.to_string());
     let ssh_fault = ssh_fault.or(for_ssh.incomplete.then(|| "it has more or longer files than are looked at".to_owned()));
@@ -75,22 +80,25 @@ fn furnish(outer: &Line, furniture: Furniture<'_>) -> Result<(), EncloseError> {
     outer.send_with(&ready, &sockets.fds()).map_err(|source| EncloseError::step("pass the enclosure's sockets out", source))
 }
 
-struct Init {
+struct Init<'a> {
     outer: Line,
     keeper: Line,
     signals: Signals,
     /// The controlling terminal, if there is one.
     terminal: Option<OwnedFd>,
-    command: Vec<OsString>,
+    errand: Errand,
+    inherited: &'a Inherited,
     child: Option<Pid>,
 }
 
-impl Init {
+impl Init<'_> {
     /// Serves until the command and all others have ended, or a line has.
     fn serve(&mut self) {
         loop {
             let Ok([outer, keeper, children]) = self.wait_ready(None) else { return };
-            if outer && !self.obey() || keeper && !self.take_grant() {
+            // One line at a turn: to start the command is to read from the other one, too, and nothing may be left there.
+            let goes_on = if outer { self.obey() } else { !keeper || self.take_grant() };
+            if !goes_on {
                 return;
             }
             if !children {
@@ -119,10 +127,8 @@ impl Init {
     fn obey(&mut self) -> bool {
         match self.outer.receive() {
             Ok(Some((Order::Start, _))) => self.start(),
-            Ok(Some((Order::Signal(number), _))) => {
-                self.pass_on(number);
-                true
-            }
+            // The keeper knows whom it was meant for.
+            Ok(Some((Order::Signal { number, alone }, _))) => self.keeper.send(&Need::Whom { number, alone }).is_ok(),
             Ok(None) | Err(_) => false,
         }
     }
@@ -132,10 +138,12 @@ impl Init {
         if self.child.is_some() {
             return true;
         }
-        let foreground = self.terminal.is_some() && self.ask_for_terminal();
+        let foreground = self.ask_for_terminal();
         let terminal = self.terminal.as_ref().filter(|_| foreground).map(AsFd::as_fd);
-        match command::start(&self.command, terminal) {
+        let Errand { command, blocked } = &self.errand;
+        match command::start(&command::Start { command, inherited: self.inherited, blocked: *blocked, terminal }) {
             Ok(child) => {
+                inherited::let_go(true);
                 // The child does the same; whoever comes second is refused, and that is well.
                 let _ = setpgid(Some(child), Some(child));
                 self.child = Some(child);
@@ -156,17 +164,17 @@ impl Init {
             match self.keeper.receive() {
                 Ok(Some((Grant::Terminal(granted), _))) => return granted,
                 // A shell that stops or continues the job now is too early for the command.
-                Ok(Some((Grant::Maps | Grant::Stop | Grant::Resume { .. } | Grant::Over, _))) => {}
+                Ok(Some((Grant::Maps | Grant::Signal { .. } | Grant::Stop | Grant::Resume { .. } | Grant::Over, _))) => {}
                 Ok(None) | Err(_) => return false,
             }
         }
     }
 
-    /// Passes a signal on to the command, to its whole group where a terminal would. An ended command gets none.
-    fn pass_on(&self, number: i32) {
+    /// Passes a signal on to the command, or to its whole group. An ended command gets none.
+    fn pass_on(&self, number: i32, to: To) {
         let (Some(child), Some(signal)) = (self.child, signal(number)) else { return };
         // A group that is gone is no fault: the command may have left it, and then is reached by itself.
-        if !FOR_THE_GROUP.contains(&signal) || kill_process_group(child, signal).is_err() {
+        if to == To::Process || kill_process_group(child, signal).is_err() {
             let _ = kill_process(child, signal);
         }
     }
@@ -178,11 +186,15 @@ impl Init {
                 if let (Some(child), Some(tty), true) = (self.child, &self.terminal, terminal) {
                     let _ = tcsetpgrp(tty, child);
                 }
-                self.pass_on(Signal::CONT.as_raw());
+                self.pass_on(Signal::CONT.as_raw(), To::Group);
+                true
+            }
+            Ok(Some((Grant::Signal { number, to }, _))) => {
+                self.pass_on(number, to);
                 true
             }
             Ok(Some((Grant::Stop, _))) => {
-                self.pass_on(Signal::TSTP.as_raw());
+                self.pass_on(Signal::TSTP.as_raw(), To::Group);
                 true
             }
             Ok(Some((Grant::Maps | Grant::Terminal(_) | Grant::Over, _))) => true,

@@ -20,10 +20,11 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, set_parent_process_death_signal, waitpid};
 use serde::{Deserialize, Serialize};
 
-use super::init::Furniture;
-use super::line::{Grant, Line, Need, Report};
+use super::inherited::{self, Inherited};
+use super::init::{Errand, Furniture};
+use super::line::{Grant, Line, Need, Report, To};
 use super::privileges::{Standing, write_maps};
-use super::signals::Signals;
+use super::signals::{self, Signals};
 use super::ssh::Copies;
 use super::terminal::Terminal;
 use super::{EncloseError, error, init};
@@ -36,6 +37,7 @@ pub(super) struct Parameters {
     pub(super) mtu: u32,
     pub(super) device: String,
     pub(super) queues: usize,
+    pub(super) inherited: Inherited,
     /// The outer process.
     pub(super) outer: u32,
 }
@@ -75,7 +77,8 @@ fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result
     let step = |what: &'static str| move |source: io::Error| EncloseError::step(what, source);
     // Wakes a keeper that is stopped; the end of the line then ends it. Not KILL, which a mere thread's end would send too.
     set_parent_process_death_signal(Some(Signal::CONT)).map_err(|source| step("follow the outer process")(source.into()))?;
-    let signals = Signals::block_all_and_read(&[Signal::CHILD, Signal::TSTP, Signal::CONT]).map_err(step("block signals"))?;
+    let (signals, blocked) =
+        Signals::block_all_and_read(&[Signal::CHILD, Signal::TSTP, Signal::CONT]).map_err(step("block signals"))?;
     let standing = Standing::look().map_err(step("read the own capabilities"))?;
     let (init_line, far_line) = Line::pair().map_err(step("make a socket pair"))?;
     let around = error::Surroundings::look(standing.wants_user_namespace());
@@ -86,7 +89,7 @@ fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result
         drop((init_line, signals));
         let outer = outer.as_fd().try_clone_to_owned().map_err(step("keep the line"))?;
         let furniture = Furniture { parameters, user_namespace: standing.wants_user_namespace(), for_ssh };
-        init::run(Line::adopt(outer), far_line, furniture, command);
+        init::run(Line::adopt(outer), far_line, furniture, Errand { command, blocked });
         std::process::exit(0);
     };
     drop((far_line, for_ssh));
@@ -160,14 +163,28 @@ impl Kept {
     fn answer(&mut self) -> bool {
         let Ok(Some((need, _))) = self.line.receive() else { return false };
         let grant = match need {
-            Need::Terminal => Some(Grant::Terminal(self.terminal.hand_over())),
+            Need::Terminal => {
+                let granted = self.terminal.hand_over();
+                // Where the terminal's interrupt hits the command alone, its pipe to the next of a pipeline stays open until we have sent
+                // the interrupt on: the end of its input would have the next one end well, and a loop around both go on.
+                if !granted {
+                    inherited::let_go(true);
+                }
+                Some(Grant::Terminal(granted))
+            }
             Need::Stopped(signal) => self.terminal.mirror_stop(signal).map(|terminal| Grant::Resume { terminal }),
             Need::Continued => {
                 self.terminal.mirror_continue();
                 None
             }
+            // It stays with us, blocked, until somebody asks for it: a signal to the whole group comes to all of it at once.
+            Need::Whom { number, alone } => match signals::take(number) {
+                true => Some(Grant::Signal { number, to: To::Group }),
+                false => alone.then_some(Grant::Signal { number, to: To::Process }),
+            },
             Need::Over { signal } => {
                 self.terminal.take_back(signal);
+                inherited::let_go(true);
                 Some(Grant::Over)
             }
         };

@@ -19,7 +19,20 @@ use super::{CommandStatus, EncloseError};
 #[derive(Debug, Serialize, Deserialize)]
 pub(super) enum Order {
     Start,
-    Signal(i32),
+    /// For the command's group where the outer process's group had it too; else for the command where it may be `alone`.
+    Signal {
+        number: i32,
+        alone: bool,
+    },
+}
+
+/// Whom a signal is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum To {
+    /// The command alone.
+    Process,
+    /// The command's process group.
+    Group,
 }
 
 /// What the outer process is told. After `Ready` there is one more at most, `Ended`.
@@ -49,6 +62,11 @@ pub(super) enum Need {
     /// The command was stopped by this signal.
     Stopped(i32),
     Continued,
+    /// The outer process has this signal: has its group, too?
+    Whom {
+        number: i32,
+        alone: bool,
+    },
     /// The command has ended, by this signal if any.
     Over {
         signal: Option<i32>,
@@ -62,6 +80,8 @@ pub(super) enum Grant {
     Maps,
     /// The answer to [`Need::Terminal`].
     Terminal(bool),
+    /// The answer to [`Need::Whom`].
+    Signal { number: i32, to: To },
     /// The job was told to stop.
     Stop,
     /// The job goes on; the command gets the terminal where this says so.

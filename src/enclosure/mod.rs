@@ -12,6 +12,7 @@
 
 mod command;
 mod error;
+mod inherited;
 mod init;
 mod keeper;
 mod line;
@@ -33,9 +34,12 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 pub use error::EncloseError;
+pub use inherited::let_go;
 use ipnet::Ipv6Net;
+pub use signals::die_of;
 pub use status::CommandStatus;
 
+use inherited::Inherited;
 use line::{Line, Order, Report};
 
 /// The hidden verb that [`inner_main`] serves.
@@ -130,17 +134,30 @@ impl Enclosed {
         Ok(status)
     }
 
-    /// Sends a signal to the command: to its process group where a terminal would (INT, QUIT, HUP, TSTP, CONT, WINCH, …), to the
-    /// command alone otherwise.
+    /// Sends the command a signal: its whole process group where this process's group got it too, as from a terminal, a shell that
+    /// hangs up or timeout(1); else the command alone.
     ///
     /// # Errors
     ///
     /// There is no signal of this number, or the enclosure has ended.
     pub fn signal(&self, signal: i32) -> io::Result<()> {
-        if signals::signal(signal).is_none() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{signal} is no signal's number")));
+        self.pass_on(signal, true)
+    }
+
+    /// As [`Self::signal`], but nothing where this process alone got it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::signal`].
+    pub fn signal_of_group(&self, signal: i32) -> io::Result<()> {
+        self.pass_on(signal, false)
+    }
+
+    fn pass_on(&self, number: i32, alone: bool) -> io::Result<()> {
+        if signals::signal(number).is_none() {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{number} is no signal's number")));
         }
-        self.line.send(&Order::Signal(signal))
+        self.line.send(&Order::Signal { number, alone })
     }
 
     /// Becomes readable when the command has ended; then [`Enclosed::wait`] returns soon.
@@ -181,6 +198,7 @@ fn start_keeper(binary: &Path, request: Request, far: &Line) -> io::Result<Keepe
         mtu: request.mtu,
         device: request.device,
         queues: request.queues,
+        inherited: Inherited::of_this_process(),
         outer: std::process::id(),
     };
     let number = far.as_fd().as_raw_fd();

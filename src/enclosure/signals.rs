@@ -6,18 +6,16 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use rustix::process::Signal;
+use rustix::process::{DumpableBehavior, Signal, set_dumpable_behavior};
 
 /// A signalfd(2).
 pub(super) struct Signals(OwnedFd);
 
 impl Signals {
-    /// Blocks every signal of this thread and makes `wanted` readable.
-    pub(super) fn block_all_and_read(wanted: &[Signal]) -> io::Result<Self> {
-        let all = filled()?;
-        // SAFETY: both pointers are valid or null; the process has one thread, so its mask is the process's.
-        check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const all, std::ptr::null_mut()) })?;
-        Self::read_only(wanted)
+    /// Blocks every signal of this thread and makes `wanted` readable. Gives the mask of before, too.
+    pub(super) fn block_all_and_read(wanted: &[Signal]) -> io::Result<(Self, Mask)> {
+        let before = Mask(filled()?).set()?;
+        Ok((Self::read_only(wanted)?, before))
     }
 
     /// Makes `wanted` readable; they are blocked already.
@@ -61,11 +59,45 @@ impl AsFd for Signals {
     }
 }
 
-/// Blocks no signal any more, as a program expects to be started.
-pub(super) fn unblock_all() -> io::Result<()> {
-    let none = emptied()?;
-    // SAFETY: both pointers are valid or null; the process has one thread, so its mask is the process's.
-    check(unsafe { libc::sigprocmask(libc::SIG_SETMASK, &raw const none, std::ptr::null_mut()) })
+/// The signals that are blocked.
+#[derive(Clone, Copy)]
+pub(super) struct Mask(libc::sigset_t);
+
+impl Mask {
+    /// Blocks these signals and no others in this thread. Gives the mask of before.
+    pub(super) fn set(&self) -> io::Result<Self> {
+        let mut before = emptied()?;
+        // SAFETY: both pointers are valid for the call.
+        check(unsafe { libc::pthread_sigmask(libc::SIG_SETMASK, &raw const self.0, &raw mut before) })?;
+        Ok(Self(before))
+    }
+}
+
+/// Takes a signal that has come to this process, which blocks it. False where none has.
+pub(super) fn take(number: i32) -> bool {
+    let Ok(mut set) = emptied() else { return false };
+    let at_once = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: the set is initialised and borrowed for the call; a number that no signal has is refused.
+    if unsafe { libc::sigaddset(&raw mut set, number) } == -1 {
+        return false;
+    }
+    // SAFETY: the set and the time are valid for the call; nothing is written.
+    unsafe { libc::sigtimedwait(&raw const set, std::ptr::null_mut(), &raw const at_once) == number }
+}
+
+/// Ends this process by a signal, so that its parent sees of it what ended the command. Returns where the signal does not kill.
+pub fn die_of(number: i32) {
+    let Some(signal) = signal(number) else { return };
+    // The core, if any, is the command's; ours would tell nothing.
+    if set_dumpable_behavior(DumpableBehavior::NotDumpable).is_err() {
+        return;
+    }
+    // SAFETY: the default action is no handler, so nothing can run in one. KILL has none other, and is refused.
+    unsafe { libc::signal(signal.as_raw(), libc::SIG_DFL) };
+    if emptied().and_then(|none| Mask(none).set()).is_ok() {
+        // SAFETY: takes a plain number.
+        unsafe { libc::raise(signal.as_raw()) };
+    }
 }
 
 /// Reads a signal number as kill(2) takes it; `None` for a number that no signal has.
@@ -101,6 +133,20 @@ fn check(result: libc::c_int) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_signal_is_taken_once_and_only_where_it_came() {
+        let urgent = libc::SIGURG;
+        let mut set = emptied().expect("a set");
+        // SAFETY: the set is initialised and borrowed for the call.
+        check(unsafe { libc::sigaddset(&raw mut set, urgent) }).expect("added");
+        let before = Mask(set).set().expect("blocked");
+        assert!(!take(urgent));
+        // SAFETY: takes a plain number.
+        check(unsafe { libc::raise(urgent) }).expect("raised");
+        assert!(take(urgent) && !take(urgent) && !take(-1));
+        before.set().expect("as before");
+    }
 
     #[test]
     fn only_numbers_of_signals_are_taken() {

@@ -3,6 +3,7 @@
 mod command;
 mod ends;
 mod handle;
+mod left;
 mod names;
 mod network;
 mod refusals;

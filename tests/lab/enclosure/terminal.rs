@@ -163,6 +163,18 @@ fn an_interrupt_ends_the_script_around_the_command_too() {
 }
 
 #[test]
+fn an_interrupt_ends_the_rest_of_a_pipeline_as_it_ends_the_command() {
+    let mut typist = Typist::bash();
+    let mark = mark(81);
+    typist.types(&format!("{} | cat\n", exec(&format!("sleep {mark}"))));
+    wait_for_sleep(&mark);
+    typist.types("\x03");
+    typist.expect("lab> ");
+    typist.types("echo status=$?\n");
+    typist.expect("status=130");
+}
+
+#[test]
 fn a_stop_without_a_shell_that_could_undo_it_does_not_last() {
     let mut typist = Typist::sit_down(&exec("sh -c 'echo ready; sleep 3; echo done'"));
     typist.expect("ready");

@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read};
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -77,8 +78,9 @@ pub(crate) struct Finished {
 }
 
 impl Finished {
+    /// The code as a shell has it.
     pub(crate) fn code(&self) -> i32 {
-        self.status.code().unwrap_or(-1)
+        self.status.code().or(self.status.signal().map(|signal| signal + 128)).unwrap_or(-1)
     }
 
     /// What it wrote, where it succeeded.
