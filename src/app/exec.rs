@@ -1,5 +1,7 @@
 //! `portreeve exec`: one command and its children behind the router; nothing of the host changes.
 
+mod hints;
+mod socket;
 mod ways;
 
 use std::io;
@@ -19,7 +21,7 @@ use super::signals::Signals;
 use super::upkeep::Upkeep;
 use crate::cli::{ExecArgs, Exit, complain, report_faults};
 use crate::config::{Config, paths::Places};
-use crate::control::{Access, Listener, Way};
+use crate::control::{Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, die_of, enclose, let_go};
 use crate::netlink::{EVERYWHERE, Host, RouteSocket, SocketTable, setup};
 use crate::procfs::{Options, Processes};
@@ -81,6 +83,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let system = config.dns.upstream.is_empty().then(|| upstreams.clone());
     let loader = Loader::new(args.profiles.clone(), places.uid != 0, &config, upstreams.search()).map_err(faults)?;
     let loaded = loader.load().map_err(faults)?;
+    hints::give(&args.command, args.host_loopback);
     let record = open_record(args.record.as_deref()).map_err(ExecError::Record)?;
     let host = RouteSocket::open().ok().and_then(|mut socket| Host::read(&mut socket).ok());
     let mtu = host.as_ref().map_or(USUAL_MTU, |host| host.uplink_mtu(DEVICE_NAME));
@@ -100,8 +103,8 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let enclosed = enclose(request)?;
     // What we have to say goes to stderr.
     let_go(false);
-    let socket = args.socket.clone().unwrap_or_else(|| places.exec_socket(std::process::id()));
-    let listener = Listener::bind(&socket, Access::Own)?;
+    let listener = socket::bind(args.socket.as_deref(), &places)?;
+    let socket = listener.as_ref().map(|listener| listener.path().to_owned()).unwrap_or_default();
     let facts = Facts {
         way: Way::Exec,
         since: boot_ms(),
@@ -117,7 +120,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
 }
 
 struct Start {
-    listener: Listener,
+    listener: Option<Listener>,
     facts: Facts,
     loader: Loader,
     loaded: Loaded,
@@ -155,7 +158,9 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         stubs: Vec::new(),
         older: None,
     })?;
-    core.serve_control(listener);
+    if let Some(listener) = listener {
+        core.serve_control(listener);
+    }
     let mut resolvers = core.follow_resolvers(system);
     let ways = Ways { inside: route, index: device_index, led: reach, always };
     if let Err(error) = ways.follow(move || resolvers(Near::nothing())) {

@@ -55,10 +55,11 @@ impl Places {
         }
     }
 
-    /// The control socket of the `exec` with this PID.
+    /// The control socket of the `exec` with this PID. Another with the same one, in another PID namespace, is its `twin`.
     #[must_use]
-    pub fn exec_socket(&self, pid: u32) -> PathBuf {
-        self.exec_dir().join(format!("exec-{pid}.sock"))
+    pub fn exec_socket(&self, pid: u32, twin: u32) -> PathBuf {
+        let twin = if twin == 0 { String::new() } else { format!("-{twin}") };
+        self.exec_dir().join(format!("exec-{pid}{twin}.sock"))
     }
 }
 
@@ -78,7 +79,9 @@ pub fn run_dir(socket: Option<&Path>) -> PathBuf {
 /// The PID in the file name of an `exec` socket; None for any other file.
 #[must_use]
 pub fn exec_pid(socket: &Path) -> Option<u32> {
-    socket.file_name()?.to_str()?.strip_prefix("exec-")?.strip_suffix(".sock")?.parse().ok()
+    let numbers = socket.file_name()?.to_str()?.strip_prefix("exec-")?.strip_suffix(".sock")?;
+    let (pid, twin) = numbers.split_once('-').unwrap_or((numbers, "0"));
+    twin.parse::<u32>().ok().and(pid.parse().ok())
 }
 
 #[cfg(test)]
@@ -92,14 +95,18 @@ mod tests {
     #[test]
     fn exec_sockets_lie_in_the_runtime_dir_or_in_a_folder_per_user() {
         let placed = Places { xdg_runtime_dir: Some("/run/user/1000".into()), ..places(1000) };
-        assert_eq!(placed.exec_socket(42), PathBuf::from("/run/user/1000/portreeve/exec-42.sock"));
-        assert_eq!(places(1000).exec_socket(42), PathBuf::from("/tmp/portreeve-1000/exec-42.sock"));
+        assert_eq!(placed.exec_socket(42, 0), PathBuf::from("/run/user/1000/portreeve/exec-42.sock"));
+        assert_eq!(places(1000).exec_socket(42, 0), PathBuf::from("/tmp/portreeve-1000/exec-42.sock"));
+        assert_eq!(places(1000).exec_socket(42, 3), PathBuf::from("/tmp/portreeve-1000/exec-42-3.sock"));
     }
 
     #[test]
     fn a_pid_is_read_from_an_exec_socket_only() {
         assert_eq!(exec_pid(Path::new("/x/exec-42.sock")), Some(42));
-        for other in ["/x/exec-.sock", "/x/exec-4", "/x/portreeve.sock", "/x/exec--4.sock", "/"] {
+        assert_eq!(exec_pid(Path::new("/x/exec-42-3.sock")), Some(42));
+        for other in
+            ["/x/exec-.sock", "/x/exec-4", "/x/portreeve.sock", "/x/exec--4.sock", "/x/exec-4-.sock", "/x/exec-4-x.sock", "/"]
+        {
             assert_eq!(exec_pid(Path::new(other)), None, "{other}");
         }
     }

@@ -156,19 +156,26 @@ impl Own {
         Self {
             uid: rustix::process::geteuid().as_raw(),
             gid: rustix::process::getegid().as_raw(),
-            unmapped: overflow.filter(|uid| !is_mapped(&map, 0) && !is_mapped(&map, *uid)),
+            unmapped: overflow.filter(|uid| !has_root(&map) && !is_mapped(&map, *uid)),
         }
     }
 }
 
-/// Lines of /proc/self/uid_map: first number inside, first number outside, count. An unreadable map maps everything.
+/// Whether root outside has a number here, be it another one; and 0 here may be somebody else (`unshare -r`).
+fn has_root(map: &str) -> bool {
+    map.is_empty() || map.lines().any(|line| range(line).is_none_or(|(_, outside, _)| outside == 0))
+}
+
+/// Whether somebody has this number here. An unreadable map maps everything.
 fn is_mapped(map: &str, uid: u32) -> bool {
-    map.is_empty()
-        || map.lines().any(|line| {
-            let mut numbers = line.split_whitespace().map_while(|number| number.parse::<u64>().ok());
-            let (Some(inside), Some(_), Some(count)) = (numbers.next(), numbers.next(), numbers.next()) else { return true };
-            (inside..inside.saturating_add(count)).contains(&u64::from(uid))
-        })
+    let is_in = |(inside, _, count): (u64, u64, u64)| (inside..inside.saturating_add(count)).contains(&u64::from(uid));
+    map.is_empty() || map.lines().any(|line| range(line).is_none_or(is_in))
+}
+
+/// A line of /proc/self/uid_map: first number inside, first number outside, count.
+fn range(line: &str) -> Option<(u64, u64, u64)> {
+    let mut numbers = line.split_whitespace().map_while(|number| number.parse().ok());
+    Some((numbers.next()?, numbers.next()?, numbers.next()?))
 }
 
 /// Why a folder lets others replace what lies in it; None when it does not.
@@ -340,6 +347,11 @@ mod tests {
             ("odd\n", 0, true),
         ] {
             assert_eq!(is_mapped(map, uid), mapped, "{map:?} {uid}");
+        }
+        for (map, root) in
+            [("0 0 4294967295\n", true), ("1000 1000 1\n", false), ("0 1000 1\n", false), ("1000 0 1\n", true), ("", true)]
+        {
+            assert_eq!(has_root(map), root, "{map:?}");
         }
     }
 

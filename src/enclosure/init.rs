@@ -38,6 +38,7 @@ pub(super) struct Furniture<'a> {
     pub(super) parameters: &'a Parameters,
     pub(super) user_namespace: bool,
     pub(super) for_ssh: Copies,
+    pub(super) settings: net::Settings,
 }
 
 /// What the first process runs, and the signals that it was called with blocked.
@@ -68,12 +69,12 @@ pub(super) fn run(outer: Line, keeper: Line, furniture: Furniture<'_>, errand: E
 
 /// Makes everything, passes it out and gives up what the command must not have.
 fn furnish(outer: &Line, furniture: &Furniture<'_>) -> Result<(), EncloseError> {
-    let Furniture { parameters, user_namespace, for_ssh } = furniture;
+    let Furniture { parameters, user_namespace, for_ssh, settings } = furniture;
     let around = error::Surroundings::look(*user_namespace);
     let conf = mounts::make(&around)?;
     let ssh_fault = mounts::cover(&for_ssh.files).err().map(|fault| fault.to_string());
     let ssh_fault = ssh_fault.or(for_ssh.incomplete.then(|| "it has more or longer files than are looked at".to_owned()));
-    let sockets = net::make(parameters, &conf.servers, &around)?;
+    let sockets = net::make(parameters, settings, &conf.servers, &around)?;
     privileges::drop_forbidden()
         .map_err(|source| error::explain("drop NET_ADMIN and SYS_ADMIN for the command", &source, &around))?;
     let ready = Report::Ready { queues: sockets.tun.len(), udp: sockets.dns_udp.len(), tcp: sockets.dns_tcp.len(), ssh_fault };

@@ -27,7 +27,7 @@ use super::privileges::{Standing, write_maps};
 use super::signals::{self, Signals};
 use super::ssh::Copies;
 use super::terminal::Terminal;
-use super::{EncloseError, error, init};
+use super::{EncloseError, error, init, net};
 
 /// What the keeper is started with, beside the command.
 #[derive(Debug, Serialize, Deserialize)]
@@ -84,11 +84,12 @@ fn keep(outer: &Line, parameters: &Parameters, command: Vec<OsString>) -> Result
     let around = error::Surroundings::look(standing.wants_user_namespace());
     // Here and not inside, where an owner is not to be seen.
     let for_ssh = if standing.hides_root() { Copies::make() } else { Copies::default() };
+    let settings = net::Settings::of_this_host();
     let cloned = clone_namespaces(standing);
     let Some(init) = cloned.map_err(|source| error::explain("clone the enclosure's namespaces", &source, &around))? else {
         drop((init_line, signals));
         let outer = outer.as_fd().try_clone_to_owned().map_err(step("keep the line"))?;
-        let furniture = Furniture { parameters, user_namespace: standing.wants_user_namespace(), for_ssh };
+        let furniture = Furniture { parameters, user_namespace: standing.wants_user_namespace(), for_ssh, settings };
         init::run(Line::adopt(outer), far_line, furniture, Errand { command, blocked });
         std::process::exit(0);
     };

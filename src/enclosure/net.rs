@@ -24,6 +24,32 @@ const LISTEN: [IpAddr; 3] =
 /// Addresses on which we listen at most; resolv.conf names three servers usefully (`MAXNS` of resolv.conf(5)).
 const LISTEN_LIMIT: usize = 12;
 
+/// Settings of a network namespace that programs can tell, and that this host may have changed.
+const AS_OUTSIDE: [&str; 10] = [
+    "ipv4/ip_default_ttl",
+    "ipv4/ip_local_port_range",
+    "ipv4/ip_local_reserved_ports",
+    "ipv4/ip_nonlocal_bind",
+    "ipv4/tcp_keepalive_time",
+    "ipv4/tcp_keepalive_intvl",
+    "ipv4/tcp_keepalive_probes",
+    "ipv6/bindv6only",
+    "ipv6/ip_nonlocal_bind",
+    "ipv6/conf/default/hop_limit",
+];
+
+/// These settings as they are on this host.
+#[derive(Debug)]
+pub(super) struct Settings(Vec<(&'static str, String)>);
+
+impl Settings {
+    /// Reads them, outside. What is not there is not set inside either.
+    pub(super) fn of_this_host() -> Self {
+        let read = |name: &'static str| Some((name, fs::read_to_string(format!("/proc/sys/net/{name}")).ok()?));
+        Self(AS_OUTSIDE.into_iter().filter_map(read).collect())
+    }
+}
+
 /// What is passed out.
 pub(super) struct Sockets {
     pub(super) tun: Vec<OwnedFd>,
@@ -44,9 +70,14 @@ impl Sockets {
 }
 
 /// Makes the network. `servers` are the loopback addresses that resolv.conf names.
-pub(super) fn make(parameters: &Parameters, servers: &[IpAddr], around: &error::Surroundings) -> Result<Sockets, EncloseError> {
+pub(super) fn make(
+    parameters: &Parameters,
+    settings: &Settings,
+    servers: &[IpAddr],
+    around: &error::Surroundings,
+) -> Result<Sockets, EncloseError> {
     let attempt = |what: &str, source: &io::Error| error::explain(what, source, around);
-    sysctls(parameters).map_err(|(path, source)| attempt(&format!("write {path}"), &source))?;
+    sysctls(parameters, settings).map_err(|(path, source)| attempt(&format!("write {path}"), &source))?;
     let tun =
         tun::Queue::open_several(&parameters.device, parameters.queues).map_err(|source| explain_device(&source, around))?;
     let mut route = RouteSocket::open().map_err(|source| attempt("open an rtnetlink socket", &source))?;
@@ -73,7 +104,11 @@ fn explain_device(source: &tun::OpenError, around: &error::Surroundings) -> Encl
 }
 
 /// Namespaced sysctls (ip-sysctl.rst). They must stand before the TUN is made, which copies `default`.
-fn sysctls(parameters: &Parameters) -> Result<(), (String, io::Error)> {
+fn sysctls(parameters: &Parameters, Settings(settings): &Settings) -> Result<(), (String, io::Error)> {
+    for (name, value) in settings {
+        // One that a kernel gives to the first namespace alone stays as the kernel makes it.
+        let _ = write_sysctl(name, value.trim_end());
+    }
     let gid = rustix::process::getegid().as_raw();
     // No privileged port: the DNS listeners and the command's own servers need no capability.
     write_sysctl("ipv4/ip_unprivileged_port_start", "0")?;

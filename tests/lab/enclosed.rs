@@ -116,6 +116,22 @@ fn what_ssh_refuses_in_its_configuration_stays_refused() {
 }
 
 #[test]
+fn a_program_that_loses_its_files_rights_is_told_of_with_the_remedy() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let tool = lab.copy_of("true", "set-id");
+    let words = ["--", tool.to_str().expect("plain text")];
+    for (mode, told) in [(0o4755, true), (0o755, false)] {
+        std::fs::set_permissions(&tool, PermissionsExt::from_mode(mode)).expect("the copy is ours");
+        let said = exec_as_nobody(&lab, &profiles, &words).expect_code(0).stderr;
+        assert_eq!(said.contains("as root: sudo portreeve exec"), told, "{mode:o} {said}");
+        assert_eq!(said.is_empty(), !told, "{said}");
+    }
+    std::fs::set_permissions(&tool, PermissionsExt::from_mode(0o4755)).expect("the copy is ours");
+    assert_eq!(Router::start(&lab, Way::Exec, &profiles).run([&tool]).expect_code(0).stderr, "", "root loses nothing");
+}
+
+#[test]
 fn the_hosts_network_is_as_before() {
     let lab = Lab::new();
     let profiles = Profiles::accepting();

@@ -43,6 +43,23 @@ fn loopback_works_and_so_does_an_unprivileged_ping() {
 }
 
 #[test]
+fn settings_of_the_network_that_programs_can_tell_are_as_outside() {
+    let names =
+        "ipv4/ip_default_ttl ipv4/ip_local_port_range ipv4/tcp_keepalive_time ipv6/bindv6only ipv6/conf/default/hop_limit";
+    let set = "cd /proc/sys/net; for pair in ipv4/ip_default_ttl=77 'ipv4/ip_local_port_range=40000 40999' ipv4/tcp_keepalive_time=600 \
+               ipv6/bindv6only=1 ipv6/conf/default/hop_limit=99; do echo \"${pair#*=}\" >${pair%%=*}; done; \
+               cd /tmp; exec \"$@\"";
+    let show = format!("cd /proc/sys/net; cat {names}");
+    for caller in CALLERS {
+        let exec = caller.exec(["sh", "-c", &show]);
+        let mut unshare = std::process::Command::new("unshare");
+        unshare.args(["-n", "sh", "-c", set, "sh"]).arg(exec.get_program()).args(exec.get_args());
+        let output = unshare.output().expect("unshare runs");
+        assert_eq!(stdout(&output), "77\n40000\t40999\n600\n1\n99\n", "{caller:?} {}", stderr(&output));
+    }
+}
+
+#[test]
 fn a_privileged_port_can_be_listened_on() {
     let script = "import socket; [socket.create_server(a, family=f) for f, a in \
                   ((socket.AF_INET, ('127.0.0.1', 80)), (socket.AF_INET6, ('::1', 80)))]; print('listening')";
@@ -62,11 +79,16 @@ fn router_advertisements_are_not_taken() {
 fn enclosures_nest() {
     for caller in CALLERS {
         let binary = super::binary().as_os_str();
-        let nested = ["exec", "--", "sh", "-c", "ip -o addr show dev portreeve0; id -u; exit 5"].map(AsRef::as_ref);
-        let output = caller.exec(std::iter::once(binary).chain(nested)).output().expect("runs");
-        assert_eq!(output.status.code(), Some(5), "{caller:?} {}", stderr(&output));
-        let text = stdout(&output);
-        assert!(text.contains("inet ") && text.ends_with(&format!("\n{}\n", caller.id())), "{text}");
+        let exec = [binary, "exec".as_ref(), "--".as_ref()];
+        let script = ["sh", "-c", "ip -o addr show dev portreeve0; id -u; exit 5"].map(AsRef::as_ref);
+        // From the second inside on all have the same PID, each in its own namespace.
+        for depth in [1, 2] {
+            let output = caller.exec(exec.repeat(depth).into_iter().chain(script)).output().expect("runs");
+            assert_eq!(output.status.code(), Some(5), "{caller:?} {}", stderr(&output));
+            let text = stdout(&output);
+            assert!(text.contains("inet ") && text.ends_with(&format!("\n{}\n", caller.id())), "{text}");
+            assert_eq!(stderr(&output), "", "{caller:?} {depth}");
+        }
     }
 }
 
@@ -79,6 +101,16 @@ fn the_root_of_a_user_namespace_and_a_named_network_namespace_have_enclosures_to
         let output = unshare.args(flags).arg(super::binary()).args(["exec", "--", "sh", "-c", script]).output().expect("runs");
         assert_eq!(stdout(&output), "2\n", "{flags:?} {}", stderr(&output));
     }
+}
+
+#[test]
+fn the_root_of_an_ordinary_users_namespace_has_enclosures_too() {
+    let script = "test $(id -u) = 0 && ip -o addr show dev portreeve0 | wc -l";
+    let mut unshare = Caller::Nobody.command();
+    // The folder for sockets of root in /tmp may be there and another's; nobody's runtime folder is not there at all.
+    unshare.args(["unshare", "-Ur"]).arg(super::binary()).args(["exec", "--", "sh", "-c", script]);
+    let output = unshare.env_remove("XDG_RUNTIME_DIR").output().expect("runs");
+    assert_eq!(stdout(&output), "2\n", "{}", stderr(&output));
 }
 
 #[test]
