@@ -265,24 +265,6 @@ impl Core {
         recorder.into_iter().filter(|_| !is_stuck).for_each(wait);
     }
 
-    /// Has the resolver follow the network, at each call: another network brings other resolvers, and the file that names them changes
-    /// a moment later at the latest. What became near is a stub. `asked`: what was read of the system, where that is asked.
-    pub(super) fn follow_resolvers(&self, mut asked: Option<Upstreams>) -> impl FnMut(Near) + Send + use<> {
-        // Who follows may outlive the router, and must not keep its records open.
-        let running = Arc::downgrade(&self.running);
-        move |near| {
-            let Some(running) = running.upgrade() else { return };
-            if let Some(asked) = &mut asked {
-                let now = Upstreams::system(&near);
-                if now != *asked {
-                    running.resolver.set_upstreams(&now);
-                    *asked = now;
-                }
-            }
-            running.resolver.set_near(near);
-        }
-    }
-
     /// The way to the packet loops.
     pub(super) fn handles(&self) -> Handles {
         self.running.shards.clone()

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::core::unix_ms;
+use super::engine::Running;
 use super::shard::{Attributor, Handles, Message};
 use super::shared::{Shared, locked};
 use crate::control::Event;
@@ -16,7 +17,7 @@ use crate::flow::{Direction, Flow, FlowId, Record};
 use crate::names::{Asker, Name};
 use crate::packet::{FiveTuple, Protocol};
 use crate::process::Identity;
-use crate::resolver::{Judge, Resolver};
+use crate::resolver::{Judge, Near, Resolver, Upstreams};
 use crate::verdict::{Case, Check, Decision, Reason, Target, answer_allowed, chain_allowed, decide};
 
 /// DNS streams served at once.
@@ -56,6 +57,24 @@ pub(super) struct Stream {
     pub(super) from: SocketAddr,
     pub(super) asked: SocketAddr,
     pub(super) asker: DnsAsker,
+}
+
+/// Has the resolver follow the network, at each call: another network brings other resolvers, and the file that names them changes
+/// a moment later at the latest. What became near is a stub. `asked`: what was read of the system, where that is asked.
+pub(super) fn follow_resolvers(running: &Arc<Running>, mut asked: Option<Upstreams>) -> impl FnMut(Near) + Send + use<> {
+    // Who follows may outlive the router, and must not keep its records open.
+    let running = Arc::downgrade(running);
+    move |near| {
+        let Some(running) = running.upgrade() else { return };
+        if let Some(asked) = &mut asked {
+            let now = Upstreams::system(&near);
+            if now != *asked {
+                running.resolver.set_upstreams(&now);
+                *asked = now;
+            }
+        }
+        running.resolver.set_near(near);
+    }
 }
 
 /// Judges questions by the rules in force.

@@ -15,6 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::SignalKind;
 
 use super::core::{Core, HOST_LOOPBACK, Plan, boot_ms, open_record, runtime};
+use super::dns::follow_resolvers;
 use super::engine::Facts;
 use super::policies::{Loaded, Loader};
 use super::signals::Signals;
@@ -161,7 +162,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
     if let Some(listener) = listener {
         core.serve_control(listener);
     }
-    let mut resolvers = core.follow_resolvers(system);
+    let mut resolvers = follow_resolvers(&core.running, system);
     let ways = Ways { inside: route, index: device_index, led: reach, always };
     if let Err(error) = ways.follow(move || resolvers(Near::nothing())) {
         tracing::warn!(%error, "IPv6 leads inside where it led at the start, and the name servers stay those of the start");

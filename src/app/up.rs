@@ -14,6 +14,7 @@ use tokio::signal::unix::SignalKind;
 
 use super::core::{self, Core, Ending, boot_ms};
 use super::daemon;
+use super::dns::follow_resolvers;
 use super::engine::Facts;
 use super::network;
 use super::older::Older;
@@ -143,7 +144,7 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
             core.print_verdicts();
         }
         let upkeep = core.running.facts.upkeep.clone();
-        let mut resolvers = core.follow_resolvers(system);
+        let mut resolvers = follow_resolvers(&core.running, system);
         network::watch(core.handles(), (shelf.clone(), upkeep), own, move |own| resolvers(Near::this_host(own)))?;
         serve(core, &shelf, &mut signals)
     });
