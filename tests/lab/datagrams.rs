@@ -1,6 +1,6 @@
 //! UDP as programs see it: sizes, super-packets, path MTU, ICMP errors, ports and strangers.
 
-use crate::harness::{Host, Lab, Profiles, Router, Running, Way, datagrams, python};
+use crate::harness::{Host, Lab, Profiles, Router, Running, Way, datagrams, eventually, python};
 
 in_all_ways! {
     datagrams_of_every_size_come_back,
@@ -81,13 +81,23 @@ fn a_peer_that_goes_on_sending_to_a_socket_that_was_closed_is_told(way: Way) {
     let lab = Lab::new();
     let profiles = Profiles::accepting();
     let router = Router::start(&lab, way, &profiles);
-    for address in [Lab::SERVER_4, Lab::SERVER_6] {
-        let mut peer = lab.internet().spawn(datagrams(&["stream", address]));
-        assert_eq!(peer.line(), "streaming");
-        // The program lives on, and its enclosure with it.
-        let mut program = router.spawn(datagrams(&["leave", address]));
-        assert_eq!(program.line(), "left");
-        assert_eq!(peer.line(), r#""Connection refused""#, "{address}");
+    for (address, other) in SERVERS {
+        for addresses in [&[address][..], &[address, other]] {
+            let words: Vec<&str> = ["stream"].iter().chain(addresses).copied().collect();
+            let mut peer = lab.internet().spawn(datagrams(&words));
+            assert_eq!(peer.line(), "streaming");
+            // The program lives on, and its enclosure with it.
+            let mut program = router.spawn(datagrams(&["leave", address]));
+            assert_eq!(program.line(), "left");
+            assert_eq!(peer.line(), r#""Connection refused""#, "{addresses:?}");
+        }
+        if way != Way::Direct {
+            // What the stranger said counts, too.
+            let dst = std::net::SocketAddr::new(address.parse().expect("literal"), 9011).to_string();
+            let ended = || router.records().into_iter().filter(|r| r.dst == dst && r.end.is_some()).collect::<Vec<_>>();
+            let ended = eventually("both flows have ended", || Some(ended()).filter(|ended| ended.len() == 2));
+            assert!(ended.iter().all(|record| record.bytes_down >= 300), "{ended:?}");
+        }
     }
 }
 

@@ -43,7 +43,7 @@ impl Shard {
     /// No socket of this host took a datagram of this flow. Such a word has no ports, so it may come by another queue than the flow;
     /// `is_first`: nobody else has heard it.
     pub(super) fn on_unwanted(&mut self, tuple: &FiveTuple, is_first: bool, now: Instant) {
-        match self.router.find(tuple) {
+        match self.router.find(tuple).or_else(|| self.hearer(tuple.local)) {
             // Who sent by a raw socket waits for answers without one of the flow's.
             Some(id) if self.lanes.lane(id.index()).is_some() && !self.lanes.is_raw(id) => {
                 self.end_if_gone(id, now);

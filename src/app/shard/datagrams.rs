@@ -173,7 +173,8 @@ impl Shard {
         let all_taken = !troubled || self.take_troubles(slot, now);
         let all_read = match self.lanes.lane(slot) {
             Some(Lane::Udp(_)) => self.receive_datagrams(slot, now),
-            _ => (0..TURN_DATAGRAMS).any(|_| !self.receive_echo(slot, now)),
+            Some(Lane::Echo(_)) => (0..TURN_DATAGRAMS).any(|_| !self.receive_echo(slot, now)),
+            Some(Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_)) | None => return,
         };
         if all_taken && all_read {
             return;
@@ -234,7 +235,8 @@ impl Shard {
         inbound.marks = marks;
         if let Some(stranger) = received.from {
             let end = frame_room(inbound.tuple.local.is_ipv4()) + received.len;
-            return self.hear(inbound.id, stranger, marks, received.segment, frame.get_mut(..end).unwrap_or(&mut []));
+            let frame = frame.get_mut(..end).unwrap_or(&mut []);
+            return self.hear(inbound.id, (stranger, marks), received.segment, frame, now);
         }
         match received.segment {
             Some(size) => {

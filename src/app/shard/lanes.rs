@@ -114,7 +114,7 @@ pub(super) struct UdpLane {
     pub(super) id: FlowId,
     pub(super) socket: Datagrams,
     /// Its part in the port that it shares with other flows of the same socket.
-    pub(super) _lease: Option<super::ports::Lease>,
+    pub(super) lease: Option<super::ports::Lease>,
 }
 
 pub(super) struct EchoLane {

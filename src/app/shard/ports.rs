@@ -48,6 +48,13 @@ impl Ports {
     }
 }
 
+impl Lease {
+    /// Whether its flow hears what strangers send to `local`.
+    pub(super) fn hears_for(&self, local: SocketAddr) -> bool {
+        self.hears && self.local == local
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         let mut all = locked(&self.ports.0);

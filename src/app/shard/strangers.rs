@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Instant;
 
 use super::Shard;
 use super::lanes::{Lane, UdpLane};
@@ -21,7 +22,7 @@ impl Shard {
             let port = local.map_or(0, |local| local.port());
             let socket = self.dialer.udp_beside(permit, to, Source::Alone { port }, &is_spared)?;
             let fd = socket.as_raw_fd();
-            return Ok((Lane::Udp(UdpLane { id, socket, _lease: None }), fd));
+            return Ok((Lane::Udp(UdpLane { id, socket, lease: None }), fd));
         };
         let ports = &self.shared.ports;
         let known = ports.of(local);
@@ -31,21 +32,39 @@ impl Shard {
         let socket = self.dialer.udp_beside(permit, to, from, &is_spared)?;
         let lease = socket.port().and_then(|port| ports.lease(local, port, hears));
         let fd = socket.as_raw_fd();
-        Ok((Lane::Udp(UdpLane { id, socket, _lease: lease }), fd))
+        Ok((Lane::Udp(UdpLane { id, socket, lease }), fd))
     }
 
     /// Passes on what a stranger sent to the port of this flow, or does not. `frame` holds the data behind the room for headers.
-    pub(super) fn hear(&mut self, id: FlowId, stranger: SocketAddr, marks: Marks, segment: Option<u16>, frame: &mut [u8]) {
+    pub(super) fn hear(
+        &mut self,
+        id: FlowId,
+        (stranger, marks): (SocketAddr, Marks),
+        segment: Option<u16>,
+        frame: &mut [u8],
+        now: Instant,
+    ) {
         let Some(local) = self.router.flow(id).map(|flow| flow.tuple.local) else { return };
         if self.router.admits(id, stranger).is_none() {
             return self.router.count(Counter::Stranger);
         }
         // Together only where they came so; who speaks for the first time seldom has much to say.
-        if frame.len() < frame_room(local.is_ipv4()) || frame_datagrams(frame, stranger, local, marks, segment).is_none() {
+        let Some(len) = frame.len().checked_sub(frame_room(local.is_ipv4())) else { return };
+        if frame_datagrams(frame, stranger, local, marks, segment).is_none() {
             return;
         }
         if self.tun.write(frame).is_err() {
             self.router.count(Counter::TunFull);
         }
+        self.note_answer(id);
+        self.router.account(id, 0, u64::try_from(len).unwrap_or(0), now);
+    }
+
+    /// The flow that hears what strangers send to this end.
+    pub(super) fn hearer(&self, local: SocketAddr) -> Option<FlowId> {
+        self.lanes.iter().find_map(|lane| match lane {
+            Lane::Udp(lane) => lane.lease.as_ref().filter(|lease| lease.hears_for(local)).map(|_| lane.id),
+            Lane::Tcp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_) => None,
+        })
     }
 }

@@ -8,7 +8,8 @@ expires ADDRESS         a datagram of hop limit 1: the ICMP error's origin, type
 ports ADDRESS OTHER     one socket to two peers (serve): whether they saw one port
 stranger ADDRESS        a datagram whose answer comes from another address (serve): that address
 serve ADDRESS OTHER     answers on port 9010 of both with the port seen; "other…" is answered by the other one. Says "serving"
-stream ADDRESS          sends to whoever asks on port 9011 until it is refused. Says "streaming", and why it stopped
+stream ADDRESS [OTHER]  sends from the last of these to whoever asks on port 9011 of the first until it is refused. Says "streaming",
+                        and why it stopped
 leave ADDRESS           asks for that stream and closes its socket when it has heard of it. Says "left", and stays
 join GROUP [LINK]       answers on port 9010 what is sent to the group, by LINK or by the one that the kernel finds. Says "joined", and
                         then who sent
@@ -139,11 +140,14 @@ def serve(*addresses):
             answers.sendto(b"%d" % sender[1], sender)
 
 
-def stream(address):
-    peer = made(address)
-    peer.bind((address, 9011))
+def stream(*addresses):
+    asked, peer = made(addresses[0]), made(addresses[-1])
+    asked.bind((addresses[0], 9011))
     print("streaming", flush=True)
-    peer.connect(peer.recvfrom(100)[1])
+    sender = asked.recvfrom(100)[1]
+    asked.close()
+    peer.bind((addresses[-1], 9011))
+    peer.connect(sender)
 
     def sent():
         until = time.monotonic() + 20
@@ -156,8 +160,8 @@ def stream(address):
 
 
 def leave(address):
-    with connected(address, 9011) as peer:
-        peer.send(b"begin")
+    with made(address) as peer:
+        peer.sendto(b"begin", (address, 9011))
         for _ in range(3):
             peer.recv(100)
     print("left", flush=True)
