@@ -70,13 +70,11 @@ pub(super) fn remark(text: &str) {
 /// Says why there is no answer and ends the verb accordingly.
 pub(super) fn fail(error: &ClientError) -> Exit {
     let exit = exit_of(error);
-    match error {
-        ClientError::Refused(faults) => {
-            report_faults(faults);
-            exit
-        }
-        _ => complain(&error.to_string(), exit),
+    if let ClientError::Refused(faults) = error {
+        report_faults(faults);
+        return exit;
     }
+    complain(&error.to_string(), exit)
 }
 
 pub(super) fn exit_of(error: &ClientError) -> Exit {

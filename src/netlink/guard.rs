@@ -14,8 +14,9 @@
 //!
 //! Replies of local servers: conntrack entries that a link opened get the inbound mark; what belongs to them in the reply
 //! direction gets our mark and is routed anew, directly (`datagrams` sees to it that answers by UDP belong to them); so do the flows
-//! that `beside` lists, and what the kernel, never a program, says by ICMP about flows of ours: that an upstream socket is gone. All of these, the answers to our own sockets and whatever else ends on this host get our mark *on arrival*,
+//! that `beside` lists. All of these, the answers to our own sockets and whatever else ends on this host get our mark *on arrival*,
 //! since a reverse-path filter, the kernel's (which takes the mark for ARP, too) or a firewall's, would end its lookup in the TUN without.
+//! What the kernel, never a program, says by ICMP about a flow of ours leaves directly, too: that its upstream socket is gone.
 //! Forwarded packets (containers, virtual machines) stay unmarked and go into the TUN, where they are judged; our answers to those
 //! whose addresses were translated, and flows that were opened from outside to a published port, get our mark to reach them.
 //!

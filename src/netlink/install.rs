@@ -4,8 +4,8 @@
 //!
 //! Order: TUN, its addresses, our table, live chains, kernel settings, rules, the guard that refuses last. Flows that are older
 //! are put beside the TUN before the rules and looked for once more behind them: whatever opened in between waits in the TUN,
-//! which nobody reads yet, and the guard refuses no segment of it. The undo file is written before the first change. [`Installed`] owns what was done and takes it back
-//! when it is removed or dropped; [`super::cleanup`] does the same after SIGKILL.
+//! which nobody reads yet, and the guard refuses no segment of it. The undo file is written before the first change. [`Installed`]
+//! owns what was done and takes it back when it is removed or dropped; [`super::cleanup`] does the same after SIGKILL.
 //!
 //! A killed router leaves the host closed. The next `up` finds the undo file and takes over without a gap: the guard is
 //! replaced in one transaction, the new rule is added before the old one is removed, and old kernel settings keep the values

@@ -10,9 +10,9 @@
 //!
 //! Keeps one rule: no guess. A socket whose holder is not seen belongs to nobody, with its user kept.
 //!
-//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody), who made a socket that is closed (but `find_maker` looks at
-//! whom others name),
-//! descriptors passed to a process that the search had no reason to visit.
+//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody), who made a
+//! socket that is closed (but `find_maker` looks at whom others name), descriptors passed to a process that the search had no reason to
+//! visit.
 
 mod cache;
 mod cgroups;

@@ -87,8 +87,8 @@ impl Processes {
     /// All holders that can be seen with reasonable work: never empty, at least the unattributed identity with the user's number.
     ///
     /// Searches until the first holder, then looks in the rest of the same candidates only at the descriptor number of that one,
-    /// where a forked or exec'd child has it, and searches that one's parents and children. Holders that run the same program are one identity; different ones
-    /// are all returned, each `Ambiguous`, and the strictest verdict holds.
+    /// where a forked or exec'd child has it, and searches that one's parents and children. Holders that run the same program are one
+    /// identity; different ones are all returned, each `Ambiguous`, and the strictest verdict holds.
     #[must_use]
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         let now = Instant::now();

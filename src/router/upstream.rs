@@ -144,8 +144,8 @@ impl Router {
             (State::Refused, _) if is_passing(flow) => IDLE_PASSING,
             (State::Refused, _) => IDLE_REFUSED,
             (_, Service::Dns) => IDLE_DNS,
-            _ if flow.bytes_down > 0 => IDLE_BOTH_WAYS,
-            _ => IDLE_ONE_WAY,
+            (_, Service::Relay | Service::Link) if flow.bytes_down > 0 => IDLE_BOTH_WAYS,
+            (_, Service::Relay | Service::Link) => IDLE_ONE_WAY,
         };
         Some(flow.last_active + idle)
     }
