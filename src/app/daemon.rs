@@ -4,7 +4,6 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -12,23 +11,16 @@ use std::process::{Child, Command, Stdio};
 
 use crate::cli::{Exit, complain};
 
-/// Tells the copy which descriptor to write to when it is ready.
-const READY_FD: &str = "PORTREEVE_READY_FD";
+/// Tells the copy that it is one; its standard output leads to the first process until it is ready.
+const COPY: &str = "PORTREEVE_COPY";
 /// A log longer than this starts anew with the next `up`.
 const MAX_LOG: u64 = 1 << 20;
 /// What it writes.
 const READY: &[u8] = b"ready";
 
-/// True in the copy, whose own children must not hold the pipe.
-pub(super) fn is_child() -> bool {
-    let Some(number) = ready_fd() else { return false };
-    // SAFETY: the parent opened this descriptor for us and nobody here closes it before `ready`.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC).is_ok()
-}
-
-fn ready_fd() -> Option<RawFd> {
-    std::env::var(READY_FD).ok()?.parse().ok().filter(|number| *number > 2)
+/// True in the copy.
+pub(super) fn is_copy() -> bool {
+    std::env::var_os(COPY).is_some()
 }
 
 /// Starts the copy; its log is appended to `log_path`. Returns when it is ready or has failed.
@@ -44,7 +36,7 @@ pub(super) fn start(log_path: &Path) -> Exit {
     }
 }
 
-fn launch(log_path: &Path) -> io::Result<(Child, File, usize)> {
+fn launch(log_path: &Path) -> io::Result<(Child, io::PipeReader, usize)> {
     if let Some(dir) = log_path.parent() {
         std::fs::create_dir_all(dir)?;
     }
@@ -54,21 +46,11 @@ fn launch(log_path: &Path) -> io::Result<(Child, File, usize)> {
         log.set_len(0)?;
     }
     let begin = usize::try_from(log.metadata()?.len()).map_err(io::Error::other)?;
-    let (reader, writer) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
-    let number = writer.as_raw_fd();
+    let (reader, writer) = io::pipe()?;
     let mut command = Command::new("/proc/self/exe");
-    command.arg0("portreeve").args(std::env::args_os().skip(1)).env(READY_FD, number.to_string());
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log);
-    let detach = move || {
-        rustix::process::setsid()?;
-        // SAFETY: the descriptor is open in the child as in the parent, which holds it until the child has been started.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty()).map_err(io::Error::from)
-    };
-    // SAFETY: the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(detach) };
-    let child = command.spawn()?;
-    Ok((child, File::from(reader), begin))
+    command.arg0("portreeve").args(std::env::args_os().skip(1)).env(COPY, "1");
+    let child = command.stdin(Stdio::null()).stdout(writer).stderr(log).spawn()?;
+    Ok((child, reader, begin))
 }
 
 /// Hands on what a failed copy said.
@@ -84,11 +66,25 @@ fn report(child: &mut Child, log_path: &Path, begin: usize) -> Exit {
     }
 }
 
+/// Leaves the session of the first process, so that a signal to it, or the end of its terminal, is none to the copy. Nothing happens in
+/// a process that is no copy.
+pub(super) fn leave_session() {
+    if is_copy() {
+        // It fails in the leader of a session, which has left already.
+        let _ = rustix::process::setsid();
+    }
+}
+
 /// Says that traffic flows; nothing happens in a process that is no copy.
-pub(super) fn ready() {
-    let Some(number) = ready_fd() else { return };
-    // SAFETY: the parent opened this descriptor for us and nobody else here knows its number; it is used once.
-    let mut pipe = unsafe { <File as std::os::fd::FromRawFd>::from_raw_fd(number) };
+///
+/// # Errors
+///
+/// The standard output cannot be let go: the first process would wait for more.
+pub(super) fn ready() -> io::Result<()> {
+    if !is_copy() {
+        return Ok(());
+    }
     // A parent that is gone needs no word.
-    let _ = pipe.write_all(READY);
+    let _ = io::stdout().write_all(READY).and_then(|()| io::stdout().flush());
+    Ok(rustix::stdio::dup2_stdout(File::options().write(true).open("/dev/null")?)?)
 }

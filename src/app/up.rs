@@ -71,9 +71,10 @@ pub fn up(args: UpArgs) -> Exit {
         Err(UpError::Configuration(faults)) => return report_faults(faults.lines()),
         Err(error) => return complain(&error.to_string(), error.exit()),
     };
-    if !args.foreground && !daemon::is_child() {
+    if !args.foreground && !daemon::is_copy() {
         return daemon::start(&paths::run_dir(args.socket.as_deref()).join("portreeve.log"));
     }
+    daemon::leave_session();
     match run(&args, prepared) {
         Ok(()) => Exit::Done,
         Err(error) => complain(&error.to_string(), error.exit()),
@@ -156,7 +157,7 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
 /// Waits for the end, and takes back what was installed.
 fn serve(core: Core, shelf: &Shelf, signals: &mut Signals) -> Result<(), UpError> {
     tracing::info!("Portreeve is up");
-    daemon::ready();
+    daemon::ready()?;
     core.runtime.block_on(watch(&core, signals));
     let mut result = Ok(());
     core.stop(Duration::ZERO, |ending| {
