@@ -17,7 +17,7 @@ use crate::profile::{Expect, Fault, Policy, Profile, Setup, lints};
 /// Reads profiles, runs their `[[expect]]` cases and tells what looks like a mistake
 #[derive(Args, Clone, Debug)]
 pub struct CheckArgs {
-    /// A folder of profiles that replaces all others
+    /// A profile set that replaces all others
     #[arg(long, value_name = "DIR")]
     pub profiles: Option<PathBuf>,
     /// Answer in JSON

@@ -49,7 +49,7 @@ pub struct ExplainArgs {
     /// Read cases as JSON lines from standard input and answer in JSON lines
     #[arg(long, value_name = "-", value_parser = ["-"], conflicts_with_all = ["exe", "to", "tag"])]
     pub batch: Option<String>,
-    /// A folder of profiles that replaces all others
+    /// A profile set that replaces all others
     #[arg(long, value_name = "DIR")]
     pub profiles: Option<PathBuf>,
     /// Answer in JSON

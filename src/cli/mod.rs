@@ -38,9 +38,17 @@ pub use prompt::PromptCommand;
 use crate::profile::Setup;
 use locate::Wanted;
 
+/// What most people come for.
+const EXAMPLES: &str = "\
+Examples:
+  portreeve exec -v -- curl https://example.com/   one program, without root
+  sudo portreeve up                                the whole machine; `down` takes it back
+  portreeve flows                                  what was accepted and refused, and by which rule
+  portreeve explain --exe /usr/bin/curl --to example.com:443";
+
 /// An application firewall: every flow is attributed to its program, judged by its profile, and forwarded or refused
 #[derive(Clone, Debug, Parser)]
-#[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "portreeve", version, max_term_width = 100, arg_required_else_help = true, after_help = EXAMPLES)]
 pub struct Cli {
     /// The control socket to speak to, or to make
     #[arg(long, global = true, value_name = "PATH", env = "PORTREEVE_SOCKET", hide_env_values = true)]

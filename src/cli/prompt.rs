@@ -10,9 +10,15 @@ pub enum PromptCommand {
     /// Show what is held, and how long it will be
     List(Json),
     /// Let it go on; holds for this program and name until Portreeve ends
-    Allow { id: u64 },
+    Allow {
+        /// Its number in `prompt list`
+        id: u64,
+    },
     /// Refuse it; holds for this program and name until Portreeve ends
-    Deny { id: u64 },
+    Deny {
+        /// Its number in `prompt list`
+        id: u64,
+    },
 }
 
 pub(super) fn run(wanted: &Wanted, command: PromptCommand) -> Exit {
