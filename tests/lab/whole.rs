@@ -94,7 +94,6 @@ fn a_local_server_keeps_answering() {
         lab.internet().run(["sh", "-c", &format!("echo inbound | socat -t30 - '{bracketed}'")]).expect_success()
     };
     let profiles = Profiles::empty();
-    let mut talks = Vec::new();
     for address in [Lab::LAPTOP_4, Lab::LAPTOP_6] {
         assert!(ask(address).contains("\"OK\""), "{address}, before");
     }
@@ -102,7 +101,6 @@ fn a_local_server_keeps_answering() {
     for address in [Lab::LAPTOP_4, Lab::LAPTOP_6] {
         assert!(ask(address).contains("\"OK\""), "{address}, under `up`");
         assert_eq!(echo(address), "inbound\n", "{address}, under `up`");
-        talks.push(address);
     }
     // The same laptop may open nothing itself.
     assert_eq!(connect(&router, Lab::SERVER_4, 80).said, "ECONNREFUSED");
