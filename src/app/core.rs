@@ -23,6 +23,7 @@ use super::policies::{Loaded, Loader};
 use super::shard::{self, Attributor, Handles, Parts, Shard};
 use super::shared::Shared;
 use super::watchdog;
+use crate::cli::remark;
 use crate::config::Config;
 use crate::control::{Event, Listener, render};
 use crate::egress::Dialer;
@@ -222,10 +223,10 @@ impl Core {
                 match events.recv().await {
                     Ok(event) => {
                         if let Some(line) = told(&event).then(|| render::event_line(&event, colour)).flatten() {
-                            eprintln!("{line}");
+                            remark(&line);
                         }
                     }
-                    Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => eprintln!("… {missed} events missed"),
+                    Err(tokio::sync::broadcast::error::RecvError::Lagged(missed)) => remark(&format!("… {missed} events missed")),
                     Err(tokio::sync::broadcast::error::RecvError::Closed) => return,
                 }
             }

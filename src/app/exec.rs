@@ -20,7 +20,7 @@ use super::engine::Facts;
 use super::policies::{Loaded, Loader};
 use super::signals::Signals;
 use super::upkeep::Upkeep;
-use crate::cli::{ExecArgs, Exit, complain, report_faults};
+use crate::cli::{ExecArgs, Exit, complain, remark, report_faults};
 use crate::config::{Config, paths::Places};
 use crate::control::{Listener, Way};
 use crate::enclosure::{CommandStatus, Enclosed, Request, die_of, enclose, let_go};
@@ -228,7 +228,7 @@ fn wait_readable(status: &OwnedFd) {
 fn reload(core: &Core) {
     if let Err(faults) = core.running.reload_now() {
         for fault in faults {
-            eprintln!("portreeve: {fault}");
+            remark(&format!("portreeve: {fault}"));
         }
     }
 }

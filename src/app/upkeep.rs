@@ -32,9 +32,10 @@ impl Upkeep {
         Some(format!("routes and guard are not as they should be, which is tried again and again: {trouble}"))
     }
 
-    /// Puts right what is not as it should be: `all`, or the settings alone.
+    /// Puts right what is not as it should be: `all`, or only that of which the kernel sends no event.
     pub(super) fn repair(&self, installed: &mut Installed, all: bool) -> Result<(), InstallError> {
-        let repaired = if all { installed.repair() } else { installed.repair_settings().map(|()| false) };
+        let repaired =
+            if all || installed.has_lost_its_tables() { installed.repair() } else { installed.repair_settings().map(|()| false) };
         self.mtu.store(installed.mtu(), Ordering::Relaxed);
         if let Ok(true) = repaired {
             tracing::info!("the guard was put right after a change of links or tables");

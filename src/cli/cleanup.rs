@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::Exit;
+use super::{Exit, out};
 use crate::config::paths;
 use crate::control::remove_stale;
 use crate::netlink::{Cleaned, cleanup};
@@ -29,17 +29,11 @@ pub fn run(args: &CleanupArgs, socket: Option<&Path>) -> Exit {
         let _ = remove_stale(&socket.map_or_else(|| run_dir.join(paths::SOCKET_NAME), Path::to_path_buf));
     }
     match cleaned {
-        Ok(Cleaned::Restored) => {
-            eprintln!("portreeve: the network is restored");
-            Exit::Done
-        }
-        Ok(Cleaned::Nothing) => {
-            eprintln!("portreeve: nothing to restore");
-            Exit::Done
-        }
+        Ok(Cleaned::Restored) => out::complain("the network is restored", Exit::Done),
+        Ok(Cleaned::Nothing) => out::complain("nothing to restore", Exit::Done),
         Err(error) => {
-            eprintln!("portreeve: {error}");
-            if error.is_privilege() { Exit::NotPermitted } else { Exit::Failed }
+            let exit = if error.is_privilege() { Exit::NotPermitted } else { Exit::Failed };
+            out::complain(&error.to_string(), exit)
         }
     }
 }

@@ -36,7 +36,9 @@ impl Loudness {
 pub fn start(loudness: Loudness) {
     let wanted = std::env::var(ENV).ok().filter(|text| !text.is_empty());
     let (filter, complaint) = filter(loudness, wanted.as_deref());
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false);
+    // Nobody can be told that nobody can be told: it would be said on stderr, by a macro that panics where that is full or closed.
+    let log =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).log_internal_errors(false);
     let started = log.with_ansi(io::stderr().is_terminal()).try_init();
     if let (Ok(()), Some(complaint)) = (started, complaint) {
         tracing::warn!("{complaint}");

@@ -31,7 +31,7 @@ use clap::{Parser, Subcommand};
 pub use args::{ExecArgs, UpArgs};
 pub use exit::Exit;
 pub use level::LevelArgs;
-pub use out::{complain, report_faults};
+pub use out::{complain, remark, report_faults};
 
 pub use prompt::PromptCommand;
 

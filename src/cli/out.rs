@@ -63,7 +63,7 @@ pub fn report_faults<T: Display>(faults: impl IntoIterator<Item = T>) -> Exit {
 }
 
 /// Says something beside the output.
-pub(super) fn remark(text: &str) {
+pub fn remark(text: &str) {
     let _ = writeln!(io::stderr(), "{text}");
 }
 

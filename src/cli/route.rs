@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 
-use super::Exit;
+use super::{Exit, out};
 use crate::netlink::{EXEMPTIONS, Exclude, Exemption, FRAMES, Host, Mark, Plan, RouteSocket, commands};
 
 /// Show the routing plan.
@@ -42,8 +42,7 @@ pub fn run(args: &RouteArgs) -> Exit {
     let plan = match show.plan.as_deref().map_or_else(|| Ok(Plan::default()), Plan::load) {
         Ok(plan) => plan,
         Err(fault) => {
-            eprintln!("{fault}");
-            return Exit::Configuration;
+            return out::report_faults([fault]);
         }
     };
     match describe(&plan, show.json) {
@@ -52,10 +51,7 @@ pub fn run(args: &RouteArgs) -> Exit {
             let _ = std::io::stdout().lock().write_all(text.as_bytes());
             Exit::Done
         }
-        Err(error) => {
-            eprintln!("portreeve: {error}");
-            Exit::Failed
-        }
+        Err(error) => out::complain(&error.to_string(), Exit::Failed),
     }
 }
 

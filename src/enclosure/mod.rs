@@ -26,7 +26,7 @@ mod status;
 mod terminal;
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
@@ -173,7 +173,8 @@ pub fn inner_main() -> ! {
     match keeper::run(std::env::args_os().skip(2)) {
         Ok(()) => std::process::exit(0),
         Err(sentence) => {
-            eprintln!("portreeve: {sentence}");
+            // Whoever closed stderr does not want to know.
+            let _ = writeln!(io::stderr(), "portreeve: {sentence}");
             std::process::exit(2)
         }
     }

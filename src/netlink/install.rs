@@ -17,9 +17,8 @@ use std::io;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::beside;
 use super::foremost;
-use super::guard::{self, Guard, REMOVE_PLAIN};
+use super::guard::{Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
 use super::plan::{Failure, Plan};
@@ -103,9 +102,13 @@ pub(super) struct State {
     is_written: bool,
     /// Where the plan wants our rules; others may have come before.
     pub(super) wanted: u32,
-    live: Live,
+    pub(super) live: Live,
     /// Counts the changes of what goes beside the TUN.
-    turn: u32,
+    pub(super) turn: u32,
+    /// What goes beside the TUN.
+    pub(super) beside: Vec<FiveTuple>,
+    /// Where questions to the loopback stubs are redirected to.
+    pub(super) stubs: Option<u16>,
     /// The guard as nft lists it.
     pub(super) listed: String,
 }
@@ -146,7 +149,18 @@ impl Install {
         let queues = Queue::open_several(&plan.device, queues)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
-        let mut state = State { run_dir, socket, undo, is_written: true, wanted, live, turn: 0, listed: String::new() };
+        let mut state = State {
+            run_dir,
+            socket,
+            undo,
+            is_written: true,
+            wanted,
+            live,
+            turn: 0,
+            beside: Vec::new(),
+            stubs: None,
+            listed: String::new(),
+        };
         match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
             Ok(()) => Ok(Installed::new(plan, mark, &host, queues, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.
@@ -172,7 +186,7 @@ impl State {
         multicast_off(&mut self.socket, &plan.device)?;
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::fill_table(&mut self.socket, plan, host, index)?;
-        self.load("load the live chains", &guard.live(true), "list chain inet portreeve_live output")?;
+        self.load_live(guard)?;
         self.lead_beside(&look(host), mark)?;
         for setting in &self.undo.settings {
             setting.apply()?;
@@ -204,20 +218,6 @@ impl State {
         }
         self.listed = nft::list(&GUARD)?;
         Ok(())
-    }
-
-    /// Loads what dies with us, and waits until `proof` has an answer.
-    fn load(&mut self, what: &'static str, script: &str, proof: &str) -> Result<(), NftError> {
-        self.live.load(what, script, proof)
-    }
-
-    fn lead_beside(&mut self, tuples: &[FiveTuple], mark: Mark) -> Result<(), NftError> {
-        if tuples.is_empty() && self.turn == 0 {
-            return Ok(());
-        }
-        self.turn = self.turn.wrapping_add(1);
-        let script = beside::script(tuples, mark, self.turn, true);
-        self.load("lead older flows beside the TUN", &script, &beside::proof(self.turn))
     }
 
     /// Removes what the killed router had and the new one has not.
@@ -336,8 +336,7 @@ impl Installed {
         if self.plan.dns.stubs.is_empty() {
             return Ok(());
         }
-        let script = guard::stubs(&self.plan, self.mark, port, true);
-        state.load("redirect the loopback stubs", &script, "list chain inet portreeve_live stubs")
+        state.redirect_stubs(&self.plan, self.mark, port)
     }
 
     /// Puts exactly these flows beside the TUN; all others go into it.

@@ -12,6 +12,7 @@ mod guard;
 mod host;
 mod install;
 mod linked;
+mod live;
 mod mark;
 mod nft;
 mod plan;

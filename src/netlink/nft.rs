@@ -133,6 +133,11 @@ impl Live {
         Err(NftError::Silent { what })
     }
 
+    /// Whether nft runs, and with it what it owns.
+    pub(super) fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
     /// What nft wrote since the last look, once it ends with a whole line.
     fn complaint(&mut self) -> io::Result<String> {
         let mut said = String::new();

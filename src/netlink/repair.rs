@@ -2,7 +2,7 @@
 //!
 //! Keeps one rule: everything is compared with what should be there, whatever the event said; so what is whole costs a look and
 //! no change, and a change of our own causes no second one. So IPv6 in our table follows the ways
-//! that the host has, too. The live tables need none of this: they have an owner, and the kernel lets nobody else touch them.
+//! that the host has, too. The live tables have an owner, and the kernel lets nobody else touch them: they go with it alone.
 
 use ipnet::IpNet;
 
@@ -82,9 +82,10 @@ impl Installed {
         let place = state.repair_place(plan, host, *mark);
         let links = state.follow_links(&Guard { plan, host, mark: *mark });
         let rules = steer::add_rules(&mut state.socket, &state.undo.rules).map_err(InstallError::from);
+        let live = state.repair_live(&Guard { plan, host, mark: *mark });
         // Whatever else cannot be done, the guard can: it comes last and is looked at always.
         let guard = state.repair_guard(&Guard { plan, host, mark: *mark });
-        [settings, noted, device, place, links, rules].into_iter().collect::<Result<(), _>>().and(guard)
+        [settings, noted, device, place, links, rules, live].into_iter().collect::<Result<(), _>>().and(guard)
     }
 }
 

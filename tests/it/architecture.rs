@@ -216,3 +216,16 @@ fn nothing_is_unfinished_and_no_lint_is_silenced() {
         }
     }
 }
+
+/// A closed or full stdout or stderr makes these macros panic, and a panic may close the machine. What stands behind a test's mark is a test.
+#[test]
+fn nothing_is_printed_by_a_macro_that_panics() {
+    for path in rust_files(&root().join("src")) {
+        let text = fs::read_to_string(&path).expect("a text file");
+        let code = code_of(text.split("#[cfg(test)]").next().unwrap_or_default());
+        let is_test = path.components().any(|part| part.as_os_str() == "tests");
+        for word in ["println!(", "print!("].into_iter().filter(|_| !is_test) {
+            assert!(!code.contains(word), "{} holds `{word}`", path.display());
+        }
+    }
+}

@@ -157,3 +157,57 @@ fn without_the_right_to_see_programs_everything_is_refused_and_status_says_why()
     }
     router.verb(&["down"]).expect_success();
 }
+
+/// What `up` may say nowhere: into a full disk, and to a reader that has gone.
+#[test]
+fn a_log_that_cannot_be_written_ends_nothing() {
+    for to in ["2>/dev/full", "2> >(true)"] {
+        let lab = Lab::new();
+        let before = state(&lab);
+        let profiles = Profiles::accepting();
+        let router = Router::start(&lab, Way::Direct, &profiles);
+        let script = format!("exec {} up --foreground --profiles {} {to}", binary().display(), profiles.path().display());
+        let daemon = lab.laptop().spawn(["bash", "-c", &script]);
+        eventually("the router is active", || is_active(&router));
+        // Verdicts, a repair and a reload are told there.
+        for address in [Lab::SERVER_4, Lab::SERVER_6] {
+            assert_eq!(connect(&router, address, 80).said, "OK", "{to} {address}");
+        }
+        lab.laptop().run(["nft", "flush", "ruleset"]).expect_success();
+        eventually("the guard is back", || {
+            lab.laptop().run(["nft", "list", "tables"]).stdout.contains("netdev portreeve").then_some(())
+        });
+        profiles.write("user/faulty.toml", "name = \"faulty\"\nmode = \"none\"\n");
+        daemon.signal(Signal::HUP);
+        router.verb(&["reload"]).expect_code(6);
+        assert_eq!(connect(&router, Lab::SERVER_4, 80).said, "OK", "{to}");
+        router.verb(&["down"]).expect_success();
+        assert!(daemon.finish().0.success(), "{to}");
+        assert_eq!(state(&lab), before, "{to}");
+    }
+}
+
+#[test]
+fn tables_that_went_with_an_nft_that_was_killed_are_made_anew() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let tables = || lab.laptop().run(["nft", "list", "tables"]).stdout;
+    let live = || lab.laptop().run(["nft", "-s", "list", "table", "inet", "portreeve_live"]).stdout;
+    let before = live();
+    assert!(before.contains("chain output"), "{before}");
+    let told = router.verb(&["status", "--json"]).expect_success();
+    let pid = serde_json::from_str::<Value>(&told)
+        .ok()
+        .and_then(|status| status.get("pid")?.as_u64())
+        .expect("status tells the process");
+    lab.laptop().run(["pkill", "-KILL", "-P", &pid.to_string(), "-x", "nft"]).expect_success();
+    eventually("they have gone", || (!tables().contains("portreeve_live")).then_some(()));
+    eventually("they are there again", || (live() == before && tables().contains("arp portreeve_live")).then_some(()));
+    // A server's answers leave by them.
+    let mut server = lab.laptop().spawn(crate::harness::probe(&["serve", Lab::LAPTOP_4, "2000"]));
+    assert_eq!(server.line(), "serving");
+    let asked = lab.internet().run(crate::harness::probe(&["connect", Lab::LAPTOP_4, "2000"])).expect_success();
+    assert!(asked.contains("\"OK\""), "{asked}");
+    router.verb(&["down"]).expect_success();
+}
