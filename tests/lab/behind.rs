@@ -84,13 +84,19 @@ fn a_container_is_told_at_once_that_it_is_refused_and_its_published_port_is_reac
     assert_eq!((out(), inbound()), ((7, "000".to_owned()), fine()));
 }
 
+/// A set that accepts what is nobody's, too.
+fn accepting_nobody() -> Profiles {
+    let profiles = Profiles::accepting();
+    let text = "name = \"Nobody\"\nmode = \"blacklist\"\n[match]\ntag = [\"portreeve:unattributed\"]\n[scope]\ninternet = true\nlan = true\n";
+    profiles.write("user/nobody.toml", text);
+    profiles
+}
+
 #[test]
 fn a_container_gets_answers_where_nobody_is_accepted() {
     let lab = Lab::new();
     let container = Container::new(&lab);
-    let profiles = Profiles::accepting();
-    let text = "name = \"Nobody\"\nmode = \"blacklist\"\n[match]\ntag = [\"portreeve:unattributed\"]\n[scope]\ninternet = true\nlan = true\n";
-    profiles.write("user/nobody.toml", text);
+    let profiles = accepting_nobody();
     let _router = Router::start(&lab, Way::Up, &profiles);
     assert_eq!(ask(|words| container.run(words), "http://203.0.113.10/hello"), fine());
     let name = ["dig", "+short", "+time=5", "@198.51.100.53", "v4.example.com"];
@@ -117,6 +123,41 @@ fn who_asks_for_a_published_port_of_its_own_host_is_judged_as_itself() {
     }
     let record = router.record("the container", |record| record.verdict == "accept" && record.dst == "172.17.0.2:80");
     assert!(record.exe.is_some_and(|exe| exe.ends_with("/curl")));
+}
+
+/// Answers each datagram at once, and again a second later.
+const LATE: &str = r#"
+import socket, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("203.0.113.10", 9100))
+print("ready", flush=True)
+while True:
+    _, who = s.recvfrom(100)
+    s.sendto(b"now", who)
+    time.sleep(1)
+    s.sendto(b"late", who)
+"#;
+
+const ASK_LATE: &str = r#"
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(5)
+s.connect(("203.0.113.10", 9100))
+s.send(b"when")
+print(s.recv(10).decode(), s.recv(10).decode())
+"#;
+
+#[test]
+fn a_container_hears_an_answer_that_comes_late() {
+    let lab = Lab::new();
+    let container = Container::new(&lab);
+    let mut server = lab.internet().spawn(["/usr/bin/python3", "-c", LATE]);
+    assert_eq!(server.line(), "ready");
+    let heard = || container.run(&["/usr/bin/python3", "-c", ASK_LATE]);
+    assert_eq!(heard().expect_success(), "now late\n", "control");
+    let profiles = accepting_nobody();
+    let _router = Router::start(&lab, Way::Up, &profiles);
+    assert_eq!(heard().expect_success(), "now late\n");
 }
 
 /// What firewalld (`IPv6_rpfilter`) and NixOS drop: whatever would not be answered by the link that it came from.

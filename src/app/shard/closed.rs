@@ -67,7 +67,9 @@ impl Shard {
                 continue;
             }
             let (cookie, link) = (self.lanes.cookie(id.index()), self.lanes.link(id).map(|header| header.link));
-            if quiet && self.is_own(tuple.local.ip()) && self.attributor.is_closed(&tuple, link, cookie) {
+            // Where there was none, none is gone: what comes from behind this host by an address of its own has its socket elsewhere.
+            let had_socket = cookie.is_some() || is_raw;
+            if quiet && had_socket && self.is_own(tuple.local.ip()) && self.attributor.is_closed(&tuple, link, cookie) {
                 self.cut(id, now);
                 self.input(Input::Ended { flow: id, outcome: "closed" }, now);
             }
