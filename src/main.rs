@@ -4,10 +4,11 @@ use std::process::ExitCode;
 
 use portreeve::app;
 use portreeve::cli::{self, Starters};
-use portreeve::enclosure::{INNER_VERB, inner_main};
+use portreeve::enclosure::{INNER_VERB, inner_main, wait_for_children};
 
 fn main() -> ExitCode {
-    // The enclosure's keeper must have one thread: nothing may come before this.
+    wait_for_children();
+    // The enclosure's keeper must have one thread: none may be started before this.
     if std::env::args_os().nth(1).is_some_and(|verb| verb == INNER_VERB) {
         inner_main();
     }

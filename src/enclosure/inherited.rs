@@ -2,6 +2,7 @@
 //!
 //! Before `main` Rust's runtime ignores SIGPIPE and puts /dev/null in the place of standard descriptors that are closed
 //! (`library/std/src/sys/pal/unix/mod.rs`). So this is noted earlier, among the constructors that the loader runs (`.init_array`).
+//! And SIGCHLD may not be ignored by who waits for children: they would be gone without a status (wait(2), NOTES).
 //!
 //! Keeps one rule: what the caller left is the command's alone. Once the command has it, the router's processes let go of it, so
 //! that who reads from the command sees the end when the command closes its side. Only a keeper whose command has the terminal holds
@@ -21,8 +22,11 @@ use serde::{Deserialize, Serialize};
 
 const STANDARD: [RawFd; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
 
-/// In [`NOTED`], above one bit for each standard descriptor.
-const IGNORES_PIPE: u8 = 1 << 7;
+/// Signals that we need to be as they are by default, or that the runtime changes.
+const CHANGED: [libc::c_int; 2] = [libc::SIGPIPE, libc::SIGCHLD];
+
+/// In [`NOTED`], above one bit for each standard descriptor: one for each of [`CHANGED`].
+const FIRST_IGNORED: u8 = 1 << 4;
 
 /// Variables that name the process for which they are meant (sd_listen_fds(3), sd_watchdog_enabled(3)).
 const MEANT_FOR: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
@@ -42,11 +46,14 @@ extern "C" fn note() {
             noted |= 1 << fd;
         }
     }
-    // SAFETY: zeroes are a `sigaction`, whose handler is then SIG_DFL.
-    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
-    // SAFETY: the pointers are null, which changes nothing, and valid for writing.
-    if unsafe { libc::sigaction(libc::SIGPIPE, std::ptr::null(), &raw mut action) } == 0 && action.sa_sigaction == libc::SIG_IGN {
-        noted |= IGNORES_PIPE;
+    for (at, signal) in CHANGED.into_iter().enumerate() {
+        // SAFETY: zeroes are a `sigaction`, whose handler is then SIG_DFL.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: the pointers are null, which changes nothing, and valid for writing.
+        let asked = unsafe { libc::sigaction(signal, std::ptr::null(), &raw mut action) };
+        if asked == 0 && action.sa_sigaction == libc::SIG_IGN {
+            noted |= FIRST_IGNORED << at;
+        }
     }
     NOTED.store(noted, Ordering::Relaxed);
 }
@@ -54,7 +61,8 @@ extern "C" fn note() {
 /// What was noted of the outer process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Inherited {
-    ignores_pipe: bool,
+    /// Of [`CHANGED`].
+    ignored: Vec<libc::c_int>,
     /// The standard descriptors that are closed.
     closed: Vec<RawFd>,
     pid: u32,
@@ -64,7 +72,9 @@ impl Inherited {
     pub(super) fn of_this_process() -> Self {
         let noted = NOTED.load(Ordering::Relaxed);
         let closed = STANDARD.into_iter().filter(|fd| noted & 1 << fd != 0).collect();
-        Self { ignores_pipe: noted & IGNORES_PIPE != 0, closed, pid: std::process::id() }
+        let is_ignored = |(at, _): &(usize, libc::c_int)| noted & FIRST_IGNORED << at != 0;
+        let ignored = CHANGED.into_iter().enumerate().filter(is_ignored).map(|(_, signal)| signal).collect();
+        Self { ignored, closed, pid: std::process::id() }
     }
 
     /// Has the command, which is about to be executed by this process, start as the outer process did.
@@ -74,11 +84,11 @@ impl Inherited {
                 command.env(name, std::process::id().to_string());
             }
         }
-        let Self { ignores_pipe, closed, .. } = self.clone();
+        let Self { ignored, closed, .. } = self.clone();
         let become_as_left = move || {
-            if ignores_pipe {
+            for signal in &ignored {
                 // SAFETY: no handler is installed, so nothing can run in one.
-                unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+                unsafe { libc::signal(*signal, libc::SIG_IGN) };
             }
             close_all(&closed);
             Ok(())
@@ -87,6 +97,12 @@ impl Inherited {
         // SAFETY: the process has one thread, and the closure makes system calls alone.
         unsafe { command.pre_exec(become_as_left) };
     }
+}
+
+/// Has this process, and those that it starts, keep the status of children until it is asked for, whatever the caller ignores.
+pub fn wait_for_children() {
+    // SAFETY: the default action is no handler, so nothing can run in one.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) };
 }
 
 /// Closes the caller's descriptors in this process: what the command was given is its own to close. The standard ones lead nowhere

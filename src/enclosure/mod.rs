@@ -34,7 +34,7 @@ use std::path::Path;
 use std::process::{Child, Command};
 
 pub use error::EncloseError;
-pub use inherited::let_go;
+pub use inherited::{let_go, wait_for_children};
 use ipnet::Ipv6Net;
 pub use signals::die_of;
 pub use status::CommandStatus;

@@ -38,6 +38,24 @@ fn down_restores_everything() {
 }
 
 #[test]
+fn a_caller_that_does_not_wait_for_its_children_gets_up_and_down_too() {
+    let lab = Lab::new();
+    let before = state(&lab);
+    let profiles = Profiles::accepting();
+    let [binary, set] = [binary(), profiles.path().to_owned()].map(|path| path.display().to_string());
+    let script = "import os, signal, sys\nsignal.signal(signal.SIGCHLD, signal.SIG_IGN)\nos.execvp(sys.argv[1], sys.argv[1:])";
+    let call = |words: &[&str]| {
+        let python = ["/usr/bin/python3", "-c", script, &binary];
+        lab.laptop().run(python.iter().chain(words))
+    };
+    call(&["up", "--profiles", &set]).expect_code(0);
+    let during = state(&lab);
+    call(&["down"]).expect_code(0);
+    assert_ne!(during, before);
+    assert_eq!(state(&lab), before);
+}
+
+#[test]
 fn sigterm_restores_everything() {
     let lab = Lab::new();
     settle(&lab);

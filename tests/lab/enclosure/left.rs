@@ -41,7 +41,7 @@ fn standard_descriptors_that_are_closed_stay_closed() {
 
 #[test]
 fn ignored_and_blocked_signals_stay_so() {
-    let script = "import os, signal, sys\nsignal.signal(signal.SIGPIPE, getattr(signal, sys.argv[1]))\n\
+    let script = "import os, signal, sys\nfor s in signal.SIGPIPE, signal.SIGCHLD: signal.signal(s, getattr(signal, sys.argv[1]))\n\
                   signal.pthread_sigmask(signal.SIG_SETMASK, [signal.SIGUSR1] if sys.argv[1] == 'SIG_IGN' else [])\n\
                   os.execvp(sys.argv[2], sys.argv[2:])";
     let show = ["grep", "-E", "^Sig(Blk|Ign)", "/proc/self/status"];
