@@ -32,6 +32,7 @@ use super::shared::{Shared, locked};
 use crate::flow::Record;
 use crate::netlink::{Conversation, Host, Installed, Plan, SocketTable, older};
 use crate::packet::FiveTuple;
+use crate::process::{Identity, Tag};
 use crate::procfs::Processes;
 use crate::router::Rules;
 
@@ -163,7 +164,10 @@ impl Older {
             return;
         }
         self.serial += 1;
-        let holders = self.processes.find(&conversation.socket);
+        let mut holders = self.processes.find(&conversation.socket);
+        if holders.iter().all(|holder| holder.pid.is_none()) && self.processes.is_kernels(&conversation.socket) {
+            holders = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(conversation.socket.uid)))];
+        }
         let mut flow = OlderFlow::new(self.serial, unix_ms(), conversation, holders);
         flow.judge(&self.rules, &self.processes);
         self.flows.insert(tuple, flow);
@@ -266,7 +270,7 @@ mod tests {
         let mut older = Older::new(SocketTable::open().expect("a socket"), processes.clone(), &Plan::default(), rules);
         let exe = Exe { path: "/usr/bin/curl".into(), device: 1, inode: 7, path_is_ours: true };
         let curl = Identity { exe: Some(exe), tags: Vec::new(), ..Identity::tagged("", Some(1000)) };
-        let socket = Socket { inode: 1, uid: 1000, cookie: 1, cgroup_id: None, confidence: Confidence::Exact };
+        let socket = Socket { inode: 1, uid: 1000, cookie: 1, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
         let conversation = Conversation { tuple: tuple(1), socket, direction: Direction::Outbound };
         let mut flow = OlderFlow::new(1, 0, conversation, vec![Arc::new(curl)]);
         flow.judge(&older.rules, processes);

@@ -22,6 +22,7 @@ pub use link::{Link, tell_own};
 pub use message::{Received, Trouble};
 pub use tcp::{Connecting, Progress, Stream, failure_of};
 
+use crate::flow::BY_MAIN;
 use crate::verdict::{Lane, Permit};
 use source::{Automatic, Choice};
 
@@ -81,6 +82,13 @@ impl Dialer {
     #[must_use]
     pub fn new(mark: Option<u32>) -> Self {
         Self { mark, automatic: Automatic::read() }
+    }
+
+    /// The same for flows that leave by the routes of the main table alone. Rules of others send what lacks their mark into a tunnel, and
+    /// the tunnel's own packets must not go there.
+    #[must_use]
+    pub fn by_main(self) -> Self {
+        Self { mark: self.mark.map(|mark| mark | BY_MAIN), ..self }
     }
 
     /// Begins to connect.

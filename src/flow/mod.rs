@@ -10,6 +10,9 @@ mod record;
 mod table;
 mod twin;
 
+/// The bit of the packet mark that says that the routes of the main table lead on, whatever rules come before it.
+pub const BY_MAIN: u32 = 0x0000_1000;
+
 pub use crate::packet::Direction;
 pub use accounts::{Amounts, Bound, Program};
 pub use numbers::Numbers;

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::guard::set_mark;
+use super::guard::{TOLD_APART, set_mark};
 use super::{Conversation, Host, Mark, Plan};
 use crate::packet::{FiveTuple, Protocol};
 
@@ -40,10 +40,12 @@ pub(super) fn script(tuples: &[FiveTuple], mark: Mark, turn: u32, owned: bool) -
         if !elements.is_empty() {
             let _ = writeln!(text, "add element {table} {set} {{ {} }}", elements.join(", "));
         }
-        let _ = writeln!(
-            text,
-            "add rule {table} beside meta l4proto . {family} saddr . th sport . {family} daddr . th dport @{set} {mark}"
-        );
+        for then in [TOLD_APART, &mark] {
+            let _ = writeln!(
+                text,
+                "add rule {table} beside meta l4proto . {family} saddr . th sport . {family} daddr . th dport @{set} {then}"
+            );
+        }
     }
     text
 }
@@ -101,7 +103,7 @@ mod tests {
     }
 
     fn conversation(protocol: Protocol, local: &str, remote: &str, uid: u32) -> Conversation {
-        let socket = Socket { inode: 1, uid, cookie: 1, cgroup_id: None, confidence: Confidence::Exact };
+        let socket = Socket { inode: 1, uid, cookie: 1, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
         Conversation { tuple: tuple(protocol, local, remote), socket, direction: Direction::Outbound }
     }
 

@@ -23,8 +23,8 @@
 //! What a program sends to all of its network this host hears itself, by the link that it leaves by: the copy of what only went
 //! into the TUN is dropped.
 //!
-//! Not covered: tunnels of the kernel (WireGuard, IPsec) send their outer packets unmarked, so their servers belong into the
-//! plan's excluded networks; macvlan links inside containers are cut off, because their frames pass an egress chain unmarked.
+//! Not covered: IPsec, whose outer packets have no socket, so its servers belong into the plan's excluded networks; macvlan links
+//! inside containers are cut off, because their frames pass an egress chain unmarked.
 //!
 //! Keeps one rule: no decision about programs is made here, all of it is the same for each. Text only; `nft` runs it.
 
@@ -39,6 +39,7 @@ use super::host::{Host, Link};
 use super::linked;
 use super::mark::MASK;
 use super::plan::{Failure, Plan};
+use crate::flow::BY_MAIN;
 
 /// Something that leaves without a verdict, because without it no link works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -89,6 +90,9 @@ const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 
 /// What ends on this host, before any translation of addresses.
 const HERE: &str = "{ local, broadcast, multicast }";
+
+/// For what has a mark of others and gets ours: without [`BY_MAIN`] their rule for all that lacks theirs would lead it into a tunnel.
+pub(super) const TOLD_APART: &str = "meta mark & 0x00ffffff != 0x0 meta mark set meta mark | 0x00001000";
 
 /// The kernel's own answer to a segment that no socket wants.
 const RST: &str = "tcp flags & (syn | rst) == rst";
@@ -207,6 +211,8 @@ impl Guard<'_> {
         let keep = !MASK;
         let opened = format!("fib daddr type {HERE} ct mark set ct mark & {keep:#010x} | {inbound:#010x}");
         let mark = set_mark(self.mark);
+        let (bits, by_main) = (MASK | BY_MAIN, own | BY_MAIN);
+        let mark_by_main = format!("meta mark set meta mark & {keep:#010x} | {by_main:#010x}");
         format!(
             "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
              \t\tiifname \"lo\" accept\n\t\tiifname \"{device}\" ip daddr 255.255.255.255 drop\n\
@@ -215,7 +221,8 @@ impl Guard<'_> {
              \t\tmeta l4proto != tcp ct direction original ct mark & {MASK:#010x} != {inbound:#010x} {opened}\n\
              \t\t{SYN} ct state new {opened}\n\
              \t\tct mark & {MASK:#010x} == {inbound:#010x} {mark} accept\n\
-             \t\tct direction reply ct mark & {MASK:#010x} == {own:#010x} {mark} accept\n\
+             \t\tct direction reply ct mark & {bits:#010x} == {own:#010x} {mark} accept\n\
+             \t\tct direction reply ct mark & {bits:#010x} == {by_main:#010x} {mark_by_main} accept\n\
              \t\tfib daddr type {HERE} {mark}\n\t}}\n"
         )
     }
@@ -224,12 +231,14 @@ impl Guard<'_> {
         let (own, inbound) = (self.mark.value(), self.mark.inbound());
         let (is_own, mark, hears) = (is_marked(self.mark), set_mark(self.mark), datagrams::hears(self.mark));
         let is_answer = format!("ct direction reply ct mark & {MASK:#010x} == {inbound:#010x}");
-        let keep = !MASK;
+        let (keep, bits, by_main) = (!MASK, MASK | BY_MAIN, own | BY_MAIN);
         format!(
             "\tchain errors {{\n\t\tmeta skuid >= 0 return\n\t\t{mark}\n\t}}\n\
              \tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
              \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\
-             \t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\t\t{is_answer} {mark}\n\
+             \t\tmeta mark & {bits:#010x} == {by_main:#010x} ct state new ct mark set ct mark & {keep:#010x} | {by_main:#010x}\n\
+             \t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\
+             \t\t{is_answer} {TOLD_APART}\n\t\t{is_answer} {mark}\n\
              \t\t{RST} ct direction reply {mark}\n\t\t{ERROR} ct mark & {MASK:#010x} == {own:#010x} jump errors\n\
              \t\tjump beside\n{linked}\t}}\n",
             linked = linked::marked(&self.plan.device),
@@ -340,7 +349,7 @@ mod tests {
             live.split("chain prerouting").nth(1).and_then(|text| text.split("chain errors").next()).expect("the chain");
         let marking = |line: &&str| line.contains("meta mark set");
         let conditions =
-            ["ct status snat", "ct mark & 0xff000000 == 0x2b", "ct direction reply ct mark", "fib daddr type { local,"];
+            ["ct status snat", "ct mark & 0xff000000 == 0x2b", "== 0x2a000000", "== 0x2a001000", "fib daddr type { local,"];
         let lines: Vec<&str> = prerouting.lines().filter(marking).collect();
         assert_eq!(lines.len(), conditions.len());
         assert!(lines.iter().zip(conditions).all(|(line, condition)| line.contains(condition)), "{prerouting}");
@@ -375,5 +384,18 @@ mod tests {
         assert!(text.find("== 0x2a000000 return") < text.find("redirect"));
         assert!(text.contains("ip daddr 127.0.0.53 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
         assert!(text.contains("ip6 daddr ::1 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
+    }
+
+    #[test]
+    fn what_is_let_past_with_a_mark_of_others_leaves_by_the_main_table() {
+        assert!(TOLD_APART.contains(&format!("| {BY_MAIN:#010x}")) && TOLD_APART.contains(&format!("& {:#010x}", !MASK)));
+        let (_, live) = texts(&Plan::default());
+        let output = live.split("chain output").nth(1).expect("the chain");
+        let (apart, answers) = (output.find(TOLD_APART).expect("the rule"), output.find("jump beside").expect("the rule"));
+        assert!(output.find("== 0x2a000000 accept").expect("our own") < apart && apart < answers);
+        assert!(
+            live.contains("ct mark & 0xff001000 == 0x2a001000 meta mark set meta mark & 0x00ffffff | 0x2a001000 accept"),
+            "{live}"
+        );
     }
 }

@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::mark::MASK;
 use super::setup::{ignoring, ipv6_is_missing};
 use super::{RequestError, RouteSocket};
+use crate::flow::BY_MAIN;
 
 /// `RT_TABLE_MAIN` and `RT_TABLE_LOCAL` (linux/rtnetlink.h).
 pub(super) const MAIN: u32 = 254;
@@ -38,6 +39,8 @@ pub(super) enum Marks {
     Not(u32),
     /// Those without a mark where ours would be.
     None,
+    /// Those with our mark and the bit [`BY_MAIN`].
+    ByMain(u32),
 }
 
 /// Which lookups a rule takes: those that fit every key.
@@ -92,6 +95,7 @@ impl Rule {
             Marks::Any => None,
             Marks::Not(mark) => Some(format!("not fwmark {mark:#x}/{MASK:#x}")),
             Marks::None => Some(format!("fwmark 0/{MASK:#x}")),
+            Marks::ByMain(mark) => Some(format!("fwmark {:#x}/{:#x}", mark | BY_MAIN, MASK | BY_MAIN)),
         });
         words.extend(to.map(|net| format!("to {net}")));
         words.extend(sent.then(|| "iif lo".to_owned()));
@@ -123,6 +127,9 @@ impl Rule {
                 attributes.extend([RuleAttribute::FwMark(*mark), RuleAttribute::FwMask(MASK)]);
             }
             Marks::None => attributes.push(RuleAttribute::FwMask(MASK)),
+            Marks::ByMain(mark) => {
+                attributes.extend([RuleAttribute::FwMark(*mark | BY_MAIN), RuleAttribute::FwMask(MASK | BY_MAIN)]);
+            }
         }
         attributes.extend(to.map(|net| RuleAttribute::Destination(net.network())));
         // A lookup for a packet of this host has loopback for the link that it came in by.
@@ -218,6 +225,8 @@ mod tests {
         assert_eq!(words(Selector::default(), LOCAL), "lookup local priority 7 protocol kernel");
         let not = Selector { marks: Marks::Not(0x2a00_0000), ..Selector::default() };
         assert_eq!(words(not, MAIN), "not fwmark 0x2a000000/0xff000000 lookup main priority 7 protocol kernel");
+        let by_main = Selector { marks: Marks::ByMain(0x2a00_0000), ..Selector::default() };
+        assert_eq!(words(by_main, MAIN), "fwmark 0x2a001000/0xff001000 lookup main priority 7 protocol kernel");
     }
 
     #[test]

@@ -299,6 +299,7 @@ fn socket(found: Found) -> Socket {
         uid: found.uid,
         cookie: found.cookie,
         cgroup_id: found.cgroup_id,
+        mark: found.mark,
         confidence: if connected { Confidence::Exact } else { Confidence::Likely },
     }
 }

@@ -62,6 +62,7 @@ pub(super) fn rules(plan: &Plan, host: &Host, mark: Mark) -> Vec<Rule> {
         rules.extend(families.map(|family| Rule { family, priority, selector: selector.clone(), table: MAIN }));
     }
     rules.extend(linked(plan, host));
+    rules.extend(by_main(plan, mark));
     rules.extend(groups_4(plan));
     let unmarked = Selector { marks: Marks::Not(mark.value()), ..Selector::default() };
     let last = |family| Rule { family, priority: plan.priority, selector: unmarked.clone(), table: plan.table };
@@ -88,6 +89,13 @@ fn groups_4(plan: &Plan) -> Vec<Rule> {
         |before, selector, table| Rule { family: Family::Ipv4, priority: plan.priority.saturating_sub(before), selector, table };
     let sent = [Carried::Udp, Carried::Icmp].map(|protocol| rule(2, of(Some(protocol)), plan.table));
     sent.into_iter().chain([rule(1, of(None), MAIN)]).collect()
+}
+
+/// The flows of who is told apart by a mark, and of the kernel's own tunnels.
+fn by_main(plan: &Plan, mark: Mark) -> [Rule; 2] {
+    let selector = Selector { marks: Marks::ByMain(mark.value()), ..Selector::default() };
+    let priority = plan.priority.saturating_sub(BEFORE);
+    FAMILIES.map(|family| Rule { family, priority, selector: selector.clone(), table: MAIN })
 }
 
 /// What names a link of this host keeps to it, and the guard sees to it there. In IPv4 alone: the unreachable default of our table would
@@ -246,6 +254,8 @@ mod tests {
         super::rules(plan, &host, mark())
     }
 
+    const BY_MAIN_WORDS: &str = "fwmark 0x2a001000/0xff001000";
+
     fn mark() -> Mark {
         Mark::new(0x2a00_0000).expect("a mark")
     }
@@ -272,6 +282,8 @@ mod tests {
             (Ipv4, "uidrange 1000-1000"),
             (Ipv6, "uidrange 1000-1000"),
             (Ipv4, "oif docker0"),
+            (Ipv4, BY_MAIN_WORDS),
+            (Ipv6, BY_MAIN_WORDS),
         ];
         assert_eq!(excluded, expected.map(|(family, from)| (family, format!("{from} {tail}"))));
     }
@@ -282,7 +294,8 @@ mod tests {
         plan.exclude.interfaces = vec!["docker0".to_owned()];
         let words: Vec<String> = rules(&plan).iter().filter(|rule| rule.priority == 1697).map(Rule::words).collect();
         let tail = "lookup main priority 1697 protocol kernel";
-        let expected = ["to 172.17.0.0/16", "to fd17::/64", "oif docker0", "oif docker0"].map(|from| format!("{from} {tail}"));
+        let expected = ["to 172.17.0.0/16", "to fd17::/64", "oif docker0", "oif docker0", BY_MAIN_WORDS, BY_MAIN_WORDS];
+        let expected = expected.map(|from| format!("{from} {tail}"));
         assert_eq!(words, expected);
     }
 
@@ -318,8 +331,12 @@ mod tests {
     }
 
     #[test]
-    fn the_main_table_is_asked_before_ours_only_for_what_is_excluded_who_joins_a_group_and_who_names_a_link() {
-        let asked = |rule: &Rule| rule.table == MAIN && rule.selector.to != Some(GROUPS_4) && rule.selector.link.is_none();
+    fn the_main_table_is_asked_before_ours_only_for_what_is_excluded_or_judged_who_joins_a_group_and_who_names_a_link() {
+        let judged = Marks::ByMain(mark().value());
+        let asked = |rule: &Rule| {
+            let selector = &rule.selector;
+            rule.table == MAIN && selector.to != Some(GROUPS_4) && selector.link.is_none() && selector.marks != judged
+        };
         assert!(!rules(&Plan::default()).iter().any(asked));
     }
 

@@ -13,5 +13,7 @@ pub struct Socket {
     pub cookie: u64,
     /// Inode of the cgroup directory that the socket was made in.
     pub cgroup_id: Option<u64>,
+    /// `SO_MARK` of the socket; 0 also where nobody tells.
+    pub mark: u32,
     pub confidence: Confidence,
 }

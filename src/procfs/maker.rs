@@ -36,7 +36,7 @@ mod tests {
     use crate::procfs::Options;
 
     fn socket(uid: u32) -> Socket {
-        Socket { inode: 0, uid, cookie: 7, cgroup_id: None, confidence: Confidence::Likely }
+        Socket { inode: 0, uid, cookie: 7, cgroup_id: None, mark: 0, confidence: Confidence::Likely }
     }
 
     #[test]

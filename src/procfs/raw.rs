@@ -25,7 +25,7 @@ pub struct RawTable(Vec<(u16, Socket)>);
 
 impl RawTable {
     fn parse(text: &[u8]) -> Self {
-        let socket = |inode, uid| Socket { inode, uid, cookie: 0, cgroup_id: None, confidence: Confidence::Likely };
+        let socket = |inode, uid| Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
         let open = net_lines(text).filter(|line| line.inode != 0);
         Self(open.map(|line| (line.local.port(), socket(line.inode, line.uid))).collect())
     }

@@ -146,6 +146,19 @@ impl Processes {
         process.is_some_and(|process| process.search(&SocketLink::new(socket.inode), &mut Walk::short(SERVER_LINKS)).is_some())
     }
 
+    /// Whether a socket that is there is the kernel's own: root's, and no process at all holds it. False wherever not every descriptor of this
+    /// machine can be seen.
+    #[must_use]
+    pub fn is_kernels(&self, socket: &Socket) -> bool {
+        let first = self.options.proc_root.join("1/fd");
+        if socket.inode == 0 || socket.uid != 0 || self.enclosure.is_some() || std::fs::read_dir(first).is_err() {
+            return false;
+        }
+        let mut search = Search::new(socket);
+        self.look_at(all(&self.options.proc_root).iter().map(|(pid, _)| *pid).collect(), &mut search);
+        search.found.is_empty() && search.walk.budget > 0
+    }
+
     /// Whether a path exists as a program sees it, in its own root and mounts. False when that cannot be seen.
     pub fn exists_for(&self, identity: &Identity) -> impl Fn(&Path) -> bool + use<> {
         let start_ticks = identity.start_ticks;
@@ -162,12 +175,7 @@ impl Processes {
     }
 
     fn holders(&self, socket: &Socket, first: Option<Holder>, now: Instant) -> Vec<Holder> {
-        let mut search = Search {
-            link: SocketLink::new(socket.inode),
-            walk: Walk::whole(THOROUGH_LINKS),
-            seen: HashSet::new(),
-            found: vec![],
-        };
+        let mut search = Search::new(socket);
         search.found.extend(first);
         search.seen.extend(search.found.iter().map(|(process, _)| process.pid));
         let members = socket.cgroup_id.map(|id| self.cgroups.members(id)).unwrap_or_default();
@@ -318,6 +326,12 @@ struct Search {
     walk: Walk,
     seen: HashSet<u32>,
     found: Vec<Holder>,
+}
+
+impl Search {
+    fn new(socket: &Socket) -> Self {
+        Self { link: SocketLink::new(socket.inode), walk: Walk::whole(THOROUGH_LINKS), seen: HashSet::new(), found: vec![] }
+    }
 }
 
 /// Several are each `Ambiguous`.

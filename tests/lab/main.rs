@@ -1,4 +1,4 @@
-//! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/install-deps test` installs.
+//! The lab: real programs, real servers, network namespaces. Needs root and what `scripts/prepare test` installs.
 
 #[macro_use]
 mod harness;
@@ -29,4 +29,5 @@ mod route;
 mod served;
 mod stalls;
 mod transparency;
+mod tunnels;
 mod whole;

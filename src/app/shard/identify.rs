@@ -158,12 +158,22 @@ impl Attributor {
                 // Closed before it was connected; a search would be through all programs, and in vain.
                 socket.inode = 0;
             }
-            let (identities, is_closed) = self.search(&tuple, &socket, &others);
+            let (mut identities, is_closed) = self.search(&tuple, &socket, &others);
+            if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(&tuple, &socket, link) {
+                identities = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))];
+            }
             if !shards.send(flow, Message::Identified { flow, identities, is_closed }) && !std::mem::replace(&mut told, true) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("attributions are lost: the packet loop does not keep up");
             }
         }
+    }
+
+    /// Whether a socket that no process holds is the kernel's own (tunnels, network file systems): it is still there, so no process has left it.
+    fn is_kernels(&self, tuple: &FiveTuple, socket: &Socket, link: Option<u32>) -> bool {
+        let is_same = |now: Socket| (now.cookie, now.inode) == (socket.cookie, socket.inode);
+        let is_there = || socket.cookie != 0 && self.socket(tuple, link).is_some_and(is_same);
+        is_there() && self.processes.is_kernels(socket) && is_there()
     }
 
     /// Who may have sent a flow, and whether the socket is closed by now and tells only who made it.
@@ -262,6 +272,10 @@ impl Shard {
             self.lanes.note_closed(id);
         } else {
             self.note_if_closed(id);
+        }
+        let is_kernel = |identity: &Arc<Identity>| identity.tags.iter().any(|tag| tag.0 == Tag::KERNEL);
+        if identities.iter().any(is_kernel) && self.router.flow(id).is_some_and(|flow| flow.tuple.protocol == Protocol::UDP) {
+            self.lanes.note_tunnel(id);
         }
         self.identified(id, identities, now);
         self.obey(None, now);

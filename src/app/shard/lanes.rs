@@ -1,21 +1,16 @@
 //! What carries a flow on, by the flow's slot in the router's table.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mio::event::Event;
 
+use super::holder::{CLOSED, HELD, Holder};
 use super::linked::LinkLane;
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
 use crate::packet::{LinkHeader, Signature};
 use crate::process::{Confidence, Socket};
 use crate::router::Failure;
-
-/// How long an attribution of datagrams is believed. Another program may take over a port that the first has left; a look costs
-/// microseconds.
-const HELD: Duration = Duration::from_millis(250);
-/// How long after the last look datagrams still count as those of a socket that is closed by now: its last ones wait in the TUN.
-const CLOSED: Duration = Duration::from_secs(1);
 
 /// The upstream side of one flow. Dropping it closes the socket, which also ends its place in epoll.
 pub(super) enum Lane {
@@ -122,29 +117,6 @@ pub(super) struct EchoLane {
     pub(super) socket: Pings,
 }
 
-/// The socket that a flow was attributed to, and when that was last seen to hold.
-struct Holder {
-    id: FlowId,
-    /// Cookie and inode; None: nobody's.
-    socket: Option<(u64, u64)>,
-    /// The program's socket has one peer alone.
-    connected: bool,
-    seen: Instant,
-    /// Of the last datagram.
-    signature: Option<Signature>,
-    /// Without a socket: the raw ones that may have sent it, by inode.
-    raw: Box<[u64]>,
-    /// The socket was closed when the flow was attributed to it.
-    closed: bool,
-}
-
-impl Holder {
-    /// The last signature, where this socket signs what it sends.
-    fn signs(&self) -> Option<Signature> {
-        self.signature.filter(|_| self.connected && self.socket.is_some())
-    }
-}
-
 #[derive(Default)]
 struct Place {
     lane: Option<Lane>,
@@ -179,8 +151,9 @@ impl Lanes {
     /// Remembers whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
         let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
+        let by_main = socket.is_some_and(|s| s.mark != 0);
         let socket = socket.map(|s| (s.cookie, s.inode));
-        let holder = Holder { id, socket, connected, seen: now, signature: None, raw: [].into(), closed: false };
+        let holder = Holder { id, socket, connected, seen: now, signature: None, raw: [].into(), closed: false, by_main };
         self.place(id.index()).holder = Some(holder);
     }
 
@@ -199,6 +172,20 @@ impl Lanes {
         if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
             holder.closed = true;
         }
+    }
+
+    /// Remembers that a flow is that of a tunnel which the kernel itself holds.
+    pub(super) fn note_tunnel(&mut self, id: FlowId) {
+        if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
+            holder.by_main = true;
+        }
+    }
+
+    /// Whether a flow's socket is told apart from others by a mark, or by being the kernel's, so that a rule can keep it out of the tunnel
+    /// which it carries.
+    pub(super) fn goes_by_main(&self, id: FlowId) -> bool {
+        let holder = self.0.get(id.index()).and_then(|place| place.holder.as_ref());
+        holder.is_some_and(|holder| holder.id == id && holder.by_main)
     }
 
     /// The cookie of a flow's socket that was closed when the flow was attributed to it, and when it was noted.
@@ -302,7 +289,7 @@ impl Lanes {
 mod tests {
     use super::*;
 
-    const SOCKET: Socket = Socket { inode: 5, uid: 0, cookie: 6, cgroup_id: None, confidence: Confidence::Exact };
+    const SOCKET: Socket = Socket { inode: 5, uid: 0, cookie: 6, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
 
     fn held_by(socket: Option<Socket>, said: &[Option<Signature>], now: Instant) -> (Lanes, FlowId) {
         let (mut lanes, id) = (Lanes::default(), FlowId::for_test(0, 1));

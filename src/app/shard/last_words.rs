@@ -79,7 +79,7 @@ impl Attributor {
 
     fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
         let Sender { pid, uid, cookie, made } = *sender;
-        let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, confidence: Confidence::Likely };
+        let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
         let maker = self.find_maker(pid, made, &socket, sent)?;
         // After the look: what was looked at is what made the socket.
         self.closed.as_ref()?.is_same_program(sender).then_some((socket, maker))

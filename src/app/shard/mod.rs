@@ -22,6 +22,7 @@ mod errors;
 mod faults;
 mod fragments;
 mod held;
+mod holder;
 mod identify;
 mod inbox;
 mod jobs;

@@ -20,7 +20,7 @@ impl Shard {
         let is_spared = |port| self.attributor.was_left_just_now(port);
         let Some(local) = local.filter(|_| !self.lanes.is_connected(id)) else {
             let port = local.map_or(0, |local| local.port());
-            let socket = self.dialer.udp_beside(permit, to, Source::Alone { port }, &is_spared)?;
+            let socket = self.dialer_for(id).udp_beside(permit, to, Source::Alone { port }, &is_spared)?;
             let fd = socket.as_raw_fd();
             return Ok((Lane::Udp(UdpLane { id, socket, lease: None }), fd));
         };
@@ -29,7 +29,7 @@ impl Shard {
         // What is sent to many is answered by each of them.
         let hears = to.ip().is_multicast() || known.is_none_or(|(_, heard)| !heard);
         let from = Source::Shared { port: local.port(), leased: known.map(|(port, _)| port), hears };
-        let socket = self.dialer.udp_beside(permit, to, from, &is_spared)?;
+        let socket = self.dialer_for(id).udp_beside(permit, to, from, &is_spared)?;
         let lease = socket.port().and_then(|port| ports.lease(local, port, hears));
         let fd = socket.as_raw_fd();
         Ok((Lane::Udp(UdpLane { id, socket, lease }), fd))

@@ -89,6 +89,7 @@ mod tests {
             cookie: 1,
             cgroup_id: None,
             v6_only: false,
+            mark: 0,
         }
     }
 

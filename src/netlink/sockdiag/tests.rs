@@ -12,6 +12,7 @@ fn found(local: &str, remote: &str) -> Found {
         cookie: 1,
         cgroup_id: None,
         v6_only: false,
+        mark: 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! sock_diag(7) messages for internet sockets: requests into a fixed buffer, answers out of a received one.
 //!
-//! Keeps one rule: no allocation for an answer. The crate's own response type collects all attributes; only the cgroup id and
-//! the v6-only flag are wanted here, so its header parser and attribute iterator are used directly. Asks nobody anything.
+//! Keeps one rule: no allocation for an answer. The crate's own response type collects all attributes; only the cgroup id,
+//! the v6-only flag and the mark are wanted here, so its header parser and attribute iterator are used directly. Asks nobody anything.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -10,7 +10,7 @@ use netlink_packet_core::{
     DoneBuffer, Emitable, ErrorBuffer, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NlasIterator,
     Parseable,
 };
-use netlink_packet_sock_diag::constants::{INET_DIAG_SKV6ONLY, SOCK_DIAG_BY_FAMILY};
+use netlink_packet_sock_diag::constants::{INET_DIAG_MARK, INET_DIAG_SKV6ONLY, SOCK_DIAG_BY_FAMILY};
 use netlink_packet_sock_diag::inet::{InetRequest, InetResponseHeader};
 
 const NETLINK_HEADER_LEN: usize = 16;
@@ -32,6 +32,8 @@ pub(super) struct Found {
     pub(super) cookie: u64,
     pub(super) cgroup_id: Option<u64>,
     pub(super) v6_only: bool,
+    /// Told to who has CAP_NET_ADMIN.
+    pub(super) mark: u32,
 }
 
 /// One netlink message of the kernel.
@@ -105,12 +107,14 @@ fn found(payload: &[u8]) -> io::Result<Found> {
         cookie: u64::from_ne_bytes(header.socket_id.cookie),
         cgroup_id: None,
         v6_only: false,
+        mark: 0,
     };
     for attribute in NlasIterator::new(payload.get(ANSWER_HEADER_LEN..).unwrap_or_default()) {
         let attribute = attribute.map_err(|_| malformed("attribute"))?;
         match attribute.kind() {
             INET_DIAG_CGROUP_ID => found.cgroup_id = attribute.value().try_into().ok().map(u64::from_ne_bytes),
             INET_DIAG_SKV6ONLY => found.v6_only = attribute.value() == [1],
+            INET_DIAG_MARK => found.mark = attribute.value().try_into().map_or(0, u32::from_ne_bytes),
             _ => {}
         }
     }
