@@ -29,7 +29,7 @@ use crate::control::{Event, Listener, render};
 use crate::egress::Dialer;
 use crate::flow::Record;
 use crate::names::Name;
-use crate::netlink::{Installed, SocketTable};
+use crate::netlink::{BareLinks, Installed, SocketTable};
 use crate::procfs::Processes;
 use crate::profile::Level;
 use crate::resolver::{Near, Resolver, Upstreams};
@@ -78,6 +78,8 @@ pub(super) struct Plan {
     /// Loopback sockets that answer questions, and the addresses that programs believe to ask there; none: the sockets' own.
     pub(super) loopback_dns: (Vec<UdpSocket>, Vec<TcpListener>),
     pub(super) stubs: Vec<SocketAddr>,
+    /// The links without headers that programs may name.
+    pub(super) bare_links: Arc<BareLinks>,
     /// Flows that are older than the router; None for an enclosure, which is as old as its router.
     pub(super) older: Option<(Older, Arc<Mutex<Option<Installed>>>)>,
 }
@@ -151,6 +153,7 @@ impl Core {
             dns: dns_sender,
             streams: stream_sender,
             own_addresses: plan.own_addresses,
+            bare_links: plan.bare_links,
             older: older.clone(),
         };
         let (shards, handles) = Shard::several(plan.tun, &parts, &shared)?;

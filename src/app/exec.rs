@@ -157,6 +157,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         record,
         loopback_dns: (std::mem::take(&mut enclosed.dns_udp), std::mem::take(&mut enclosed.dns_tcp)),
         stubs: Vec::new(),
+        bare_links: Arc::default(),
         older: None,
     })?;
     if let Some(listener) = listener {

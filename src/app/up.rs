@@ -241,6 +241,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
         record: None,
         loopback_dns,
         stubs,
+        bare_links: installed.bare_links(),
         older: Some((older, shelf.clone())),
     })?;
     if answers && let Err(error) = installed.redirect_stubs(plan.dns.port) {

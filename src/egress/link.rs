@@ -2,12 +2,11 @@
 //!
 //! Keeps one rule: nothing is read here; answers of others go to the program by the kernel's own way.
 
-use std::io::{self, IoSlice, Write};
+use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, MsgHdr, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use super::options::{make_room, set_int};
 use crate::packet::LinkHeader;
@@ -21,11 +20,16 @@ const NOTHING: i32 = 0;
 #[derive(Debug)]
 pub struct Link {
     socket: Socket,
-    address: [u8; 6],
+    /// Where packets of either family go; a link without headers cannot tell it by them.
+    v4: SockAddr,
+    v6: SockAddr,
+    /// The link's own, where its packets have Ethernet headers.
+    address: Option<[u8; 6]>,
 }
 
 impl Link {
     pub(super) fn open(index: u32, mark: Option<u32>) -> io::Result<Self> {
+        let index = i32::try_from(index).map_err(io::Error::other)?;
         let socket = Socket::new(Domain::PACKET, Type::RAW.nonblocking().cloexec(), Some(Protocol::from(NOTHING)))?;
         if let Some(mark) = mark {
             socket.set_mark(mark)?;
@@ -33,9 +37,9 @@ impl Link {
         set_int(&SockRef::from(&socket), libc::SOL_PACKET, PACKET_VNET_HDR, 1)?;
         // All flows of the link share it, so it holds what their own buffers would.
         make_room(&SockRef::from(&socket), true);
-        bind(&socket, index)?;
+        socket.bind(&place(index, NOTHING)?)?;
         let address = address_of(&socket)?;
-        Ok(Self { socket, address })
+        Ok(Self { socket, v4: place(index, libc::ETH_P_IP)?, v6: place(index, libc::ETH_P_IPV6)?, address })
     }
 
     /// Sends one packet, or what the kernel shall cut into several.
@@ -44,8 +48,13 @@ impl Link {
     ///
     /// The link is full, down or gone, or the packet does not fit.
     pub fn send(&self, header: LinkHeader, packet: &[u8]) -> io::Result<()> {
-        let headers = header.outgoing(self.address);
-        (&self.socket).write_vectored(&[IoSlice::new(&headers), IoSlice::new(packet)]).map(drop)
+        let Some(ethernet) = header.ethernet(self.address) else {
+            return Err(io::Error::other("the packet came by a link of another kind"));
+        };
+        let ethernet = ethernet.as_ref().map_or(&[][..], |ethernet| ethernet);
+        let parts = [IoSlice::new(header.vnet()), IoSlice::new(ethernet), IoSlice::new(packet)];
+        let to = if packet.first().is_some_and(|first| first >> 4 == 4) { &self.v4 } else { &self.v6 };
+        self.socket.sendmsg(&MsgHdr::new().with_addr(to).with_buffers(&parts), libc::MSG_NOSIGNAL).map(drop)
     }
 }
 
@@ -66,39 +75,31 @@ pub fn tell_own(index: u32, to: IpAddr, packet: &[u8]) -> io::Result<()> {
     socket.send_to(packet, &SocketAddr::new(to, 0).into()).map(drop)
 }
 
-fn bind(socket: &Socket, index: u32) -> io::Result<()> {
-    let address = libc::sockaddr_ll { sll_ifindex: i32::try_from(index).map_err(io::Error::other)?, ..nowhere()? };
-    // SAFETY: the descriptor is open for the whole call; the pointer is to an address that lives as long, and the length is its size.
-    let result = unsafe { libc::bind(socket.as_raw_fd(), (&raw const address).cast(), ADDRESS_LEN) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// The link with this index, for packets of this protocol.
+fn place(index: i32, protocol: i32) -> io::Result<SockAddr> {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: `sockaddr_ll` is a kind of socket address, and of integers alone.
+    let place = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+    place.sll_family = u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?;
+    place.sll_protocol = u16::try_from(protocol).map_err(io::Error::other)?.to_be();
+    place.sll_ifindex = index;
+    // SAFETY: the length is that of what was written.
+    Ok(unsafe { SockAddr::new(storage, ADDRESS_LEN) })
 }
 
-/// The link's own address.
-fn address_of(socket: &Socket) -> io::Result<[u8; 6]> {
-    let (mut address, mut len) = (nowhere()?, ADDRESS_LEN);
-    // SAFETY: the descriptor is open for the whole call; both pointers are to places that live as long, and `len` is the room at the first.
-    let result = unsafe { libc::getsockname(socket.as_raw_fd(), (&raw mut address).cast(), &raw mut len) };
-    if result != 0 {
-        return Err(io::Error::last_os_error());
+/// The link's own address, if its packets have Ethernet headers.
+fn address_of(socket: &Socket) -> io::Result<Option<[u8; 6]>> {
+    let address = socket.local_addr()?;
+    if i32::from(address.family()) != libc::AF_PACKET {
+        return Err(io::ErrorKind::InvalidData.into());
     }
-    let [first @ .., _, _] = address.sll_addr;
-    let is_ethernet = address.sll_halen == 6;
-    is_ethernet.then_some(first).ok_or_else(|| io::Error::other("the link has no Ethernet address"))
+    // SAFETY: the kernel wrote an address of this family; the storage holds any, and the rest of it is zero.
+    let link = unsafe { address.as_ptr().cast::<libc::sockaddr_ll>().read_unaligned() };
+    let [first @ .., _, _] = link.sll_addr;
+    Ok((link.sll_hatype == libc::ARPHRD_ETHER).then_some(first))
 }
 
 const ADDRESS_LEN: libc::socklen_t = 20;
-
-fn nowhere() -> io::Result<libc::sockaddr_ll> {
-    Ok(libc::sockaddr_ll {
-        sll_family: u16::try_from(libc::AF_PACKET).map_err(io::Error::other)?,
-        sll_protocol: 0,
-        sll_ifindex: 0,
-        sll_hatype: 0,
-        sll_pkttype: 0,
-        sll_halen: 0,
-        sll_addr: [0; 8],
-    })
-}
 
 #[cfg(test)]
 mod tests {

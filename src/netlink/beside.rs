@@ -114,7 +114,7 @@ mod tests {
             mtu: 1500,
             up: true,
             loopback: index == 1,
-            ethernet: true,
+            framing: crate::netlink::Framing::Ethernet,
             shared: false,
         };
         let addresses = [(1, "127.0.0.1/8"), (2, "10.9.0.2/24"), (2, "fd09::2/64"), (3, "172.17.0.1/16")]

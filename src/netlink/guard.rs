@@ -32,10 +32,11 @@ use std::fmt::Write;
 use std::net::IpAddr;
 
 use super::Mark;
+use super::bare::BareLinks;
 use super::beside;
 use super::datagrams;
 use super::frames;
-use super::host::{Host, Link};
+use super::host::{Framing, Host, Link};
 use super::linked;
 use super::mark::MASK;
 use super::plan::{Failure, Plan};
@@ -106,6 +107,7 @@ pub(super) struct Guard<'a> {
     pub(super) plan: &'a Plan,
     pub(super) host: &'a Host,
     pub(super) mark: Mark,
+    pub(super) bare: &'a BareLinks,
 }
 
 impl Guard<'_> {
@@ -142,7 +144,8 @@ impl Guard<'_> {
         let (own, owner) = (is_marked(self.mark), self.plain_flags());
         let refuse = "\t\tmeta l4proto tcp reject with tcp reset\n\t\treject with icmpx admin-prohibited\n";
         let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
-        let framed: Vec<&str> = self.guarded_links().filter(|link| link.ethernet).map(|link| link.name.as_str()).collect();
+        let led: Vec<&str> =
+            self.guarded_links().filter(|link| !self.led(link).is_empty()).map(|link| link.name.as_str()).collect();
         format!(
             "table inet portreeve {{\n{owner}\tcounter leak {{ }}\n\tcounter loop {{ }}\n{excluded}\
              \tchain loop {{\n\t\ttype filter hook output priority -160; policy accept;\n\
@@ -154,9 +157,10 @@ impl Guard<'_> {
              \tchain refuse {{\n{refuse}\t}}\n\
              \tchain postrouting {{\n\t\ttype filter hook postrouting priority filter; policy accept;\n\
              \t\toifname \"{device}\" {own} counter name \"loop\" drop\n\
-             {stray}\t}}\n}}\n",
-            linked = linked::accepted(&framed),
-            stray = linked::dropped(device, &framed),
+             {forged}{stray}\t}}\n}}\n",
+            forged = linked::forged(device),
+            linked = linked::accepted(&led),
+            stray = linked::dropped(device, &led),
             excluded = self.excluded_arrivals(),
             routed = self.routed_past(),
         )
@@ -194,15 +198,27 @@ impl Guard<'_> {
 
     /// Named by index, since a link's name may hold what a chain's may not.
     fn egress(&self, link: &Link) -> String {
-        let Link { index, name, ethernet, .. } = link;
+        let Link { index, name, framing, .. } = link;
         let own = is_marked(self.mark);
-        let frames = if *ethernet { frames::accepted() } else { String::new() };
+        let frames = if *framing == Framing::Ethernet { frames::accepted() } else { String::new() };
         let exempt: String = EXEMPTIONS.iter().map(|e| format!("\t\t{} accept\n", e.rule)).collect();
-        let linked = if *ethernet { linked::led(*index, &self.plan.device) } else { String::new() };
+        let linked = self.led(link);
         format!(
             "\tchain egress_{index} {{\n\t\ttype filter hook egress device \"{name}\" priority filter; policy accept;\n\
              \t\t{own} accept\n{frames}{exempt}{linked}\t\tcounter name \"leak\" drop\n\t}}\n"
         )
+    }
+
+    /// How the egress chain of this link leads what names it; empty where it cannot.
+    fn led(&self, link: &Link) -> String {
+        match link.framing {
+            Framing::Ethernet => linked::led(link.index, &self.plan.device),
+            Framing::Bare => {
+                let number = self.bare.number_of(link.index);
+                number.map(|number| linked::led_bare(number, &self.plan.device)).unwrap_or_default()
+            }
+            Framing::Other => String::new(),
+        }
     }
 
     fn live_prerouting(&self) -> String {
@@ -283,119 +299,4 @@ pub(super) const REMOVE_PLAIN: &str =
     "table inet portreeve {}\ndelete table inet portreeve\ntable netdev portreeve {}\ndelete table netdev portreeve\n";
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::collections::BTreeSet;
-
-    fn host() -> Host {
-        let link = |index: u32, name: &str| Link {
-            index,
-            name: name.to_owned(),
-            mtu: 1500,
-            up: true,
-            loopback: name == "lo",
-            ethernet: name != "wg0",
-            shared: name == "tap0",
-        };
-        let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "wg0"), link(4, "tap0"), link(5, "portreeve0")];
-        Host { links, addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true }
-    }
-
-    fn texts(plan: &Plan) -> (String, String) {
-        let host = host();
-        let guard = Guard { plan, host: &host, mark: Mark::new(0x2a00_0000).expect("a mark") };
-        (guard.plain(), guard.live(true))
-    }
-
-    #[test]
-    fn what_is_neither_ours_nor_exempt_is_counted_and_refused() {
-        let (plain, _) = texts(&Plan::default());
-        let output = plain.split("chain output").nth(1).expect("the chain");
-        let order = ["oifname { \"lo\", \"portreeve0\" } accept", "== 0x2a000000 accept", "counter name \"leak\" jump refuse"];
-        let found: Vec<usize> = order.iter().map(|rule| output.find(rule).expect(rule)).collect();
-        assert!(found.is_sorted());
-        assert!(plain.contains("meta l4proto tcp reject with tcp reset\n\t\treject with icmpx admin-prohibited"));
-    }
-
-    #[test]
-    fn every_exemption_is_in_the_output_chain_and_in_each_egress_chain() {
-        let (plain, _) = texts(&Plan::default());
-        for exemption in EXEMPTIONS {
-            assert_eq!(plain.matches(&format!("{} accept", exemption.rule)).count(), 3, "{}", exemption.name);
-        }
-    }
-
-    #[test]
-    fn loopback_our_device_and_ports_of_a_bridge_get_no_egress_chain_and_tunnels_no_ethernet_rule() {
-        let (plain, _) = texts(&Plan::default());
-        assert!(plain.contains("egress_2") && plain.contains("egress_3"));
-        assert!(!plain.contains("egress_1") && !plain.contains("egress_4") && !plain.contains("egress_5"));
-        assert_eq!(plain.matches("ether type arp").count(), 1);
-    }
-
-    #[test]
-    fn a_closed_guard_outlives_us_and_an_open_one_does_not() {
-        let closed = Plan::default();
-        assert!(!texts(&closed).0.contains("flags owner"));
-        let open = Plan { failure: Failure::Open, ..closed };
-        assert_eq!(texts(&open).0.matches("flags owner").count(), 2);
-        assert!(texts(&open).1.contains("flags owner"));
-    }
-
-    #[test]
-    fn what_ends_here_is_marked_on_arrival_and_what_is_forwarded_is_not() {
-        let (_, live) = texts(&Plan::default());
-        let prerouting =
-            live.split("chain prerouting").nth(1).and_then(|text| text.split("chain errors").next()).expect("the chain");
-        let marking = |line: &&str| line.contains("meta mark set");
-        let conditions =
-            ["ct status snat", "ct mark & 0xff000000 == 0x2b", "== 0x2a000000", "== 0x2a001000", "fib daddr type { local,"];
-        let lines: Vec<&str> = prerouting.lines().filter(marking).collect();
-        assert_eq!(lines.len(), conditions.len());
-        assert!(lines.iter().zip(conditions).all(|(line, condition)| line.contains(condition)), "{prerouting}");
-        assert!(live.contains("table arp portreeve_live"));
-    }
-
-    #[test]
-    fn errors_about_our_own_flows_leave_where_the_kernel_says_them_and_no_program_does() {
-        let (_, live) = texts(&Plan::default());
-        assert!(live.contains("chain errors {\n\t\tmeta skuid >= 0 return\n\t\tmeta mark set"), "{live}");
-        assert!(live.contains("ct state related ct mark & 0xff000000 == 0x2a000000 jump errors"), "{live}");
-    }
-
-    #[test]
-    fn exclusions_are_marked_and_nothing_else_is() {
-        let mut plan = Plan::default();
-        let marked = |plan: &Plan| texts(plan).0.matches("meta mark set").count();
-        let before = marked(&plan);
-        plan.exclude.networks = vec!["192.0.2.0/24".parse().expect("a network"), "2001:db8::/32".parse().expect("a network")];
-        plan.exclude.users = vec![1000];
-        assert_eq!(marked(&plan), before + 3);
-        plan.exclude.interfaces = vec!["eth0".to_owned()];
-        assert_eq!(marked(&plan), before + 5);
-        assert!(!texts(&plan).0.contains("egress_2"));
-    }
-
-    #[test]
-    fn stubs_are_redirected_for_everybody_but_ourselves() {
-        let mut plan = Plan::default();
-        plan.dns.stubs = vec!["127.0.0.53".parse().expect("an address"), "::1".parse().expect("an address")];
-        let text = stubs(&plan, Mark::new(0x2a00_0000).expect("a mark"), 5300, true);
-        assert!(text.find("== 0x2a000000 return") < text.find("redirect"));
-        assert!(text.contains("ip daddr 127.0.0.53 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
-        assert!(text.contains("ip6 daddr ::1 meta l4proto { tcp, udp } th dport 53 redirect to :5300"));
-    }
-
-    #[test]
-    fn what_is_let_past_with_a_mark_of_others_leaves_by_the_main_table() {
-        assert!(TOLD_APART.contains(&format!("| {BY_MAIN:#010x}")) && TOLD_APART.contains(&format!("& {:#010x}", !MASK)));
-        let (_, live) = texts(&Plan::default());
-        let output = live.split("chain output").nth(1).expect("the chain");
-        let (apart, answers) = (output.find(TOLD_APART).expect("the rule"), output.find("jump beside").expect("the rule"));
-        assert!(output.find("== 0x2a000000 accept").expect("our own") < apart && apart < answers);
-        assert!(
-            live.contains("ct mark & 0xff001000 == 0x2a001000 meta mark set meta mark & 0x00ffffff | 0x2a001000 accept"),
-            "{live}"
-        );
-    }
-}
+mod tests;

@@ -21,6 +21,28 @@ const USUAL_MTU: u32 = 1500;
 /// The least MTU with which IPv6 works (RFC 8200 section 5).
 const LEAST_MTU: u32 = 1280;
 
+/// What stands in front of the IP packets of a link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    Ethernet,
+    /// Nothing that programs' packets have in this host: tunnels, mobile modems, PPP.
+    Bare,
+    /// Something else, or it cannot be told.
+    Other,
+}
+
+impl Framing {
+    /// GRE is left out, since it is both kinds.
+    fn of(kind: LinkLayerType) -> Self {
+        use LinkLayerType::{Ether, None, Ppp, Rawip, Sit, Tunnel, Tunnel6};
+        match kind {
+            Ether => Self::Ethernet,
+            None | Rawip | Ppp | Tunnel | Tunnel6 | Sit => Self::Bare,
+            _ => Self::Other,
+        }
+    }
+}
+
 /// One link.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Link {
@@ -29,8 +51,7 @@ pub struct Link {
     pub mtu: u32,
     pub up: bool,
     pub loopback: bool,
-    /// Frames begin with an Ethernet header.
-    pub ethernet: bool,
+    pub framing: Framing,
     /// Frames of others pass it: it is a port of a bridge or bond, or a VLAN or the like stands on it.
     pub shared: bool,
 }
@@ -147,7 +168,7 @@ fn link_of(message: &LinkMessage) -> Option<Link> {
         mtu: USUAL_MTU,
         up: message.header.flags.contains(LinkFlags::Up),
         loopback: message.header.flags.contains(LinkFlags::Loopback),
-        ethernet: message.header.link_layer_type == LinkLayerType::Ether,
+        framing: Framing::of(message.header.link_layer_type),
         shared: false,
     };
     for attribute in &message.attributes {
@@ -204,7 +225,7 @@ mod tests {
     use super::*;
 
     fn link(index: u32, name: &str, mtu: u32) -> Link {
-        Link { index, name: name.to_owned(), mtu, up: true, loopback: name == "lo", ethernet: true, shared: false }
+        Link { index, name: name.to_owned(), mtu, up: true, loopback: name == "lo", framing: Framing::Ethernet, shared: false }
     }
 
     fn host() -> Host {

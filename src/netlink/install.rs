@@ -16,7 +16,9 @@
 use std::io;
 use std::net::IpAddr;
 use std::path::Path;
+use std::sync::Arc;
 
+use super::bare::BareLinks;
 use super::foremost;
 use super::guard::{Guard, REMOVE_PLAIN};
 use super::host::Host;
@@ -27,7 +29,7 @@ use super::setup::{configure_tun, index_of, multicast_off, settings_of, settings
 use super::steer;
 use super::undo::{CleanupError, Setting, Undo, namespace, remove_link};
 use super::{Mark, RequestError, RouteSocket};
-use crate::packet::FiveTuple;
+use crate::packet::{FiveTuple, LinkNumber};
 use crate::tun::{OpenError, Queue};
 
 /// The tables of the guard that refuses.
@@ -87,6 +89,7 @@ pub struct Installed {
     pub(super) plan: Plan,
     pub(super) mark: Mark,
     pub(super) mtu: u32,
+    pub(super) bare: Arc<BareLinks>,
     addresses: Vec<IpAddr>,
     queues: Vec<Queue>,
     /// `None` once everything was taken back.
@@ -111,6 +114,8 @@ pub(super) struct State {
     pub(super) stubs: Option<u16>,
     /// The guard as nft lists it.
     pub(super) listed: String,
+    /// The links whose numbers it knows.
+    pub(super) numbered: [Option<u32>; LinkNumber::COUNT],
 }
 
 /// Says which flows are older than the router and go on beside the TUN, until it says otherwise.
@@ -142,7 +147,10 @@ impl Install {
         let host = Host::read(&mut socket)?;
         let wanted = plan.priority;
         let plan = &Plan { priority: foremost::place(&mut socket, wanted)?, ..plan.clone() };
-        check_names(plan, &host, mark)?;
+        let bare = Arc::new(BareLinks::default());
+        let guard = Guard { plan, host: &host, mark, bare: &bare };
+        check_names(&guard)?;
+        bare.follow(guard.guarded_links());
         let found = run_dir.read()?;
         let live = Live::start()?;
         // Vanishes by itself, so it needs no undo; whoever has the device has the namespace.
@@ -160,9 +168,10 @@ impl Install {
             beside: Vec::new(),
             stubs: None,
             listed: String::new(),
+            numbered: bare.all(),
         };
-        match state.install(&Guard { plan, host: &host, mark }, found.as_ref(), look) {
-            Ok(()) => Ok(Installed::new(plan, mark, &host, queues, state)),
+        match state.install(&guard, found.as_ref(), look) {
+            Ok(()) => Ok(Installed::new(&guard, bare.clone(), queues, state)),
             // The host was found closed: it stays so, and the undo file keeps what both attempts need.
             Err(error) if found.is_some() => Err(error),
             Err(error) => {
@@ -176,7 +185,7 @@ impl Install {
 
 impl State {
     fn install(&mut self, guard: &Guard<'_>, found: Option<&Undo>, look: &mut Look<'_>) -> Result<(), InstallError> {
-        let Guard { plan, host, mark } = *guard;
+        let Guard { plan, host, mark, bare: _ } = *guard;
         let addresses: Vec<(IpAddr, u8)> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
         for (path, value) in settings_of(&plan.device, host.ipv6) {
@@ -217,6 +226,7 @@ impl State {
             }
         }
         self.listed = nft::list(&GUARD)?;
+        self.numbered = guard.bare.all();
         Ok(())
     }
 
@@ -285,12 +295,14 @@ impl Undo {
 }
 
 impl Installed {
-    fn new(plan: &Plan, mark: Mark, host: &Host, queues: Vec<Queue>, mut state: State) -> Self {
+    fn new(guard: &Guard<'_>, bare: Arc<BareLinks>, queues: Vec<Queue>, mut state: State) -> Self {
+        let Guard { plan, host, mark, bare: _ } = *guard;
         let now = Host::read(&mut state.socket).unwrap_or_else(|_| host.clone());
         Self {
             plan: plan.clone(),
             mark,
             mtu: host.uplink_mtu(&plan.device),
+            bare,
             addresses: now.own_addresses(),
             queues,
             state: Some(state),
@@ -307,6 +319,12 @@ impl Installed {
     #[must_use]
     pub fn mark(&self) -> Mark {
         self.mark
+    }
+
+    /// The numbers of links without headers, as they are from now on.
+    #[must_use]
+    pub fn bare_links(&self) -> Arc<BareLinks> {
+        self.bare.clone()
     }
 
     #[must_use]
@@ -374,8 +392,7 @@ impl Drop for Installed {
 }
 
 /// Link names go into nft strings; one with a quote in it would end the string.
-pub(super) fn check_names(plan: &Plan, host: &Host, mark: Mark) -> Result<(), InstallError> {
-    let guard = Guard { plan, host, mark };
+pub(super) fn check_names(guard: &Guard<'_>) -> Result<(), InstallError> {
     let bad = guard.guarded_links().find(|link| link.name.contains(['"', '\\', '*']));
     bad.map_or(Ok(()), |link| Err(InstallError::LinkName { name: link.name.clone() }))
 }

@@ -2,7 +2,8 @@
 //! by `IP_MULTICAST_IF` and its like.
 //!
 //! The kernel's routes do not lead it into the TUN, so the link's egress chain does, where it is a frame already: its source address says
-//! by which link it was to leave. It is judged there and sent on. What has no socket of a program is none of this. A socket that is not
+//! by which link it was to leave. On a link without headers it is a bare packet, and what stands for its version says so ([`LinkNumber`]).
+//! It is judged there and sent on. What has no socket of a program is none of this. A socket that is not
 //! bound, but asks for a link by its packets (`IP_PKTINFO`, `IP_UNICAST_IF`), loses this wish as the mark has the packet routed anew, and
 //! goes into the TUN like what names no link.
 //!
@@ -11,10 +12,10 @@
 
 use std::fmt::Write;
 
-use crate::packet::LED;
+use crate::packet::{LED, LinkNumber};
 
-/// Led as a frame. No mark of ours is set, nor anybody's in our bits. Not 0x2000, 0x4000 or 0x8000: Podman and Kubernetes masquerade or drop
-/// what has one of these.
+/// Led by the egress chain of its link. No mark of ours is set, nor anybody's in our bits. Not 0x2000, 0x4000 or 0x8000: Podman and
+/// Kubernetes masquerade or drop what has one of these.
 const IS_LINKED: &str = "meta mark & 0xff100000 == 0x00100000";
 
 /// What a program left to the kernel when it closed its socket: the rest of what it wrote, the end, and what says that the peer's came.
@@ -28,7 +29,7 @@ pub(super) fn marked(device: &str) -> String {
     )
 }
 
-/// In the output chain of the guard: these links have an egress chain that leads frames.
+/// In the output chain of the guard: these links have an egress chain that leads what names them.
 pub(super) fn accepted(links: &[&str]) -> String {
     if links.is_empty() { String::new() } else { format!("\t\t{IS_LINKED} oifname {} accept\n", names(links)) }
 }
@@ -39,6 +40,11 @@ pub(super) fn dropped(device: &str, links: &[&str]) -> String {
     format!("\t\t{IS_LINKED} oifname != {} counter name \"leak\" drop\n", names(&links))
 }
 
+/// Nothing else goes into the TUN that looks as if it came by a link: whole packets of raw sockets may have any version.
+pub(super) fn forged(device: &str) -> String {
+    format!("\t\toifname \"{device}\" @nh,0,4 != {{ 4, 6 }} counter name \"leak\" drop\n")
+}
+
 /// In a link's egress chain.
 pub(super) fn led(index: u32, device: &str) -> String {
     let [_, a, b, c] = index.to_be_bytes();
@@ -47,6 +53,15 @@ pub(super) fn led(index: u32, device: &str) -> String {
         text
     });
     format!("\t\t{IS_LINKED} ether type {{ ip, ip6 }} ether saddr set {source} fwd to \"{device}\"\n")
+}
+
+/// In that of a link without headers.
+pub(super) fn led_bare(number: LinkNumber, device: &str) -> String {
+    [("ip", true), ("ip6", false)].iter().fold(String::new(), |mut text, (family, v4)| {
+        let version = number.version(*v4);
+        let _ = writeln!(text, "\t\t{IS_LINKED} meta protocol {family} @nh,0,4 set {version} fwd to \"{device}\"");
+        text
+    })
 }
 
 fn names(links: &[&str]) -> String {
@@ -62,6 +77,16 @@ mod tests {
     fn frame_says_by_which_link_it_was_to_leave() {
         assert!(led(2, "portreeve0").contains("ether saddr set 02:70:72:00:00:02 fwd to \"portreeve0\""));
         assert!(led(0x0001_0203, "portreeve0").contains("02:70:72:01:02:03"));
+    }
+
+    #[test]
+    fn packet_without_a_header_says_it_by_its_version_and_no_other_may_look_so() {
+        let number = LinkNumber::all().nth(1).expect("some");
+        let text = led_bare(number, "portreeve0");
+        assert!(text.contains("meta protocol ip @nh,0,4 set 9 fwd to \"portreeve0\""));
+        assert!(text.contains("meta protocol ip6 @nh,0,4 set 1 fwd to \"portreeve0\""));
+        assert!(text.lines().all(|line| line.contains(IS_LINKED)));
+        assert!(forged("portreeve0").contains("oifname \"portreeve0\" @nh,0,4 != { 4, 6 } counter name \"leak\" drop"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Keeps one rule: whatever is installed here is written to the undo file first and taken back by its owner, and by
 //! `cleanup` when the owner was killed; what others remove meanwhile is put back. Judges no packet.
 
+mod bare;
 mod beside;
 mod datagrams;
 mod foremost;
@@ -29,10 +30,11 @@ mod undo;
 mod watch;
 mod ways;
 
+pub use bare::BareLinks;
 pub use beside::older;
 pub use frames::FRAMES;
 pub use guard::{EXEMPTIONS, Exemption};
-pub use host::{Host, Link};
+pub use host::{Framing, Host, Link};
 pub use install::{Install, InstallError, Installed, Look};
 pub use mark::{MASK, Mark, MarkError};
 pub use nft::NftError;

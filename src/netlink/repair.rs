@@ -75,16 +75,16 @@ impl Installed {
         // On the way from one network to the next there may be none for a moment.
         self.mtu = host.mtu_of_uplinks(&self.plan.device).unwrap_or(self.mtu);
         let settings = self.put_settings_right(host.ipv6);
-        let Self { plan, mark, mtu, state, .. } = self;
+        let Self { plan, mark, mtu, bare, state, .. } = self;
         let Some(state) = state else { return Ok(false) };
         let noted = state.note_again().map_err(InstallError::from);
-        let device = state.repair_device(&Guard { plan, host, mark: *mark }, *mtu);
+        let device = state.repair_device(&Guard { plan, host, mark: *mark, bare }, *mtu);
         let place = state.repair_place(plan, host, *mark);
-        let links = state.follow_links(&Guard { plan, host, mark: *mark });
+        let links = state.follow_links(&Guard { plan, host, mark: *mark, bare });
         let rules = steer::add_rules(&mut state.socket, &state.undo.rules).map_err(InstallError::from);
-        let live = state.repair_live(&Guard { plan, host, mark: *mark });
+        let live = state.repair_live(&Guard { plan, host, mark: *mark, bare });
         // Whatever else cannot be done, the guard can: it comes last and is looked at always.
-        let guard = state.repair_guard(&Guard { plan, host, mark: *mark });
+        let guard = state.repair_guard(&Guard { plan, host, mark: *mark, bare });
         [settings, noted, device, place, links, rules, live].into_iter().collect::<Result<(), _>>().and(guard)
     }
 }
@@ -106,7 +106,7 @@ impl State {
     }
 
     fn repair_device(&mut self, guard: &Guard<'_>, mtu: u32) -> Result<(), InstallError> {
-        let Guard { plan, host, mark: _ } = *guard;
+        let Guard { plan, host, mark: _, bare: _ } = *guard;
         let wanted: Vec<_> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
         let own = host.own_addresses();
@@ -148,6 +148,8 @@ impl State {
 
     fn repair_guard(&mut self, guard: &Guard<'_>) -> Result<bool, InstallError> {
         let links: Vec<&Link> = guard.guarded_links().collect();
+        // The packet loops know a number before the guard writes it.
+        guard.bare.follow(links.iter().copied());
         // The kernel lets go of a chain whose link has another name by now.
         let has_chain = |Link { index, name, .. }: &&Link| {
             self.listed.contains(&format!("chain egress_{index} {{\n\t\ttype filter hook egress device \"{name}\" "))
@@ -155,10 +157,10 @@ impl State {
         let as_many = self.listed.matches("chain egress_").count() == links.len();
         // A table that is gone cannot be listed, which is a difference like any other.
         let is_whole = nft::list(&GUARD).is_ok_and(|now| now == self.listed);
-        if is_whole && as_many && links.iter().all(has_chain) {
+        if is_whole && as_many && self.numbered == guard.bare.all() && links.iter().all(has_chain) {
             return Ok(false);
         }
-        check_names(guard.plan, guard.host, guard.mark)?;
+        check_names(guard)?;
         self.load_guard(guard)?;
         Ok(true)
     }

@@ -4,6 +4,7 @@
 //! persistent one, and the live tables have no owner, since a shell that ends would take them along.
 
 use super::Mark;
+use super::bare::BareLinks;
 use super::front::{FRONT, MEANWHILE};
 use super::guard::{self, Guard};
 use super::host::Host;
@@ -26,7 +27,9 @@ pub fn commands(plan: &Plan, host: &Host, mark: Mark) -> Vec<String> {
         lines.push(format!("ip addr add {net} dev {device}{nodad}"));
     }
     lines.extend(table(plan, host));
-    let guard = Guard { plan, host, mark };
+    let bare = BareLinks::default();
+    let guard = Guard { plan, host, mark, bare: &bare };
+    bare.follow(guard.guarded_links());
     lines.push(here_document(&guard.live(false)));
     if !plan.dns.stubs.is_empty() {
         lines.push(here_document(&guard::stubs(plan, mark, plan.dns.port, false)));

@@ -246,8 +246,15 @@ mod tests {
     use super::*;
 
     fn rules(plan: &Plan) -> Vec<Rule> {
-        let link =
-            Link { index: 4, name: "docker0".to_owned(), mtu: 1500, up: true, loopback: false, ethernet: true, shared: false };
+        let link = Link {
+            index: 4,
+            name: "docker0".to_owned(),
+            mtu: 1500,
+            up: true,
+            loopback: false,
+            framing: crate::netlink::Framing::Ethernet,
+            shared: false,
+        };
         let addresses = ["172.17.0.1/16", "fe80::1/64", "fd17::1/64"].map(|net| (4, net.parse().expect("a network"))).into();
         let host =
             Host { links: vec![link], addresses, uplinks: std::collections::BTreeSet::new(), ways: Vec::new(), ipv6: true };

@@ -103,7 +103,7 @@ mod tests {
             mtu: 1500,
             up: true,
             loopback: name == "lo",
-            ethernet: true,
+            framing: crate::netlink::Framing::Ethernet,
             shared: false,
         };
         let ways = ways.iter().map(|(link, to)| Way { table: 254, link: *link, to: to.parse().expect("a network") }).collect();

@@ -1,12 +1,13 @@
-//! Ethernet frames that the guard leads into the TUN: what programs send by a link that they name.
+//! What the guard leads into the TUN: what programs send by a link that they name.
 //!
-//! The guard writes the link's index into the source address, behind three bytes of its own; whoever sends the frame on puts the link's
-//! address back. Keeps one rule: everything else in a frame stays as its program's kernel made it.
+//! On Ethernet it is a frame. The guard writes the link's index into the source address, behind three bytes of its own; whoever sends the
+//! frame on puts the link's address back. Links without a header are told apart by [`super::LinkNumber`]. Keeps one rule: everything
+//! else stays as its program's kernel made it.
 
 use smoltcp::wire::{IpProtocol, Ipv4Packet, Ipv6Packet};
 
 use super::offload::{TCP_CHECKSUM, UDP_CHECKSUM, VNET_HEADER_LEN, datagrams, fragments, unfinished};
-use super::{Arrival, IpPacket, extension};
+use super::{Arrival, IpPacket, LinkNumber, extension};
 
 /// The first bytes of the source address of a frame that was led here: locally administered, and nobody's.
 pub const LED: [u8; 3] = [0x02, 0x70, 0x72];
@@ -28,9 +29,9 @@ const SOURCE: std::ops::Range<usize> = 6..12;
 pub struct LinkHeader {
     /// The link's index.
     pub link: u32,
-    /// The virtio header of one packet, and the Ethernet header.
+    /// The virtio header of one packet, and the Ethernet header where the link has one.
     vnet: [u8; VNET_HEADER_LEN],
-    ethernet: [u8; FRAME_HEADER_LEN],
+    ethernet: Option<[u8; FRAME_HEADER_LEN]>,
 }
 
 impl LinkHeader {
@@ -44,9 +45,25 @@ impl LinkHeader {
             return None;
         }
         let version = packet.first()? >> 4;
-        let is_ip = matches!((u16::from_be_bytes([k0, k1]), version), (0x0800, 4) | (0x86dd, 6)) && !is_whole(frame);
-        let header = Self { link: u32::from_be_bytes([0, a, b, c]), vnet: *vnet, ethernet: *ethernet };
+        let is_ip =
+            matches!((u16::from_be_bytes([k0, k1]), version), (0x0800, 4) | (0x86dd, 6)) && !is_whole(frame, frame.first()? >> 4);
+        let header = Self { link: u32::from_be_bytes([0, a, b, c]), vnet: *vnet, ethernet: Some(*ethernet) };
         is_ip.then_some((header, packet))
+    }
+
+    /// Takes what was read from the TUN for a packet of a link without headers, if it is one, and gives the packet its version back.
+    /// `link_of`: the index of a link that has this number.
+    pub fn restore(bytes: &mut [u8], link_of: impl FnOnce(LinkNumber) -> Option<u32>) -> Option<Self> {
+        let (number, version) = LinkNumber::of(bytes.get(VNET_HEADER_LEN)? >> 4)?;
+        // The address of a neighbour may begin like anything.
+        if Self::split(bytes).is_some() {
+            return None;
+        }
+        let (vnet, packet) = bytes.split_first_chunk_mut::<VNET_HEADER_LEN>()?;
+        let link = if is_whole(packet, version) { link_of(number)? } else { return None };
+        let first = packet.first_mut()?;
+        *first = *first & 0x0f | version << 4;
+        Some(Self { link, vnet: *vnet, ethernet: None })
     }
 
     /// The virtio header that came with the packet at hand.
@@ -55,32 +72,40 @@ impl LinkHeader {
         &self.vnet
     }
 
+    /// Whether the packets of the link have no header.
+    #[must_use]
+    pub fn is_bare(&self) -> bool {
+        self.ethernet.is_none()
+    }
+
     /// The same link and neighbour, for a packet that was kept without its virtio header.
     #[must_use]
     pub fn for_kept(self, packet: &IpPacket<'_>) -> Self {
-        Self { vnet: vnet_of(packet).unwrap_or_default(), ..self }
+        let before = if self.ethernet.is_some() { FRAME_HEADER_LEN } else { 0 };
+        Self { vnet: vnet_of(packet, before).unwrap_or_default(), ..self }
     }
 
-    /// Both headers as they go out by a link with this address.
+    /// The Ethernet header as it goes out by a link with this address; by one without headers there is none. None where the packet
+    /// came by a link of the other kind.
     #[must_use]
-    pub fn outgoing(mut self, address: [u8; 6]) -> [u8; VNET_HEADER_LEN + FRAME_HEADER_LEN] {
-        if let Some(source) = self.ethernet.get_mut(SOURCE) {
-            source.copy_from_slice(&address);
+    pub fn ethernet(&self, address: Option<[u8; 6]>) -> Option<Option<[u8; FRAME_HEADER_LEN]>> {
+        match (self.ethernet, address) {
+            (None, None) => Some(None),
+            (Some(mut ethernet), Some(address)) => {
+                ethernet.get_mut(SOURCE)?.copy_from_slice(&address);
+                Some(Some(ethernet))
+            }
+            (Some(_), None) | (None, Some(_)) => None,
         }
-        let mut both = [0; VNET_HEADER_LEN + FRAME_HEADER_LEN];
-        let (vnet, ethernet) = both.split_at_mut(VNET_HEADER_LEN);
-        vnet.copy_from_slice(&self.vnet);
-        ethernet.copy_from_slice(&self.ethernet);
-        both
     }
 }
 
 /// Whether this is an IP packet by its own length. The kernel routes no other into the TUN; what is forwarded there may have any source
 /// and fields, and so look like a frame behind that.
-fn is_whole(bytes: &[u8]) -> bool {
-    let Some([first, _, b2, b3, b4, b5]) = bytes.first_chunk() else { return false };
+fn is_whole(bytes: &[u8], version: u8) -> bool {
+    let Some([_, _, b2, b3, b4, b5]) = bytes.first_chunk() else { return false };
     let [total, payload] = [[*b2, *b3], [*b4, *b5]].map(|two| usize::from(u16::from_be_bytes(two)));
-    match first >> 4 {
+    match version {
         4 => total == bytes.len(),
         6 => payload.checked_add(IPV6_HEADER) == Some(bytes.len()),
         _ => false,
@@ -88,8 +113,8 @@ fn is_whole(bytes: &[u8]) -> bool {
 }
 
 /// The virtio header of a kept packet: what its sender left to the device. A large TCP segment cannot be told from a small one any more;
-/// the link refuses it, and its program sends it again.
-fn vnet_of(packet: &IpPacket<'_>) -> Option<[u8; VNET_HEADER_LEN]> {
+/// the link refuses it, and its program sends it again. `before`: bytes in front of the packet.
+fn vnet_of(packet: &IpPacket<'_>, before: usize) -> Option<[u8; VNET_HEADER_LEN]> {
     if packet.arrival() == Arrival::Finished {
         return None;
     }
@@ -105,7 +130,7 @@ fn vnet_of(packet: &IpPacket<'_>) -> Option<[u8; VNET_HEADER_LEN]> {
             (protocol, ip.header_len() + offset)
         }
     };
-    let start = u16::try_from(FRAME_HEADER_LEN + offset).ok()?;
+    let start = u16::try_from(before + offset).ok()?;
     match protocol {
         IpProtocol::Tcp => Some(unfinished(start, TCP_CHECKSUM)),
         IpProtocol::Udp => Some(match packet.arrival() {
@@ -145,8 +170,9 @@ mod tests {
             let bytes = frame([2, 0x70, 0x72, 0, 1, 2], kind, &packet);
             let (header, inner) = LinkHeader::split(&bytes).expect("a frame");
             assert_eq!((header.link, inner), (258, &packet[..]));
-            let out = [&header.outgoing([7; 6])[..], inner].concat();
+            let out = [&header.vnet()[..], &header.ethernet(Some([7; 6])).flatten().expect("a header"), inner].concat();
             assert_eq!(out, frame([7; 6], kind, &packet));
+            assert!(header.ethernet(None).is_none(), "not by a link without headers");
         }
     }
 
@@ -178,6 +204,48 @@ mod tests {
                 of(&mut bytes, 14, len - 40);
             }
             assert!(LinkHeader::split(&bytes).is_none());
+        }
+    }
+
+    /// A packet as the guard leads it from a link without headers.
+    fn numbered(number: LinkNumber, v4: bool) -> Vec<u8> {
+        let mut bytes = [&[1, 0, 0, 0, 0, 0, 20, 0, 6, 0][..], &datagram(v4)].concat();
+        bytes[VNET_HEADER_LEN] = bytes[VNET_HEADER_LEN] & 0x0f | number.version(v4) << 4;
+        bytes
+    }
+
+    #[test]
+    fn packet_of_a_link_without_headers_goes_out_as_it_came() {
+        for (number, v4) in LinkNumber::all().flat_map(|number| [(number, true), (number, false)]) {
+            let mut bytes = numbered(number, v4);
+            let header = LinkHeader::restore(&mut bytes, |of| (of == number).then_some(9)).expect("a packet");
+            assert_eq!((header.link, header.ethernet(None), header.ethernet(Some([7; 6]))), (9, Some(None), None));
+            assert_eq!(
+                (&header.vnet()[..], &bytes[VNET_HEADER_LEN..]),
+                (&[1, 0, 0, 0, 0, 0, 20, 0, 6, 0][..], &datagram(v4)[..])
+            );
+        }
+    }
+
+    #[test]
+    fn packet_with_a_number_of_no_link_or_another_length_than_its_own_is_none() {
+        let number = LinkNumber::all().last().expect("some");
+        for v4 in [true, false] {
+            let unknown = |bytes: &mut Vec<u8>, link: Option<u32>| LinkHeader::restore(bytes, |_| link).is_none();
+            let mut bytes = numbered(number, v4);
+            assert!(unknown(&mut bytes, None));
+            assert_eq!(bytes, numbered(number, v4), "it keeps its number");
+            assert!(IpPacket::parse(&bytes[VNET_HEADER_LEN..], Checksums::Unfinished).is_err());
+            bytes.push(0);
+            assert!(unknown(&mut bytes, Some(9)));
+            assert!((0..VNET_HEADER_LEN + 8).all(|len| unknown(&mut bytes[..len].to_vec(), Some(9))));
+            let mut plain = [&[0; VNET_HEADER_LEN][..], &datagram(v4)].concat();
+            assert!(unknown(&mut plain, Some(9)), "IP's own version");
+            let mut led = frame([2, 0x70, 0x72, 0, 0, 2], if v4 { 0x0800 } else { 0x86dd }, &datagram(v4));
+            led[VNET_HEADER_LEN] = number.version(true) << 4;
+            let len = u16::try_from(led.len() - VNET_HEADER_LEN).expect("small");
+            led.splice(VNET_HEADER_LEN + 2..VNET_HEADER_LEN + 4, len.to_be_bytes());
+            assert!(unknown(&mut led, Some(9)), "a frame to a neighbour whose address begins so");
         }
     }
 

@@ -3,6 +3,7 @@
 //! Keeps one rule: nothing outside this room indexes packet bytes. Does not decide anything.
 #![cfg_attr(not(test), deny(clippy::disallowed_methods))]
 
+mod bare;
 mod build;
 mod extension;
 mod extent;
@@ -16,6 +17,7 @@ mod signature;
 mod tuple;
 mod view;
 
+pub use bare::LinkNumber;
 pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datagram};
 pub use extent::{acknowledged, answer_of, resets, split_stream, stream_bytes, stream_end};
 pub use frame::{FRAME_HEADER_LEN, LED, LinkHeader};

@@ -4,14 +4,14 @@ use std::net::IpAddr;
 
 use crate::harness::{Capture, Finished, Lab, Profiles, Router, Running, Seen, Way, python};
 
-/// Talks by the link eth0 in the way that `argv[1]` names, to `argv[2]` with port `argv[3]`. Prints what came back, or the error's name.
+/// Talks by the link `argv[1]` in the way that `argv[2]` names, to `argv[3]` with port `argv[4]`. Prints what came back, or the error's name.
 const NAMING: &str = r#"
 import errno, socket, sys
-how, to, port = sys.argv[1], sys.argv[2], int(sys.argv[3])
+link, how, to, port = *sys.argv[1:4], int(sys.argv[4])
 family, kind, _, _, end = socket.getaddrinfo(to, port, type=socket.SOCK_STREAM if how in ("tcp", "hold") else socket.SOCK_DGRAM)[0]
 s = socket.socket(family, kind)
 s.settimeout(5)
-if how not in ("scope", "broadcast", "route"): s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"eth0")
+if how not in ("scope", "broadcast", "route"): s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, link.encode())
 if how == "broadcast": s.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
 if how == "route": s.setsockopt(socket.SOL_SOCKET, 5, 1)
 said = b"x" * 4000 if how == "large" else b"hello"
@@ -29,13 +29,13 @@ except OSError as error: print(errno.errorcode[error.errno])
 "#;
 
 /// Answers datagrams and connections at port 9020 of the gateway.
-const ECHO: &str = r#"
+pub(crate) const ECHO: &str = r#"
 import socket, threading
+def answer(one):
+    with one:
+        while said := one.recv(65535): one.sendall(said)
 def talk(server):
-    while True:
-        one, _ = server.accept()
-        one.sendall(one.recv(65535))
-        one.close()
+    while True: threading.Thread(target=answer, args=(server.accept()[0],), daemon=True).start()
 stream = socket.create_server(("", 9020), family=socket.AF_INET6, dualstack_ipv6=True)
 threading.Thread(target=talk, args=(stream,), daemon=True).start()
 s = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
@@ -44,8 +44,13 @@ print("ready", flush=True)
 while True: s.sendto(*s.recvfrom(65535))
 "#;
 
-fn words<'a>(how: &'a str, to: &'a str, port: &'a str) -> [&'a str; 6] {
-    ["/usr/bin/python3", "-c", NAMING, how, to, port]
+/// The words of a program that talks by this link.
+pub(crate) fn naming<'a>(link: &'a str, how: &'a str, to: &'a str, port: &'a str) -> [&'a str; 7] {
+    ["/usr/bin/python3", "-c", NAMING, link, how, to, port]
+}
+
+fn words<'a>(how: &'a str, to: &'a str, port: &'a str) -> [&'a str; 7] {
+    naming("eth0", how, to, port)
 }
 
 fn said(router: &Router<'_>, how: &str, to: &str, port: &str) -> String {

@@ -19,6 +19,7 @@ mod linked;
 mod live;
 mod loops;
 mod mishaps;
+mod named_tunnels;
 mod names;
 mod older;
 mod programs;

@@ -8,13 +8,15 @@ use std::time::Instant;
 
 use super::{PACKET_MAX, Shard};
 use crate::flow::FlowId;
-use crate::packet::{Checksums, IpPacket, Kept, VNET_HEADER_LEN};
+use crate::packet::{Checksums, IpPacket, Kept, LinkHeader, VNET_HEADER_LEN};
 use crate::router::{Counter, Input};
 
 impl Shard {
     /// Takes one packet from the TUN.
-    pub(super) fn take_packet(&mut self, bytes: &[u8], now: Instant) {
-        self.for_packet(bytes.get(VNET_HEADER_LEN..).unwrap_or(&[]), now, |shard| shard.on_packet(bytes, now));
+    pub(super) fn take_packet(&mut self, bytes: &mut [u8], now: Instant) {
+        let bare = LinkHeader::restore(bytes, |number| self.bare_links.link(number));
+        let bytes = &*bytes;
+        self.for_packet(bytes.get(VNET_HEADER_LEN..).unwrap_or(&[]), now, |shard| shard.on_packet(bytes, bare, now));
     }
 
     /// Takes one that had to wait.
@@ -136,6 +138,7 @@ mod tests {
             dns: tokio::sync::mpsc::channel(1).0,
             streams: tokio::sync::mpsc::channel(1).0,
             own_addresses: Vec::new(),
+            bare_links: Arc::default(),
             older: None,
         };
         let queue = Queue::adopt(ours.into()).expect("a queue");
@@ -159,7 +162,7 @@ mod tests {
         let ((mut shard, _tun), now) = (shard(), Instant::now());
         let [one, other] = [1, 2].map(datagram);
         for bytes in [&one, &other] {
-            shard.take_packet(bytes, now);
+            shard.take_packet(&mut bytes.clone(), now);
         }
         assert!(flow(&shard, &one).is_some() && flow(&shard, &other).is_some());
         shard.for_packet(&one[VNET_HEADER_LEN..], now, |_| panic!("a fault"));
@@ -177,7 +180,7 @@ mod tests {
             shard.came_by = Some(header);
             panic!("a fault");
         });
-        shard.take_packet(&datagram(2), now);
+        shard.take_packet(&mut datagram(2), now);
         shard.identify_new(now);
         let id = flow(&shard, &datagram(2)).expect("refused, and remembered");
         assert_eq!(shard.lanes.link(id), None);

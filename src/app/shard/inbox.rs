@@ -242,6 +242,11 @@ impl Shard {
         }
     }
 
+    fn snapshot(&self, now: Instant) -> Snapshot {
+        let (open, pending) = self.router.population();
+        Snapshot { records: self.router.records(now), open, pending, counters: self.router.counters().named(), silent: 0 }
+    }
+
     /// Takes other rules up, if there are any; one atomic load.
     pub(super) fn take_rules(&mut self, now: Instant) {
         if !self.shared.rules_changed(self.router.rules().epoch) {

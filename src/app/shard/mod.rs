@@ -57,6 +57,7 @@ use super::dns::Datagram;
 use super::shared::Shared;
 use crate::egress::Dialer;
 use crate::flow::FlowId;
+use crate::netlink::BareLinks;
 use crate::packet::{
     Arrival, Checksums, FRAME_HEADER_LEN, IpPacket, Kept, LinkHeader, Malformed, Transport, VNET_HEADER_LEN, datagrams_together,
     is_unfinished,
@@ -112,6 +113,7 @@ pub(super) struct Shard {
     /// What stands in front of the packet in hand, if its program named a link.
     came_by: Option<LinkHeader>,
     links: linked::Links,
+    bare_links: Arc<BareLinks>,
     datagrams: Datagrams,
     newcomers: Newcomers,
     told_older: bool,
@@ -161,11 +163,12 @@ impl Shard {
         }
     }
 
-    fn on_packet(&mut self, bytes: &[u8], now: Instant) {
-        if let Some((header, packet)) = LinkHeader::split(bytes) {
+    /// `bare`: what says the link of a packet that has no header.
+    fn on_packet(&mut self, bytes: &[u8], bare: Option<LinkHeader>, now: Instant) {
+        let Some((header, packet)) = bytes.split_at_checked(VNET_HEADER_LEN) else { return };
+        if let Some((header, packet)) = LinkHeader::split(bytes).or(bare.map(|bare| (bare, packet))) {
             return self.on_frame(header, packet, now);
         }
-        let Some((header, packet)) = bytes.split_at_checked(VNET_HEADER_LEN) else { return };
         let checksums = if is_unfinished(header) { Checksums::Unfinished } else { Checksums::Finished };
         match IpPacket::parse(packet, checksums) {
             Ok(packet) => {
@@ -374,11 +377,6 @@ impl Shard {
             self.input(Input::Ended { flow: id, outcome: "portreeve ended" }, now);
         }
         Ok(())
-    }
-
-    fn snapshot(&self, now: Instant) -> Snapshot {
-        let (open, pending) = self.router.population();
-        Snapshot { records: self.router.records(now), open, pending, counters: self.router.counters().named(), silent: 0 }
     }
 
     fn register(&self, slot: usize, fd: RawFd, interest: Interest) -> io::Result<()> {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::Shard;
 use crate::app::shared::locked;
 use crate::flow::FlowId;
-use crate::packet::{Arrival, FiveTuple, IpPacket};
+use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol};
 use crate::process::Socket;
 use crate::procfs::RawTable;
 
@@ -50,6 +50,10 @@ impl RawTables {
 impl Shard {
     /// The raw sockets behind a flow that has no other, the first one apart.
     pub(super) fn raw_senders(&mut self, id: FlowId, tuple: &FiveTuple, sent: Instant) -> (Option<Socket>, Vec<Socket>) {
+        // Tunnels and modems leave it to the UDP socket to finish its checksum.
+        if tuple.protocol == Protocol::UDP && self.lanes.link(id).is_some_and(|header| header.is_bare()) {
+            return (None, Vec::new());
+        }
         if self.router.flow(id).and_then(|flow| flow.parked().arrival()) != Some(Arrival::Finished) {
             return (None, Vec::new());
         }
@@ -74,7 +78,6 @@ fn inodes(sockets: &[Socket]) -> Box<[u64]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Protocol;
 
     #[test]
     fn table_is_read_once_for_what_had_been_sent_before_and_again_for_what_was_sent_later() {

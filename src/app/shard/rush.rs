@@ -33,7 +33,7 @@ impl Shard {
             let len = *read.as_ref().unwrap_or(&0);
             if read.is_ok() {
                 self.held.can_keep = true;
-                self.take_packet(buffer.get(..len).unwrap_or(&[]), now);
+                self.take_packet(buffer.get_mut(..len).unwrap_or(&mut []), now);
                 self.held.can_keep = false;
             }
             self.held.give_back(buffer, len);

@@ -23,6 +23,7 @@ use crate::app::older;
 use crate::app::shared::Shared;
 use crate::egress::Dialer;
 use crate::flow::Numbers;
+use crate::netlink::BareLinks;
 use crate::router::{Config, Input, Router, Rules};
 use crate::stack::Stack;
 use crate::tun::Queue;
@@ -42,6 +43,7 @@ pub(in crate::app) struct Parts {
     pub(in crate::app) dns: tokio::sync::mpsc::Sender<Datagram>,
     pub(in crate::app) streams: tokio::sync::mpsc::Sender<Stream>,
     pub(in crate::app) own_addresses: Vec<IpAddr>,
+    pub(in crate::app) bare_links: Arc<BareLinks>,
     /// Who knows the flows that are older; None: there can be none.
     pub(in crate::app) older: Option<older::Handle>,
 }
@@ -83,7 +85,7 @@ impl Shard {
     }
 
     fn new((index, others): (usize, Handles), (tun, door): (Queue, Door), parts: Parts, shared: Arc<Shared>) -> io::Result<Self> {
-        let Parts { takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses, older } = parts;
+        let Parts { takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses, bare_links, older } = parts;
         let Door { poll, inbox, handle } = door;
         poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
         let now = Instant::now();
@@ -109,6 +111,7 @@ impl Shard {
             dns,
             streams,
             own_addresses,
+            bare_links,
             older,
             dirty: Vec::new(),
             later: BTreeSet::new(),

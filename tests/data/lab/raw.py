@@ -2,7 +2,8 @@
 
 raw.py send|whole ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own. A program `sleep` holds raw
 sockets of the protocols HELD meanwhile.
-raw.py closed ADDRESS: sockets that are closed after one datagram each, while `sleep` alone holds raw ones.
+raw.py closed ADDRESS [LINK]: sockets that are closed after one datagram each, while `sleep` alone holds raw ones.
+raw.py forged ADDRESS: a SYN with an IP header of its own of no version that there is.
 """
 
 import ipaddress
@@ -26,8 +27,8 @@ def checksum(data):
 
 
 class Net:
-    def __init__(self, address):
-        self.remote = address
+    def __init__(self, address, link=None):
+        self.remote, self.link = address, link
         self.domain = socket.AF_INET6 if ":" in address else socket.AF_INET
         with socket.socket(self.domain, socket.SOCK_DGRAM) as asked:
             asked.connect((address, 9))
@@ -50,11 +51,11 @@ class Net:
     def datagram(self, source, port, data):
         return self.summed(UDP, struct.pack("!HHHH", source, port, 8 + len(data), 0) + data, 6)
 
-    def whole(self, protocol, data):
+    def whole(self, protocol, data, other_version=False):
         """The packet, IP header and all; the kernel fills in the length and the checksum of the IPv4 one."""
         if self.domain == socket.AF_INET:
-            return struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(data), 0, 0, 64, protocol, 0) + b"".join(self.ends) + data
-        return struct.pack("!IHBB", 6 << 28, len(data), protocol, 64) + b"".join(self.ends) + data
+            return struct.pack("!BBHHHBBH", 0x85 if other_version else 0x45, 0, 20 + len(data), 0, 0, 64, protocol, 0) + b"".join(self.ends) + data
+        return struct.pack("!IHBB", 0 if other_version else 6 << 28, len(data), protocol, 64) + b"".join(self.ends) + data
 
     def heard(self, made, source):
         """The next of this raw socket that is for the port, without the IP header."""
@@ -102,6 +103,8 @@ def send(net, how):
 def closed(net):
     for count in range(100):
         with socket.socket(net.domain, socket.SOCK_DGRAM) as made:
+            if net.link:
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, net.link.encode())
             if count % 2:
                 made.connect((net.remote, 7))
                 made.send(b"gone")
@@ -111,15 +114,22 @@ def closed(net):
     return "sent"
 
 
+def forged(net):
+    try:
+        net.raw(WHOLE).sendto(net.whole(TCP, net.syn(40005, 80), other_version=True), (net.remote, 0))
+    except PermissionError:
+        return "not permitted"
+    time.sleep(1.5)
+    return "sent"
+
+
 def main():
-    how, address, *protocols = sys.argv[1:]
-    net = Net(address)
-    protocols = [int(protocol) for protocol in protocols]
-    if how == "closed":
-        protocols = [TCP, UDP, WHOLE]
+    how, address, *more = sys.argv[1:]
+    net = Net(address, more[0] if how == "closed" and more else None)
+    protocols = [TCP, UDP, WHOLE] if how == "closed" else [int(protocol) for protocol in more]
     beside = net.held(protocols) if protocols else None
     try:
-        print(json.dumps(closed(net) if how == "closed" else send(net, how)))
+        print(json.dumps(closed(net) if how == "closed" else forged(net) if how == "forged" else send(net, how)))
     finally:
         if beside:
             beside.kill()
