@@ -51,6 +51,37 @@ fn a_marked_program_stays_out_of_the_tunnel_that_it_carries_and_the_others_go_in
     }
 }
 
+/// Speaks without the mark, then with it, by one socket, as wg-quick has a tunnel do; prints who was heard.
+const LATER: &str = r#"
+import socket, sys, time
+s = socket.socket(socket.AF_INET6 if ":" in sys.argv[1] else socket.AF_INET, socket.SOCK_DGRAM)
+s.settimeout(0.2)
+def heard(tries):
+    for _ in range(tries):
+        s.sendto(b"hello", (sys.argv[1], 7))
+        try: return s.recv(5).decode()
+        except TimeoutError: pass
+    return "silence"
+before = heard(3)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_MARK, 0xca6c)
+print(before, heard(25))
+"#;
+
+#[test]
+fn a_socket_that_is_marked_later_leaves_the_tunnel() {
+    let lab = Lab::new();
+    crate::whole::settle(&lab);
+    lab.laptop().run(["sh", "-c", TUNNEL]).expect_success();
+    let profiles = Profiles::accepting();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start(&lab, way, &profiles);
+        for to in [Lab::SERVER_4, Lab::SERVER_6] {
+            let told = router.run(["/usr/bin/python3", "-c", LATER, to]).expect_success();
+            assert_eq!(told, "silence hello\n", "{way:?}: {to}");
+        }
+    }
+}
+
 #[test]
 fn a_mark_is_no_way_past_a_refusal() {
     let lab = Lab::new();
@@ -66,15 +97,17 @@ fn a_mark_is_no_way_past_a_refusal() {
 
 /// A tunnel of the kernel that carries all that lacks its mark, as WireGuard's does; `$1` is the other end. This kind does not ask for
 /// its own way by its mark, so without a router it needs `$2`.
-const OF_THE_KERNEL: &str = "set -e; ip link add tunnel0 type vxlan id 7 remote $1 dstport 4789 srcport 4789 4790; ip link set tunnel0 up
+const OF_THE_KERNEL: &str = "set -e; ip link add tunnel0 address 02:00:00:00:67:01 type vxlan id 7 remote $1 dstport 4789 srcport 4789 4790; ip link set tunnel0 up
 ip addr add 10.67.0.1/24 dev tunnel0; ip route add default via 10.67.0.2 dev tunnel0 table 51820
 ip addr add fd67::1/64 dev tunnel0 nodad; ip route add default via fd67::2 dev tunnel0 table 51820; ip route add $1 via $2
 for family in -4 -6; do ip $family rule add not fwmark 0xca6c table 51820; ip $family rule add table main suppress_prefixlength 0; done
 nft 'table netdev tunnel {
     chain egress { type filter hook egress device \"tunnel0\" priority 10; meta mark set 0xca6c; }
 }'";
+/// It never speaks first: what others begin is not judged.
 const OTHER_END: &str = "set -e; ip link add tunnel0 type vxlan id 7 remote $1 local $2 dstport 4789 srcport 4789 4790
-ip link set tunnel0 up; ip addr add 10.67.0.2/24 dev tunnel0";
+ip link set tunnel0 up; ip addr add 10.67.0.2/24 dev tunnel0; sysctl -q net.ipv6.conf.tunnel0.disable_ipv6=1
+ip neigh add 10.67.0.1 lladdr 02:00:00:00:67:01 dev tunnel0";
 
 #[test]
 fn a_tunnel_of_the_kernel_is_judged_by_its_tag_and_does_not_go_into_itself() {

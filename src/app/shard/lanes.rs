@@ -148,7 +148,7 @@ impl Lanes {
         self.0.get_mut(slot)?.lane.as_mut()
     }
 
-    /// Remembers whose socket a flow was attributed to.
+    /// Whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
         let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
         let by_main = socket.is_some_and(|s| s.mark != 0);
@@ -181,8 +181,7 @@ impl Lanes {
         }
     }
 
-    /// Whether a flow's socket is told apart from others by a mark, or by being the kernel's, so that a rule can keep it out of the tunnel
-    /// which it carries.
+    /// Whether a flow's socket is told apart by a mark, or the kernel's: a rule may keep it out of the tunnel that it carries.
     pub(super) fn goes_by_main(&self, id: FlowId) -> bool {
         let holder = self.0.get(id.index()).and_then(|place| place.holder.as_ref());
         holder.is_some_and(|holder| holder.id == id && holder.by_main)
@@ -250,11 +249,15 @@ impl Lanes {
         let compared = |by: fn(Signature, Signature) -> bool| last.map(|last| signature.is_some_and(|this| by(this, last)));
         let held = age < HELD && compared(Signature::may_follow) != Some(false) || {
             // The inode is gone where a program closed a TCP socket, which goes on saying what was written to it.
-            let [before, after] = [holder.socket.map(|(cookie, _)| cookie), ask().map(|socket| socket.cookie)];
+            let found = ask();
+            // Who marks its socket leaves by another way from then on.
+            let same_way = holder.by_main || found.is_none_or(|socket| socket.mark == 0);
+            let [before, after] = [holder.socket.map(|(cookie, _)| cookie), found.map(|socket| socket.cookie)];
             if before == after {
                 holder.seen = now;
             }
-            before == after || holder.socket.is_some() && after.is_none() && compared(Signature::follows).unwrap_or(age < CLOSED)
+            let is_last = || holder.socket.is_some() && after.is_none() && compared(Signature::follows).unwrap_or(age < CLOSED);
+            same_way && (before == after || is_last())
         };
         if held {
             holder.signature = signature;
@@ -325,6 +328,17 @@ mod tests {
         assert!(!lanes.still_held(id, Some(Signature::Count(8)), now + CLOSED, || None), "its counts are everybody's");
         let (mut lanes, id) = held_by(None, &[known], now);
         assert!(!lanes.still_held(id, Some(Signature::Count(8)), now + HELD, || Some(SOCKET)), "nobody signs");
+    }
+
+    #[test]
+    fn socket_that_gets_a_mark_keeps_no_flow_from_before() {
+        let now = Instant::now();
+        let marked = Socket { mark: 0xca6c, ..SOCKET };
+        let held = |before| {
+            let (mut lanes, id) = held_by(Some(before), &[None], now);
+            lanes.still_held(id, None, now + HELD, || Some(marked))
+        };
+        assert!(!held(SOCKET) && held(marked));
     }
 
     #[test]
