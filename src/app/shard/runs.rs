@@ -1,7 +1,10 @@
 //! Datagrams that follow each other: of one flow, one size and one set of marks they move as one.
 //!
 //! Keeps one rule: a run is what `UDP_SEGMENT` takes, datagrams of one size of which the last may be shorter, so that nobody on either
-//! side can tell. A run lasts no longer than the batch that it is made of.
+//! side can tell. A run lasts no longer than the batch that it is made of. Runs leave in the order in which they began: a host on the way that
+//! limits how often it answers tells a traceroute of the first probes, as without us.
+
+use std::collections::VecDeque;
 
 use super::rush::BATCH;
 use crate::flow::FlowId;
@@ -78,8 +81,8 @@ impl Run {
 #[derive(Default)]
 pub(super) struct Runs {
     places: [Option<Run>; RUNS],
-    /// How many places are taken.
-    taken: usize,
+    /// The places that are taken, in the order in which their runs began.
+    order: VecDeque<usize>,
     /// Memory of runs that have gone.
     spare: Vec<Vec<u8>>,
 }
@@ -87,7 +90,8 @@ pub(super) struct Runs {
 impl Runs {
     /// Adds a datagram to its flow's run, or begins one; a run that has to go first is returned.
     pub(super) fn add(&mut self, id: FlowId, marks: Marks, data: &[u8]) -> Option<Run> {
-        let place = self.places.get_mut(id.index() % RUNS)?;
+        let index = id.index() % RUNS;
+        let place = self.places.get_mut(index)?;
         if let Some(run) = place
             && run.id == id
             && run.marks == marks
@@ -103,17 +107,17 @@ impl Runs {
         let mut shape = Shape::default();
         shape.add(data.len());
         let before = place.replace(Run { id, marks, shape, bytes });
-        self.taken += usize::from(before.is_none());
+        if before.is_some() {
+            self.order.retain(|other| *other != index);
+        }
+        self.order.push_back(index);
         before
     }
 
-    /// Takes any run out.
+    /// Takes the run out that began first.
     pub(super) fn pop(&mut self) -> Option<Run> {
-        if self.taken == 0 {
-            return None;
-        }
-        self.taken -= 1;
-        self.places.iter_mut().find_map(Option::take)
+        let index = self.order.pop_front()?;
+        self.places.get_mut(index)?.take()
     }
 
     /// Gives the memory of a run back.
@@ -161,19 +165,39 @@ mod tests {
         assert_eq!(shape(&[9000, 9000]), None);
     }
 
+    fn marks() -> Marks {
+        Marks { hop_limit: 64, traffic_class: 0, dont_fragment: true }
+    }
+
+    fn id(index: usize) -> FlowId {
+        FlowId::for_test(index, u64::try_from(index).expect("small"))
+    }
+
+    fn left(runs: &mut Runs) -> Vec<usize> {
+        std::iter::from_fn(|| runs.pop()).map(|run| run.id.index()).collect()
+    }
+
     #[test]
     fn runs_of_a_whole_batch_of_flows_wait_and_every_one_is_taken_out_once() {
         let mut runs = Runs::default();
-        let marks = Marks { hop_limit: 64, traffic_class: 0, dont_fragment: true };
-        let id = |index: usize| FlowId::for_test(index, u64::try_from(index).expect("small"));
-        assert!((0..BATCH).all(|index| runs.add(id(index), marks, b"first").is_none()));
-        assert!(runs.add(id(3), marks, b"again").is_none(), "it joins");
-        let pushed = runs.add(id(3 + BATCH), marks, b"first").expect("the place is another's");
+        assert!((0..BATCH).all(|index| runs.add(id(index), marks(), b"first").is_none()));
+        assert!(runs.add(id(3), marks(), b"again").is_none(), "it joins");
+        let pushed = runs.add(id(3 + BATCH), marks(), b"first").expect("the place is another's");
         assert_eq!((pushed.id, pushed.bytes()), (id(3), &b"firstagain"[..]));
-        let mut left: Vec<usize> = std::iter::from_fn(|| runs.pop()).map(|run| run.id.index()).collect();
-        left.sort_unstable();
-        assert_eq!(left, (0..3).chain(4..BATCH).chain([3 + BATCH]).collect::<Vec<usize>>());
+        assert_eq!(left(&mut runs), (0..3).chain(4..BATCH).chain([3 + BATCH]).collect::<Vec<usize>>());
         assert!(runs.pop().is_none());
+    }
+
+    #[test]
+    fn runs_leave_in_the_order_in_which_they_began_whatever_their_places() {
+        let mut runs = Runs::default();
+        for _ in 0..2 {
+            for index in [9, 7, 8, 2] {
+                assert!(runs.add(id(index), marks(), b"first").is_none());
+            }
+            assert!(runs.add(id(9), marks(), b"again").is_none());
+            assert_eq!(left(&mut runs), [9, 7, 8, 2]);
+        }
     }
 
     #[test]
