@@ -1,8 +1,9 @@
 //! The programs that run in the kernel, and the few instructions that they are made of.
 //!
-//! Keeps one rule: a program for sockets returns 1, which lets the kernel go on as without it; it writes to our maps alone. What is not UDP
-//! costs one comparison.
+//! Keeps one rule: a program for sockets returns 1, which lets the kernel go on as without it; it writes to our maps alone. What is neither
+//! UDP nor raw costs a comparison or two when it is closed.
 
+use super::raw;
 use super::record::{
     CLOSED, COOKIE, ENDS_4, ENDS_6, FAMILY, MADE, MADE_AT, MADE_CLOSED, MADE_PID, MADE_ROOM, MADE_UID, OTHER, PID, RECORD, UID,
 };
@@ -160,15 +161,20 @@ impl Code {
         self
     }
 
+    fn leave(&mut self, value: i32) -> &mut Self {
+        self.set(R(0), value).push(0x95, R(0), R(0), 0, 0)
+    }
+
     fn end(mut self, value: i32) -> Vec<Instruction> {
-        self.set(R(0), value).push(0x95, R(0), R(0), 0, 0);
+        self.leave(value);
         self.0
     }
 }
 
 const STACK: R = R(10);
-/// `struct bpf_sock`, the programs' view of a socket: `family`, `protocol`.
+/// `struct bpf_sock`, the programs' view of a socket: `family`, `type`, `protocol`.
 const SOCK_FAMILY: i16 = 4;
+const SOCK_TYPE: i16 = 8;
 const SOCK_PROTOCOL: i16 = 12;
 /// `struct sock_common` begins with the ends of IPv4, its ports last; those of IPv6 follow behind `skc_net`. So it has been since Linux
 /// 3.13 on machines of 64 bits; where it is otherwise, the trial at the start fails, and we are without.
@@ -178,6 +184,18 @@ const ENDS_6_LEN: i32 = 32;
 /// Behind the ends of IPv4: the local port, in the machine's order.
 const PORT: i16 = ENDS_4 + 14;
 const UDP: i32 = 17;
+/// `SOCK_RAW`.
+const RAW: i32 = 3;
+
+/// What the programs for sockets write to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Notes<'a> {
+    pub(super) made: &'a Map,
+    pub(super) closed: &'a Map,
+    pub(super) executed: &'a Map,
+    pub(super) raw: &'a Map,
+    pub(super) raw_lost: &'a Map,
+}
 
 /// Whose sockets are noted: those of one network namespace, but for those of one process.
 #[derive(Clone, Copy, Debug)]
@@ -188,14 +206,12 @@ pub(super) struct Watched {
     pub(super) but_of: u32,
 }
 
-/// Goes on with watched UDP sockets alone; R6 is the socket.
-fn of_watched(code: &mut Code, Watched { netns, but_of }: Watched) -> [Jump; 3] {
-    code.copy(R(6), R(1)).load(Len::Four, R(1), R(6), SOCK_PROTOCOL);
-    let of_another_kind = code.jump_unless(R(1), UDP);
+/// Goes on with watched sockets alone; R6 is the socket.
+fn of_watched(code: &mut Code, Watched { netns, but_of }: Watched) -> [Jump; 2] {
     code.copy(R(1), R(6)).call(Helper::NetnsCookie).set_wide(R(1), netns);
     let elsewhere = code.jump_unless_same(R(0), R(1));
     code.call(Helper::PidAndThread).upper_half(R(0));
-    [of_another_kind, elsewhere, code.jump_if(R(0), i32::try_from(but_of).unwrap_or(0))]
+    [elsewhere, code.jump_if(R(0), i32::try_from(but_of).unwrap_or(0))]
 }
 
 /// Notes who makes a socket, under its cookie.
@@ -203,6 +219,7 @@ pub(super) fn of_made(watched: Watched, made: &Map) -> Vec<Instruction> {
     const KEY: i16 = -8;
     const VALUE: i16 = KEY - MADE_ROOM;
     let mut code = Code::default();
+    code.copy(R(6), R(1));
     let others = of_watched(&mut code, watched);
     code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, KEY, R(0));
     code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + MADE_AT, R(0));
@@ -217,11 +234,23 @@ pub(super) fn of_made(watched: Watched, made: &Map) -> Vec<Instruction> {
 const VALUE: i16 = -RECORD;
 const KEY: i16 = VALUE - 8;
 
-/// Notes who closes a socket, under its port. The PID stays 0 where another process made it, or one of before our start: also such a
-/// record takes the place of an earlier one, whose process did not send what this socket sent.
-pub(super) fn of_released(watched: Watched, made: &Map, closed: &Map) -> Vec<Instruction> {
+/// Notes who closes a socket: of UDP under its port, a raw one under its process.
+pub(super) fn of_released(watched: Watched, notes: Notes<'_>) -> Vec<Instruction> {
     let mut code = Code::default();
-    let others = of_watched(&mut code, watched);
+    code.copy(R(6), R(1)).load(Len::Four, R(1), R(6), SOCK_TYPE);
+    let raw = code.jump_if(R(1), RAW);
+    code.load(Len::Four, R(1), R(6), SOCK_PROTOCOL);
+    let of_another_kind = code.jump_unless(R(1), UDP);
+    note_closed(&mut code, watched, notes);
+    code.land([of_another_kind]).leave(1).land([raw]);
+    note_closed_raw(&mut code, watched, notes);
+    code.end(1)
+}
+
+/// The PID stays 0 where another process made it, or one of before our start: also such a record takes the place of an earlier one, whose
+/// process did not send what this socket sent.
+fn note_closed(code: &mut Code, watched: Watched, Notes { made, closed, .. }: Notes<'_>) {
+    let others = of_watched(code, watched);
     code.set(R(0), 0);
     for word in (VALUE..0).step_by(8) {
         code.store(Len::Eight, STACK, word, R(0));
@@ -234,10 +263,39 @@ pub(super) fn of_released(watched: Watched, made: &Map, closed: &Map) -> Vec<Ins
     code.load(Len::Four, R(1), R(6), SOCK_FAMILY).store(Len::Four, STACK, VALUE + FAMILY, R(1));
     code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + CLOSED, R(0)).store(Len::Four, STACK, KEY, R(7));
     code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, VALUE + COOKIE, R(0));
-    note_maker(&mut code, made);
-    note_other(&mut code, closed);
+    note_maker(code, made);
+    note_other(code, closed);
     code.update(closed, KEY, VALUE).land(others.into_iter().chain([without_port]));
-    code.end(1)
+}
+
+/// One note for each process, program, family and protocol, of the last such socket. The PID stays 0 as above. A map that is full takes no
+/// more: then is noted when.
+fn note_closed_raw(code: &mut Code, watched: Watched, Notes { made, executed, raw, raw_lost, .. }: Notes<'_>) {
+    const COOKIE: i16 = -8;
+    const VALUE: i16 = COOKIE - raw::VALUE;
+    const KEY: i16 = VALUE - raw::KEY;
+    let others = of_watched(code, watched);
+    code.set(R(0), 0);
+    for word in (KEY..0).step_by(8) {
+        code.store(Len::Eight, STACK, word, R(0));
+    }
+    code.load(Len::Four, R(1), R(6), SOCK_FAMILY).store(Len::Four, STACK, KEY + raw::FAMILY, R(1));
+    code.load(Len::Four, R(1), R(6), SOCK_PROTOCOL).store(Len::Four, STACK, KEY + raw::PROTOCOL, R(1));
+    code.call(Helper::SinceBoot).store(Len::Eight, STACK, VALUE + raw::CLOSED, R(0));
+    code.copy(R(1), R(6)).call(Helper::SocketCookie).store(Len::Eight, STACK, COOKIE, R(0));
+    code.map_and_key(made, COOKIE).call(Helper::MapLookup);
+    let unknown = code.jump_if(R(0), 0);
+    code.copy(R(8), R(0)).call(Helper::PidAndThread).upper_half(R(0)).load(Len::Four, R(1), R(8), MADE_PID);
+    let of_another = code.jump_unless_same(R(0), R(1));
+    code.store(Len::Four, STACK, KEY + raw::PID, R(0));
+    code.load(Len::Four, R(1), R(8), MADE_UID).store(Len::Four, STACK, VALUE + raw::UID, R(1));
+    code.load(Len::Eight, R(1), R(8), MADE_AT).store(Len::Eight, STACK, VALUE + raw::MADE, R(1));
+    code.map_and_key(executed, KEY + raw::PID).call(Helper::MapLookup);
+    let never = code.jump_if(R(0), 0);
+    code.load(Len::Eight, R(1), R(0), 0).store(Len::Eight, STACK, KEY + raw::EXECUTED, R(1));
+    code.land([unknown, of_another, never]).update(raw, KEY, VALUE);
+    let noted = code.jump_if(R(0), 0);
+    code.update(raw_lost, KEY + raw::NOTHING, VALUE + raw::CLOSED).land(others.into_iter().chain([noted]));
 }
 
 /// The process that closes a socket, where it is the one that made it; of that socket is noted, too, that it is closed by it.
@@ -264,16 +322,25 @@ fn note_other(code: &mut Code, closed: &Map) {
 
 /// Notes when a process executes a program: at the end of that, or that it is at it.
 pub(super) fn of_executed(executed: &Map, is_over: bool) -> Vec<Instruction> {
+    note_time(executed, is_over)
+}
+
+/// Notes when a process begins another one, or a thread: the kernel runs this in the one that does.
+pub(super) fn of_forked(forked: &Map) -> Vec<Instruction> {
+    note_time(forked, true)
+}
+
+/// Notes the time under the process: now, or later than whatever.
+fn note_time(map: &Map, is_now: bool) -> Vec<Instruction> {
     const KEY: i16 = -4;
     const VALUE: i16 = -16;
     let mut code = Code::default();
     code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, KEY, R(0));
-    if is_over {
+    if is_now {
         code.call(Helper::SinceBoot);
     } else {
-        // All bits: later than whatever.
         code.set(R(0), -1);
     }
-    code.store(Len::Eight, STACK, VALUE, R(0)).update(executed, KEY, VALUE);
+    code.store(Len::Eight, STACK, VALUE, R(0)).update(map, KEY, VALUE);
     code.end(0)
 }

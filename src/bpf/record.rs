@@ -52,13 +52,21 @@ pub struct Sender {
 /// Who made the UDP socket with this cookie, if the same process closed it just now.
 pub(super) fn maker(cookie: u64, bytes: &[u8; MADE_LEN], now: u64) -> Option<Sender> {
     let closed = u64::from_ne_bytes(part(bytes, MADE_CLOSED)?);
-    let sender = Sender {
+    made_by(cookie, bytes).filter(|_| closed != 0 && is_recent(closed, now))
+}
+
+/// Who made the socket with this cookie, if that was no longer ago.
+pub(super) fn maker_of_new(cookie: u64, bytes: &[u8; MADE_LEN], age: Duration, now: u64) -> Option<Sender> {
+    made_by(cookie, bytes).filter(|sender| Duration::from_nanos(now.saturating_sub(sender.made)) < age)
+}
+
+fn made_by(cookie: u64, bytes: &[u8; MADE_LEN]) -> Option<Sender> {
+    Some(Sender {
         pid: u32::from_ne_bytes(part(bytes, MADE_PID)?),
         uid: u32::from_ne_bytes(part(bytes, MADE_UID)?),
         cookie,
         made: u64::from_ne_bytes(part(bytes, MADE_AT)?),
-    };
-    (closed != 0 && is_recent(closed, now)).then_some(sender)
+    })
 }
 
 /// A UDP socket that is closed, the last one of its port.
@@ -129,7 +137,7 @@ fn is_recent(at: u64, now: u64) -> bool {
     Duration::from_nanos(now.saturating_sub(at)) < RECENT
 }
 
-fn part<const N: usize>(bytes: &[u8], at: i16) -> Option<[u8; N]> {
+pub(super) fn part<const N: usize>(bytes: &[u8], at: i16) -> Option<[u8; N]> {
     bytes.get(usize::try_from(at).ok()?..)?.first_chunk().copied()
 }
 
@@ -212,6 +220,8 @@ mod tests {
         assert_eq!(maker(SENDER.cookie, &noted(NOW - 1), NOW), Some(SENDER));
         assert_eq!(maker(SENDER.cookie, &noted(NOW - SECOND), NOW), None, "long ago");
         assert_eq!(maker(SENDER.cookie, &noted(0), SECOND / 4), None, "it is open, or another process closed it");
+        let of_new = |now| maker_of_new(SENDER.cookie, &noted(0), Duration::from_secs(1), now);
+        assert_eq!((of_new(NOW), of_new(NOW + SECOND)), (Some(SENDER), None));
     }
 
     #[test]

@@ -12,11 +12,30 @@ use super::program::Instruction;
 const MAP_CREATE: libc::c_int = 0;
 const MAP_LOOKUP_ELEM: libc::c_int = 1;
 const PROG_LOAD: libc::c_int = 5;
+const MAP_LOOKUP_AND_DELETE_BATCH: libc::c_int = 25;
 const RAW_TRACEPOINT_OPEN: libc::c_int = 17;
 const LINK_CREATE: libc::c_int = 28;
 
-/// `BPF_MAP_TYPE_LRU_HASH`: a full one forgets what was not used lately.
-const LRU_HASH: u32 = 9;
+/// What a map does: `enum bpf_map_type`.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum MapKind {
+    /// A full one takes no more.
+    Hash,
+    /// By numbers, all of which stand there from the start, as zeros.
+    Array,
+    /// A full one forgets what was not used lately.
+    Recent,
+}
+
+impl MapKind {
+    fn number(self) -> u32 {
+        match self {
+            Self::Hash => 1,
+            Self::Array => 2,
+            Self::Recent => 9,
+        }
+    }
+}
 
 /// `include/uapi/asm-generic/socket.h`, since Linux 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
@@ -68,6 +87,18 @@ struct Lookup {
 }
 
 #[repr(C)]
+struct Batch {
+    begin: u64,
+    end: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+#[repr(C)]
 struct ProgLoad {
     program_type: u32,
     instructions: u32,
@@ -104,14 +135,15 @@ pub(super) struct Map {
     fd: OwnedFd,
     key: usize,
     value: usize,
+    entries: usize,
 }
 
 impl Map {
-    pub(super) fn make(key: usize, value: usize, entries: u32) -> io::Result<Self> {
+    pub(super) fn make(kind: MapKind, key: usize, value: usize, entries: u32) -> io::Result<Self> {
         let size = |len: usize| u32::try_from(len).map_err(io::Error::other);
         let create =
-            MapCreate { map_type: LRU_HASH, key_size: size(key)?, value_size: size(value)?, max_entries: entries, flags: 0 };
-        Ok(Self { fd: made(MAP_CREATE, &create)?, key, value })
+            MapCreate { map_type: kind.number(), key_size: size(key)?, value_size: size(value)?, max_entries: entries, flags: 0 };
+        Ok(Self { fd: made(MAP_CREATE, &create)?, key, value, entries: usize::try_from(entries).map_err(io::Error::other)? })
     }
 
     /// As programs name it while they are loaded.
@@ -134,6 +166,31 @@ impl Map {
         };
         call(MAP_LOOKUP_ELEM, &lookup).ok()?;
         Some(value)
+    }
+
+    /// Takes all out of a [`MapKind::Hash`], each as it stands at that moment; one system call.
+    pub(super) fn take_all<const K: usize, const V: usize>(&self) -> io::Result<Vec<([u8; K], [u8; V])>> {
+        if (K, V) != (self.key, self.value) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        let (mut keys, mut values, mut end) = (vec![[0; K]; self.entries], vec![[0; V]; self.entries], 0_u32);
+        let mut batch = Batch {
+            begin: 0,
+            end: address_of_room(&raw mut end),
+            keys: address_of_room(keys.as_mut_ptr()),
+            values: address_of_room(values.as_mut_ptr()),
+            count: u32::try_from(self.entries).map_err(io::Error::other)?,
+            map: number(&self.fd),
+            element_flags: 0,
+            flags: 0,
+        };
+        match call_mut(MAP_LOOKUP_AND_DELETE_BATCH, &mut batch) {
+            // That there is nothing behind them.
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {}
+            done => drop(done?),
+        }
+        let count = usize::try_from(batch.count).map_err(io::Error::other)?;
+        Ok(keys.into_iter().zip(values).take(count).collect())
     }
 }
 
@@ -219,5 +276,17 @@ fn call<T>(command: libc::c_int, attributes: &T) -> io::Result<libc::c_int> {
     // SAFETY: the kernel reads as many bytes of `attributes` as it has; each caller above points only to what it borrows meanwhile,
     // in the lengths that it says, and to room for one value of the map.
     let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attributes), size_of::<T>()) };
+    answer(done)
+}
+
+/// For commands that write into their attributes.
+fn call_mut<T>(command: libc::c_int, attributes: &mut T) -> io::Result<libc::c_int> {
+    // SAFETY: the kernel reads and writes as many bytes of `attributes` as it has; the caller above points only to what it borrows
+    // meanwhile, and to room for as many keys and values as it says.
+    let done = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<T>()) };
+    answer(done)
+}
+
+fn answer(done: libc::c_long) -> io::Result<libc::c_int> {
     if done < 0 { Err(io::Error::last_os_error()) } else { libc::c_int::try_from(done).map_err(io::Error::other) }
 }

@@ -5,18 +5,27 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::program::{self, Instruction, Watched};
+use super::program::{self, Instruction, Notes, Watched};
+use super::raw::{self, Note, RawNotes};
 use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
-use super::sys::{self, Hook, Map};
+use super::sys::{self, Hook, Map, MapKind};
 use crate::packet::{FiveTuple, Protocol};
 
-/// Sockets that were made or closed lately, and processes that executed a program lately.
+/// UDP sockets that were closed lately, and processes that executed a program or began a process lately.
 const ENTRIES: u32 = 4096;
+/// Sockets that were made lately, of all kinds.
+const MADE_ENTRIES: u32 = 16_384;
+/// Processes that closed raw sockets since this was asked last.
+const RAW_ENTRIES: u32 = 512;
+/// A socket that was made longer ago may have been passed on before anything was noted of its process.
+const NEW: Duration = Duration::from_secs(1);
 /// The discard port: nothing is sent to it.
 const DISCARD: u16 = 9;
 
@@ -31,10 +40,12 @@ pub enum Without {
     Trial,
 }
 
-/// Who made and closed the UDP sockets of a network namespace just now, ours excepted: what we send does not come by the TUN.
+/// Who made the sockets of a network namespace just now, and who closed the UDP and the raw ones, ours excepted: what we send does not come
+/// by the TUN.
 #[derive(Debug)]
 pub struct ClosedSockets {
     maps: Maps,
+    raw: Mutex<RawNotes>,
     /// The programs run until these are closed.
     _links: Vec<OwnedFd>,
 }
@@ -45,12 +56,35 @@ struct Maps {
     made: Map,
     closed: Map,
     executed: Map,
+    forked: Map,
+    raw: Map,
+    raw_lost: Map,
 }
 
 impl Maps {
     fn make() -> Result<Self, Without> {
-        let make = |key, value| Map::make(key, value, ENTRIES).map_err(without("make a map"));
-        Ok(Self { made: make(8, MADE_LEN)?, closed: make(4, RECORD_LEN)?, executed: make(4, 8)? })
+        let make = |kind, key, value, entries| Map::make(kind, key, value, entries).map_err(without("make a map"));
+        let recent = |key, value| make(MapKind::Recent, key, value, ENTRIES);
+        Ok(Self {
+            made: make(MapKind::Recent, 8, MADE_LEN, MADE_ENTRIES)?,
+            closed: recent(4, RECORD_LEN)?,
+            executed: recent(4, 8)?,
+            forked: recent(4, 8)?,
+            raw: make(MapKind::Hash, raw::KEY_LEN, raw::VALUE_LEN, RAW_ENTRIES)?,
+            raw_lost: make(MapKind::Array, 4, 8, 1)?,
+        })
+    }
+
+    /// What is noted of raw sockets, taken out, and when a note found no room last.
+    fn take_raw(&self) -> io::Result<(Vec<Note>, u64)> {
+        let notes = self.raw.take_all::<{ raw::KEY_LEN }, { raw::VALUE_LEN }>()?;
+        let lost = self.raw_lost.find::<8>(&0_u32.to_ne_bytes()).map(u64::from_ne_bytes);
+        let lost = lost.ok_or_else(|| io::Error::other("the kernel's note of lost notes is not there"))?;
+        Ok((notes.iter().filter_map(|(key, value)| Note::read(key, value)).collect(), lost))
+    }
+
+    fn time_of(map: &Map, pid: u32) -> Option<u64> {
+        map.find::<8>(&pid.to_ne_bytes()).map(u64::from_ne_bytes)
     }
 
     /// The socket of this port that was closed last.
@@ -60,17 +94,22 @@ impl Maps {
 
     /// Has the kernel take the programs that note sockets.
     fn of_sockets(&self, watched: Watched) -> Result<[(Hook, OwnedFd); 2], Without> {
-        let Self { made, closed, .. } = self;
+        let Self { made, closed, executed, forked: _, raw, raw_lost } = self;
+        let notes = Notes { made, closed, executed, raw, raw_lost };
         Ok([
             (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made))?),
-            (Hook::SocketReleased, load(Hook::SocketReleased, "portreeve_close", &program::of_released(watched, made, closed))?),
+            (Hook::SocketReleased, load(Hook::SocketReleased, "portreeve_close", &program::of_released(watched, notes))?),
         ])
     }
 
-    /// Has the kernel take those that note who executes a program: after it, and before.
-    fn of_programs(&self) -> Result<[OwnedFd; 2], Without> {
-        let of = |name, is_over| load(Hook::Tracepoint, name, &program::of_executed(&self.executed, is_over));
-        Ok([of("portreeve_execd", true)?, of("portreeve_exec", false)?])
+    /// Has the kernel take those that note who executes a program, after it and before, and who begins a process.
+    fn of_programs(&self) -> Result<[OwnedFd; 3], Without> {
+        let of = |name, code: Vec<Instruction>| load(Hook::Tracepoint, name, &code);
+        Ok([
+            of("portreeve_execd", program::of_executed(&self.executed, true))?,
+            of("portreeve_exec", program::of_executed(&self.executed, false))?,
+            of("portreeve_fork", program::of_forked(&self.forked))?,
+        ])
     }
 
     /// The trial: nothing is sent.
@@ -105,8 +144,11 @@ impl ClosedSockets {
         let netns = netns_of(socket)?;
         let maps = Maps::make()?;
         // Who executes comes first: a socket whose maker is known is never of a program that nobody noted.
-        let [after, before] = maps.of_programs()?;
-        let mut links = vec![sys::trace(c"sched_process_exec", &after).map_err(without("trace sched_process_exec"))?];
+        let [after, before, forked] = maps.of_programs()?;
+        let mut links = vec![
+            sys::trace(c"sched_process_exec", &after).map_err(without("trace sched_process_exec"))?,
+            sys::trace(c"sched_process_fork", &forked).map_err(without("trace sched_process_fork"))?,
+        ];
         // Since Linux 6.10: before it, a process that is about to be another program is seen a few microseconds late.
         links.extend(sys::trace(c"sched_prepare_exec", &before));
         let root = root_cgroup().map_err(|error| without("open the cgroups' root")(error.into()))?;
@@ -119,7 +161,7 @@ impl ClosedSockets {
         }
         drop(trial);
         links.extend(attach(&root, &maps.of_sockets(Watched { netns, but_of: std::process::id() })?)?);
-        Ok(Self { maps, _links: links })
+        Ok(Self { maps, raw: Mutex::default(), _links: links })
     }
 
     /// Whether the kernel would take the programs. Lets none of them run.
@@ -154,11 +196,36 @@ impl ClosedSockets {
         self.maps.closed(port).is_some_and(|closed| closed.is_recent(sys::since_boot()))
     }
 
+    /// Who made the socket with this cookie just now, of whatever kind it is.
+    #[must_use]
+    pub fn maker_of_new(&self, cookie: u64) -> Option<Sender> {
+        record::maker_of_new(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?, NEW, sys::since_boot())
+    }
+
+    /// Who closed raw sockets just now. To be asked after the table of open ones was read: the kernel notes a socket before that leaves the
+    /// table.
+    ///
+    /// # Errors
+    ///
+    /// The notes cannot be read.
+    pub fn raw_notes(&self) -> io::Result<RawNotes> {
+        let mut known = self.raw.lock().unwrap_or_else(PoisonError::into_inner);
+        let (new, lost) = self.maps.take_raw()?;
+        known.take(new.into_iter(), lost, sys::since_boot());
+        Ok(known.clone())
+    }
+
     /// Whether a sender's process is the program still that it was when it made its socket. To be asked after the process was looked at.
     #[must_use]
     pub fn is_same_program(&self, sender: &Sender) -> bool {
-        let executed = self.maps.executed.find::<8>(&sender.pid.to_ne_bytes()).map(u64::from_ne_bytes);
-        executed.is_none_or(|at| at < sender.made)
+        Maps::time_of(&self.maps.executed, sender.pid).is_none_or(|at| at < sender.made)
+    }
+
+    /// Whether nobody can have inherited the socket of a sender: its process has begun no other since. To be asked after the process was
+    /// looked at.
+    #[must_use]
+    pub fn has_no_heir(&self, sender: &Sender) -> bool {
+        Maps::time_of(&self.maps.forked, sender.pid).is_none_or(|at| at < sender.made)
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Hints {
     pub(super) identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
     /// When a holder was looked at last, and what was found.
     pub(super) looked: Recent<HolderKey, (Instant, Arc<Identity>)>,
+    /// The same by PID alone.
+    pub(super) seen: Recent<u32, (Instant, Arc<Identity>)>,
     missed: Recent<u64, Instant>,
     /// Processes that held a socket and were no program any more, by PID and start.
     ending: Recent<(u32, u64), Instant>,
@@ -55,6 +57,7 @@ impl Default for Hints {
             ambiguous: Recent::new(4096),
             identities: Recent::new(1024),
             looked: Recent::new(256),
+            seen: Recent::new(256),
             missed: Recent::new(1024),
             ending: Recent::new(64),
             many: Recent::new(64),

@@ -76,7 +76,8 @@ pub(super) fn read(process: &Process, socket: &Socket, snapshot: &Snapshot, arou
     };
     let tags = tags::tags(&facts);
     let now = process.file("exe").ok().map(|stat| FileId::from(&stat));
-    if process.stat().is_none() || now != snapshot.exe || exe.as_ref().map(exe_file) != now {
+    // Who has an executable is there.
+    if now != snapshot.exe || exe.as_ref().map(exe_file) != now || now.is_none() && process.stat().is_none() {
         return None;
     }
     let confidence = if certain { socket.confidence } else { socket.confidence.min(Confidence::Likely) };
@@ -136,8 +137,8 @@ fn ancestors(parent: u32, child_start: u64, proc_root: &Path) -> Vec<(u32, Ances
     let mut line = Vec::new();
     let (mut pid, mut start) = (parent, child_start);
     while line.len() < ANCESTORS && pid != 0 {
-        let Some(process) = Process::open(proc_root, pid).filter(|process| process.start_ticks <= start) else { break };
-        let Some(stat) = process.stat() else { break };
+        let opened = Process::open_with_stat(proc_root, pid).filter(|(process, _)| process.start_ticks <= start);
+        let Some((process, stat)) = opened else { break };
         let shown = process.link("exe").unwrap_or_default();
         line.push((
             pid,

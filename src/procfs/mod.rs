@@ -3,8 +3,8 @@
 //! Theory of operation. The kernel's tables name a socket by its inode; only the descriptor lists of /proc say who holds it.
 //! Looking at all of them takes milliseconds, so [`Processes::find_quick`] looks, within a fixed number of links, where the
 //! socket most likely is: at the last owner of this cookie, then at the programs that lately owned sockets of this user or
-//! cgroup, their last descriptor number first. What it misses goes to [`Processes::find`] off the data path: members of the
-//! cgroup, the user's processes, all; newest first. A cached answer is only a hint of where to look: the descriptor, the
+//! cgroup, their last descriptor number first. Where it is known who made a socket just now, [`Processes::find_at_maker`] looks there.
+//! What both miss goes to [`Processes::find`] off the data path: members of the cgroup, the user's processes, all; newest first. A cached answer is only a hint of where to look: the descriptor, the
 //! executable's device and inode, the arguments and the working directory are read again for every flow; once for those that were
 //! sent before they are read.
 //!

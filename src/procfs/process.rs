@@ -54,6 +54,14 @@ impl Process {
         Self::glance(root, pid)?.confirm()
     }
 
+    /// The same with its stat line, which need not be read twice then.
+    pub(super) fn open_with_stat(root: &Path, pid: u32) -> Option<(Self, Stat)> {
+        let mut process = Self::glance(root, pid)?;
+        let stat = process.stat()?;
+        process.start_ticks = stat.start_ticks;
+        Some((process, stat))
+    }
+
     /// Opens a process of which the start time is not wanted yet: the stat line costs more than the rest of a look.
     pub(super) fn glance(root: &Path, pid: u32) -> Option<Self> {
         let path = root.join(pid.to_string());

@@ -12,7 +12,7 @@ use super::search::Processes;
 use crate::process::{Identity, Socket};
 
 /// Links that the quick search may read: some 0.6 µs each.
-const QUICK_LINKS: usize = 256;
+pub(super) const QUICK_LINKS: usize = 256;
 /// Hot processes that the quick search looks at.
 const QUICK_PROCESSES: usize = 32;
 /// Descriptors looked at behind the newest socket's, where a program has too many for a search.
@@ -25,13 +25,14 @@ impl Processes {
     /// The holder of a socket where it most likely is; `None` means "ask [`Self::find`], off the data path".
     ///
     /// What was asked about had been sent by the time of `sent`: a program that was read after it need not be read again. Stops at the
-    /// first holder, except that a socket which `find` saw in several programs is left to `find` again.
+    /// first holder, except that a socket which `find` saw in several programs is left to `find` again. Where it is known which process made
+    /// the socket, a hot one of another number is not looked at.
     #[must_use]
-    pub fn find_quick(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+    pub fn find_quick(&self, socket: &Socket, maker: Option<u32>, sent: Instant) -> Option<Arc<Identity>> {
         if self.hints().ambiguous.find(&socket.inode).is_some() {
             return None;
         }
-        let holder = self.quick_holder(socket, sent)?;
+        let holder = self.quick_holder(socket, maker, sent)?;
         let identity = self.identify_holder(&holder, socket, sent)?;
         let (process, fd) = holder;
         self.remember(&process, socket, fd);
@@ -63,7 +64,7 @@ impl Processes {
         holds.then_some(identity)
     }
 
-    pub(super) fn quick_holder(&self, socket: &Socket, sent: Instant) -> Option<Holder> {
+    pub(super) fn quick_holder(&self, socket: &Socket, maker: Option<u32>, sent: Instant) -> Option<Holder> {
         if socket.inode == 0 {
             // Closed by its program; whoever had it may have become another one since.
             return None;
@@ -81,7 +82,8 @@ impl Processes {
         {
             return Some((process, fd));
         }
-        let hot = self.hints().hot.candidates(socket, QUICK_PROCESSES, sent);
+        let mut hot = self.hints().hot.candidates(socket, QUICK_PROCESSES, sent);
+        hot.retain(|entry| maker.is_none_or(|maker| entry.process.pid == maker));
         let mut walk = Walk::short(QUICK_LINKS);
         let likely =
             hot.iter().find_map(|entry| Some((Arc::clone(&entry.process), self.look_where_likely(entry, &link, &mut walk)?)));
@@ -200,7 +202,7 @@ mod tests {
         let looked = Instant::now();
         for (sent, found) in [(looked, Some(3)), (looked + Duration::from_micros(1), None)] {
             processes.hints().note_passed(&process, vec![(u64::MAX, 3)], looked);
-            assert_eq!(processes.quick_holder(&socket, sent).map(|(_, fd)| fd), found, "it is not there any more");
+            assert_eq!(processes.quick_holder(&socket, None, sent).map(|(_, fd)| fd), found, "it is not there any more");
         }
     }
 

@@ -30,33 +30,33 @@ impl RawTable {
         Self(open.map(|line| (line.local.port(), socket(line.inode, line.uid))).collect())
     }
 
-    /// The sockets that can have sent a packet of this protocol; none where these are too many to be judged.
+    /// The sockets that can have sent a packet of this protocol; `None` where these are too many to be judged.
     #[must_use]
-    pub fn senders(&self, protocol: Protocol) -> Vec<Socket> {
+    pub fn senders(&self, protocol: Protocol) -> Option<Vec<Socket>> {
         let can_send = |(of, _): &&(u16, Socket)| *of == u16::from(protocol.0) || *of == ANY;
         let senders: Vec<Socket> = self.0.iter().filter(can_send).map(|(_, socket)| *socket).collect();
-        if senders.len() > MOST_SENDERS { Vec::new() } else { senders }
+        (senders.len() <= MOST_SENDERS).then_some(senders)
     }
 }
 
 impl Processes {
-    /// The raw sockets of a family. Empty where the table cannot be read, or not to its end.
+    /// The raw sockets of a family. `None` where the table cannot be read, or not to its end.
     ///
     /// `netns_of` is a process in the network namespace of the packets; `None` is the calling thread's own.
     #[must_use]
-    pub fn raw_table(&self, v4: bool, netns_of: Option<u32>) -> RawTable {
+    pub fn raw_table(&self, v4: bool, netns_of: Option<u32>) -> Option<RawTable> {
         let path = self.net_dir(netns_of).join(if v4 { "raw" } else { "raw6" });
         let mut text = Vec::with_capacity(4096);
         let read = std::fs::File::open(path).and_then(|file| file.take(TABLE_LEN).read_to_end(&mut text));
         let whole = read.is_ok_and(|len| u64::try_from(len).is_ok_and(|len| len < TABLE_LEN));
-        if whole { RawTable::parse(&text) } else { RawTable::default() }
+        whole.then(|| RawTable::parse(&text))
     }
 
-    /// Everybody who holds one of these sockets, as [`Self::find`] tells it of one. May take milliseconds for each.
+    /// Each program and user once, as those of whom any may be meant.
     #[must_use]
-    pub fn find_any(&self, socket: &Socket, others: &[Socket]) -> Vec<Arc<Identity>> {
+    pub fn one_of(identities: impl IntoIterator<Item = Arc<Identity>>) -> Vec<Arc<Identity>> {
         let mut found: Vec<Arc<Identity>> = Vec::new();
-        for identity in std::iter::once(socket).chain(others).flat_map(|socket| self.find(socket)) {
+        for identity in identities {
             if !found.iter().any(|other| other.uid == identity.uid && is_same_program(other, &identity)) {
                 found.push(identity);
             }
@@ -78,7 +78,7 @@ mod tests {
     }
 
     fn senders(text: &str, protocol: Protocol) -> Vec<u64> {
-        RawTable::parse(text.as_bytes()).senders(protocol).iter().map(|socket| socket.inode).collect()
+        RawTable::parse(text.as_bytes()).senders(protocol).expect("few").iter().map(|socket| socket.inode).collect()
     }
 
     #[test]
@@ -100,7 +100,7 @@ mod tests {
     fn too_many_senders_are_nobody() {
         let many = |count| (1..=count).map(|inode| line(6, inode)).collect::<String>();
         assert_eq!(senders(&many(16), Protocol::TCP).len(), MOST_SENDERS);
-        assert!(senders(&many(17), Protocol::TCP).is_empty());
+        assert!(RawTable::parse(many(17).as_bytes()).senders(Protocol::TCP).is_none());
     }
 
     #[test]
@@ -109,16 +109,12 @@ mod tests {
         let net = dir.path().join("7/net");
         std::fs::create_dir_all(&net).expect("the folder is ours");
         let processes = Processes::new(Options { proc_root: dir.path().to_owned(), ..Options::default() });
-        let told = |v4| processes.raw_table(v4, Some(7)).senders(Protocol::UDP).len();
-        assert_eq!((told(true), told(false)), (0, 0), "there is no table");
+        let told = |v4| processes.raw_table(v4, Some(7))?.senders(Protocol::UDP).map(|senders| senders.len());
+        assert_eq!((told(true), told(false)), (None, None), "there is no table");
         std::fs::write(net.join("raw"), line(17, 1)).expect("written");
         std::fs::write(net.join("raw6"), [line(17, 1), line(255, 2)].concat()).expect("written");
-        assert_eq!((told(true), told(false)), (1, 2));
+        assert_eq!((told(true), told(false)), (Some(1), Some(2)));
         std::fs::write(net.join("raw"), [line(17, 1), line(1, 2).repeat(200)].concat()).expect("written");
-        assert_eq!(
-            (told(true), processes.raw_table(true, Some(8)).senders(Protocol::UDP).len()),
-            (0, 0),
-            "cut off; no namespace"
-        );
+        assert!(told(true).is_none() && processes.raw_table(true, Some(8)).is_none(), "cut off; no namespace");
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Keeps one rule: the lock is never held while /proc is read. Does not ask the socket tables; `netlink` does.
 
+use std::cell::OnceCell;
 use std::collections::HashSet;
 use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
@@ -93,7 +94,7 @@ impl Processes {
     pub fn find(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         let now = Instant::now();
         let hopeless = socket.inode == 0 || self.hints().was_missed(socket.inode, now);
-        let first = if hopeless { None } else { self.quick_holder(socket, now) };
+        let first = if hopeless { None } else { self.quick_holder(socket, None, now) };
         let hopeless = hopeless || first.as_ref().is_some_and(|(process, _)| self.hints().is_ending(process, now));
         let mut holders = if hopeless { Vec::new() } else { self.holders(socket, first, now) };
         let mut found: Vec<Arc<Identity>> = Vec::new();
@@ -161,14 +162,16 @@ impl Processes {
 
     /// Whether a path exists as a program sees it, in its own root and mounts. False when that cannot be seen.
     pub fn exists_for(&self, identity: &Identity) -> impl Fn(&Path) -> bool + use<> {
-        let start_ticks = identity.start_ticks;
-        let process = identity.pid.and_then(|pid| Process::open(&self.options.proc_root, pid));
-        let process = process.filter(|process| process.start_ticks == start_ticks);
-        let root = process.and_then(|process| {
+        let (pid, start_ticks) = (identity.pid, identity.start_ticks);
+        let proc_root = self.options.proc_root.clone();
+        let open = move || {
+            let process = Process::open(&proc_root, pid?).filter(|process| process.start_ticks == start_ticks)?;
             openat(process.dir(), "root", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
-        });
+        };
+        // Few profiles ask.
+        let root = OnceCell::new();
         move |path| {
-            let Some(root) = &root else { return false };
+            let Some(root) = root.get_or_init(&open) else { return false };
             // Absolute links inside a container must not lead out to our files.
             openat2(root, path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
         }
@@ -201,18 +204,22 @@ impl Processes {
     /// Adds the nearest relatives of the first holder that hold the socket at another number.
     fn with_relatives(&self, mut search: Search) -> Vec<Holder> {
         let Some((first, _)) = search.found.first().cloned() else { return search.found };
-        let parent = |process: &Process| process.stat().map(|stat| stat.parent).and_then(|pid| self.inside(pid));
-        let above = parent(&first);
-        let grandparent = above.as_ref().and_then(parent);
-        let line = [above, grandparent].into_iter().flatten().map(|process| process.pid);
-        let relatives: Vec<u32> = line.chain(first.children().into_iter().take(CHILDREN)).collect();
-        for pid in relatives {
+        let parent = first.stat().map(|stat| stat.parent);
+        for pid in self.relatives(&first, parent) {
             if search.found.iter().all(|(process, _)| process.pid != pid) {
                 let holder = self.search_in(pid, &mut search);
                 search.found.extend(holder);
             }
         }
         search.found
+    }
+
+    /// Parent, grandparent and children, as far as they are inside.
+    pub(super) fn relatives(&self, process: &Process, parent: Option<u32>) -> Vec<u32> {
+        let above = parent.and_then(|pid| self.inside(pid));
+        let grandparent = above.as_ref().and_then(Process::stat).and_then(|stat| self.inside(stat.parent));
+        let line = [above, grandparent].into_iter().flatten().map(|process| process.pid);
+        line.chain(process.children().into_iter().take(CHILDREN)).collect()
     }
 
     /// Searches processes one by one until the first holder; the others are only looked at where a child has its parent's socket.
@@ -248,7 +255,7 @@ impl Processes {
         Some((process, found?))
     }
 
-    fn inside(&self, pid: u32) -> Option<Process> {
+    pub(super) fn inside(&self, pid: u32) -> Option<Process> {
         Process::glance(&self.options.proc_root, pid).filter(|process| self.is_inside(process))
     }
 
@@ -286,7 +293,9 @@ impl Processes {
         }
         let now = Instant::now();
         let identity = (0..READS).find_map(|_| self.identify_once(process, socket))?;
-        self.hints().looked.insert(holder, (now, Arc::clone(&identity)));
+        let mut hints = self.hints();
+        hints.looked.insert(holder, (now, Arc::clone(&identity)));
+        hints.seen.insert(process.pid, (now, Arc::clone(&identity)));
         Some(identity)
     }
 

@@ -9,6 +9,7 @@ through_a_router! {
     what_raw_sockets_send_is_their_programs,
     a_rule_for_the_program_behind_a_raw_socket_refuses,
     what_two_programs_may_have_sent_needs_both_to_be_accepted,
+    what_was_sent_before_a_program_was_executed_is_not_that_programs_though_a_raw_socket_is_closed,
     what_a_closed_socket_sent_is_no_raw_sockets,
 }
 
@@ -35,7 +36,8 @@ fn what_raw_sockets_send_is_their_programs(way: Way) {
         let told = router.run(raw(&["send", address, icmp])).expect_success();
         assert_eq!(told.trim(), r#"["SYN ACK", "raw!"]"#, "{way:?}, {address}");
         router.run(raw(&["whole", address, icmp])).expect_success();
-        for record in records(&router, address, 40_001).iter().chain(&records(&router, address, 40_003)) {
+        router.run(raw(&["once", address, icmp])).expect_success();
+        for record in [40_001, 40_003, 40_005].into_iter().flat_map(|source| records(&router, address, source)) {
             assert_eq!(
                 (record.exe.as_deref(), record.confidence),
                 (python().to_str(), Confidence::Likely),
@@ -56,7 +58,8 @@ fn a_rule_for_the_program_behind_a_raw_socket_refuses(way: Way) {
         let told = router.run(raw(&["send", address])).expect_success();
         assert_eq!(told.trim(), r#"["RST ACK", null]"#, "{way:?}, {address}");
         router.run(raw(&["whole", address])).expect_success();
-        for record in records(&router, address, 40_001).iter().chain(&records(&router, address, 40_003)) {
+        router.run(raw(&["once", address])).expect_success();
+        for record in [40_001, 40_003, 40_005].into_iter().flat_map(|source| records(&router, address, source)) {
             assert_eq!((record.verdict.as_str(), record.profile.as_deref()), ("block", Some("python")), "{way:?}: {record:?}");
         }
     }
@@ -79,10 +82,26 @@ fn what_two_programs_may_have_sent_needs_both_to_be_accepted(way: Way) {
             let told = router.run(raw(&["send", address, "255"])).expect_success();
             let wanted = if refused { r#"["RST ACK", null]"# } else { r#"["SYN ACK", "raw!"]"# };
             assert_eq!(told.trim(), wanted, "{way:?}, {address}");
-            for record in records(&router, address, 40_001) {
+            router.run(raw(&["once", address, "255"])).expect_success();
+            for record in [40_001, 40_005].into_iter().flat_map(|source| records(&router, address, source)) {
                 assert_eq!(record.confidence, Confidence::Ambiguous, "{way:?}: {record:?}");
                 assert_eq!(record.profile.as_deref() == Some("sleep"), refused, "{way:?}: {record:?}");
             }
+        }
+    }
+}
+
+/// Without the look at who executed, the accepted program that it became is taken for its sender.
+fn what_was_sent_before_a_program_was_executed_is_not_that_programs_though_a_raw_socket_is_closed(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    profiles.user("python", &python(), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        router.run(raw(&["become", address])).expect_success();
+        for record in records(&router, address, 40_007) {
+            assert_eq!(record.verdict, "block", "{way:?}: {record:?}");
+            assert!(record.exe.is_none() || record.exe.as_deref() == python().to_str(), "{way:?}: {record:?}");
         }
     }
 }

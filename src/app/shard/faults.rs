@@ -60,7 +60,7 @@ impl Shard {
     /// Asks who owns the flows that this batch began.
     pub(super) fn identify_new(&mut self, now: Instant) {
         if self.unidentified.is_empty() {
-            return;
+            return self.turn.end();
         }
         let mut unidentified = std::mem::take(&mut self.unidentified);
         let sent = Instant::now();
@@ -73,9 +73,12 @@ impl Shard {
                 self.survives(|shard| shard.end_faulty(id, now));
             }
         }
-        // What was said meanwhile began flows of its own.
+        // What was said meanwhile began flows of its own, which are as old.
         unidentified.append(&mut self.unidentified);
         self.unidentified = unidentified;
+        if self.unidentified.is_empty() {
+            self.turn.end();
+        }
     }
 
     fn for_flow_in(&mut self, slot: usize, now: Instant, step: impl FnOnce(&mut Self)) {

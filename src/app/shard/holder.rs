@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::raw::RawKey;
 use crate::flow::FlowId;
 use crate::packet::Signature;
 
@@ -21,8 +22,8 @@ pub(super) struct Holder {
     pub(super) seen: Instant,
     /// Of the last datagram.
     pub(super) signature: Option<Signature>,
-    /// Without a socket: the raw ones that may have sent it, by inode.
-    pub(super) raw: Box<[u64]>,
+    /// Without a socket: who may have sent it by raw ones.
+    pub(super) raw: Box<[RawKey]>,
     /// The socket was closed when the flow was attributed to it.
     pub(super) closed: bool,
     /// See [`Lanes::goes_by_main`].

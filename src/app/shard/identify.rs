@@ -6,11 +6,11 @@ use std::os::fd::AsFd as _;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::jobs::{Job, JobQueue};
+use super::jobs::{Job, JobQueue, Origin};
 use super::raw::RawTables;
 use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
-use crate::bpf::ClosedSockets;
+use crate::bpf::{ClosedSockets, Sender};
 use crate::flow::FlowId;
 use crate::netlink::{SocketTable, Translations};
 use crate::packet::{FiveTuple, IpPacket, Protocol, Transport};
@@ -23,11 +23,13 @@ pub(in crate::app) struct Attributor {
     table: Mutex<SocketTable>,
     /// Where this host's own rules act on what comes to us.
     translations: Option<Mutex<Translations>>,
-    processes: Arc<Processes>,
-    /// Whose /proc/PID/net lists the programs' ICMP sockets; None: ours.
-    netns_of: Option<u32>,
-    raw: RawTables,
-    /// Who closed UDP sockets, where the kernel tells.
+    pub(super) processes: Arc<Processes>,
+    /// Whose /proc/PID/net lists the programs' ICMP and raw sockets; None: ours.
+    pub(super) netns_of: Option<u32>,
+    pub(super) raw: RawTables,
+    /// Held by the loop that looks at a new program.
+    looking: Mutex<()>,
+    /// Who made sockets, and who closed UDP and raw ones, where the kernel tells.
     pub(super) closed: Option<ClosedSockets>,
     us: u32,
 }
@@ -37,8 +39,8 @@ impl Attributor {
         let closed = ClosedSockets::watch(table.as_fd());
         let closed = closed.inspect_err(|error| tracing::info!("a UDP socket that is closed at once is nobody's: {error}")).ok();
         let translations = if netns_of.is_none() { Translations::open().map(Mutex::new).ok() } else { None };
-        let us = std::process::id();
-        Self { table: Mutex::new(table), translations, processes, netns_of, raw: RawTables::default(), closed, us }
+        let (raw, looking, us) = (RawTables::default(), Mutex::default(), std::process::id());
+        Self { table: Mutex::new(table), translations, processes, netns_of, raw, looking, closed, us }
     }
 
     /// One whom the kernel tells of no closed sockets.
@@ -51,6 +53,7 @@ impl Attributor {
             processes,
             netns_of: None,
             raw: RawTables::default(),
+            looking: Mutex::default(),
             closed: None,
             us: std::process::id(),
         }
@@ -93,11 +96,6 @@ impl Attributor {
         Ok((!holder.as_deref().is_some_and(|holder| self.is_us(holder))).then_some((socket, holder)))
     }
 
-    /// The raw sockets that may have sent what had been sent by the time of `sent`.
-    pub(super) fn raw_senders(&self, tuple: &FiveTuple, sent: Instant) -> Vec<Socket> {
-        self.raw.senders(tuple, sent, || self.processes.raw_table(tuple.local.is_ipv4(), self.netns_of))
-    }
-
     /// Whether a flow's socket is still there, as far as is known.
     pub(in crate::app) fn is_there(&self, tuple: &FiveTuple, link: Option<u32>) -> bool {
         let is_there = locked(&self.table).by_link(link, |table| table.is_there(tuple)).unwrap_or(true);
@@ -120,8 +118,30 @@ impl Attributor {
     }
 
     /// Who holds a socket, if that can be said in microseconds.
-    fn quick(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
-        self.processes.find_quick(socket, sent)
+    pub(super) fn quick(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        self.processes.find_quick(socket, self.maker_of_new(socket).map(|maker| maker.pid), sent)
+    }
+
+    /// Who holds a socket where that is the process alone that made it just now, as most new programs do: the short search.
+    fn holder_of_new(&self, socket: &Socket) -> Option<Arc<Identity>> {
+        let maker = self.maker_of_new(socket)?;
+        let identity = self.processes.find_at_maker(maker.pid, maker.made, socket, Instant::now())?;
+        // After the look: nobody has inherited it before.
+        self.closed.as_ref()?.has_no_heir(&maker).then_some(identity)
+    }
+
+    /// The same for a loop. Who else has just begun to look may look at the same program: it is known then, and neither its packets nor those of
+    /// the other loop leave long before the others.
+    fn holder_of_new_together(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        let alone = self.looking.try_lock();
+        let waited = alone.is_err();
+        let _looking = alone.unwrap_or_else(|_| locked(&self.looking));
+        let known = if waited { self.quick(socket, sent) } else { None };
+        known.or_else(|| self.holder_of_new(socket))
+    }
+
+    fn maker_of_new(&self, socket: &Socket) -> Option<Sender> {
+        self.closed.as_ref()?.maker_of_new(socket.cookie)
     }
 
     pub(super) fn find_maker(&self, pid: u32, made: u64, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
@@ -144,24 +164,36 @@ impl Attributor {
 
     /// Who holds a socket. May take milliseconds.
     pub(in crate::app) fn holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
-        self.quick(socket, Instant::now()).map_or_else(|| self.processes.find(socket), |identity| vec![identity])
+        let short = self.quick(socket, Instant::now()).or_else(|| self.holder_of_new(socket));
+        short.map_or_else(|| self.processes.find(socket), |identity| vec![identity])
     }
 
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         let mut told = false;
-        while let Some(Job { flow, mut socket, is_raw, others, tuple, link }) = jobs.next() {
+        while let Some(Job { flow, of, tuple, link }) = jobs.next() {
             if shards.are_stopping() {
                 return;
             }
-            if tuple.protocol == Protocol::TCP && !is_raw && !self.is_there(&tuple, link) {
-                // Closed before it was connected; a search would be through all programs, and in vain.
-                socket.inode = 0;
-            }
-            let (mut identities, is_closed) = self.search(&tuple, &socket, &others);
-            if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(&tuple, &socket, link) {
-                identities = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))];
-            }
+            let (identities, is_closed) = match of {
+                Origin::Socket(mut socket) => {
+                    if tuple.protocol == Protocol::TCP && !self.is_there(&tuple, link) {
+                        // Closed before it was connected; a search would be through all programs, and in vain.
+                        socket.inode = 0;
+                    }
+                    let (mut identities, is_closed) = self.search(&tuple, &socket);
+                    if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(&tuple, &socket, link) {
+                        identities = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))];
+                    }
+                    (identities, is_closed)
+                }
+                Origin::Raw(senders) => (self.search_raw(&tuple, &senders), false),
+            };
+            let (identities, is_closed) = if identities.iter().any(|identity| self.is_us(identity)) {
+                (vec![unattributed(None)], false)
+            } else {
+                (identities, is_closed)
+            };
             if !shards.send(flow, Message::Identified { flow, identities, is_closed }) && !std::mem::replace(&mut told, true) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("attributions are lost: the packet loop does not keep up");
@@ -177,16 +209,13 @@ impl Attributor {
     }
 
     /// Who may have sent a flow, and whether the socket is closed by now and tells only who made it.
-    fn search(&self, tuple: &FiveTuple, socket: &Socket, others: &[Socket]) -> (Vec<Arc<Identity>>, bool) {
+    fn search(&self, tuple: &FiveTuple, socket: &Socket) -> (Vec<Arc<Identity>>, bool) {
         if let Some(maker) = self.maker_of_closed(socket) {
             return (vec![maker], true);
         }
         // Another search may have found the program meanwhile.
-        let found = if others.is_empty() { self.holders(socket) } else { self.processes.find_any(socket, others) };
+        let found = self.holders(socket);
         let is_nobodys = found.iter().all(|identity| identity.pid.is_none());
-        if found.iter().any(|identity| self.is_us(identity)) {
-            return (vec![unattributed(None)], false);
-        }
         let maker = if is_nobodys { self.maker_of_closing(tuple, socket) } else { None };
         maker.map_or((found, false), |maker| (vec![maker], true))
     }
@@ -216,17 +245,21 @@ impl Shard {
         if let Some(holder) = holder.flatten() {
             return self.identified(id, &[holder], now);
         }
-        let is_raw = socket.is_none();
-        // Without a socket of its own it is a raw one's, or nobody's.
-        let (socket, others) = socket.map_or_else(|| self.raw_senders(id, &tuple, sent), |socket| (Some(socket), Vec::new()));
-        let Some(socket) = socket else { return self.identified(id, &[unattributed(None)], now) };
-        if is_raw
-            && others.is_empty()
-            && let Some(identity) = self.attributor.quick(&socket, sent)
-        {
-            return self.identified(id, &[identity], now);
+        match socket {
+            Some(socket) if self.turn.may_search() => match self.attributor.holder_of_new_together(&socket, sent) {
+                Some(holder) => self.identified(id, &[holder], now),
+                None => self.search_for(id, Origin::Socket(socket), tuple, now),
+            },
+            Some(socket) => self.search_for(id, Origin::Socket(socket), tuple, now),
+            // Without a socket of its own it is a raw one's, or nobody's.
+            None => self.identify_raw(id, &tuple, sent, now),
         }
-        if !self.jobs.push(Job { flow: id, socket, is_raw, others, tuple, link }) {
+    }
+
+    /// Has the attribution thread search for a flow's owner.
+    pub(super) fn search_for(&mut self, id: FlowId, of: Origin, tuple: FiveTuple, now: Instant) {
+        let link = self.lanes.link(id).map(|header| header.link);
+        if !self.jobs.push(Job { flow: id, of, tuple, link }) {
             // As if lost in a full queue: what is worth saying is said again, and may find a place then.
             self.router.count(Counter::HandOverFull);
             self.tell_hand_over();
@@ -281,13 +314,13 @@ impl Shard {
         self.obey(None, now);
     }
 
-    fn identified(&mut self, id: FlowId, identities: &[Arc<Identity>], now: Instant) {
+    pub(super) fn identified(&mut self, id: FlowId, identities: &[Arc<Identity>], now: Instant) {
         let Some(remote) = self.router.flow(id).map(|flow| flow.tuple.remote.ip()) else { return };
         let owners = self.shared.owners(identities, remote, now);
         self.router.handle(Input::Identified { flow: id, owners }, now);
     }
 }
 
-fn unattributed(uid: Option<u32>) -> Arc<Identity> {
+pub(super) fn unattributed(uid: Option<u32>) -> Arc<Identity> {
     Arc::new(Identity::tagged(Tag::UNATTRIBUTED, uid))
 }

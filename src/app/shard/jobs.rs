@@ -7,6 +7,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
+use super::raw::RawSenders;
 use super::turns::Turns;
 use crate::app::shared::locked;
 use crate::flow::FlowId;
@@ -17,14 +18,28 @@ use crate::process::Socket;
 #[derive(Debug)]
 pub(in crate::app) struct Job {
     pub(super) flow: FlowId,
-    pub(super) socket: Socket,
-    /// The socket is no end of the flow, only able to send the like.
-    pub(super) is_raw: bool,
-    /// Raw sockets that may have sent it as well.
-    pub(super) others: Vec<Socket>,
+    pub(super) of: Origin,
     pub(super) tuple: FiveTuple,
     /// The link that the program named.
     pub(super) link: Option<u32>,
+}
+
+/// What a flow comes from, as far as the socket tables say.
+#[derive(Debug)]
+pub(super) enum Origin {
+    /// The socket at its end.
+    Socket(Socket),
+    /// One of those that can send the like.
+    Raw(RawSenders),
+}
+
+impl Origin {
+    fn group(&self) -> Group {
+        match self {
+            Self::Socket(socket) => (socket.uid, socket.cgroup_id),
+            Self::Raw(senders) => (senders.uid(), None),
+        }
+    }
 }
 
 /// Who asks, as far as the socket table says.
@@ -54,7 +69,7 @@ pub(in crate::app) fn job_queue(capacity: usize) -> (Jobs, JobQueue) {
 impl Jobs {
     /// False when there is no place for a job of this user and cgroup.
     pub(super) fn push(&self, job: Job) -> bool {
-        let group = (job.socket.uid, job.socket.cgroup_id);
+        let group = job.of.group();
         locked(&self.queues).push(group, job.tuple.remote.ip(), job) && self.tokens.try_send(()).is_ok()
     }
 }
@@ -87,7 +102,7 @@ mod tests {
         let tuple = FiveTuple { protocol: Protocol::TCP, local: end, remote: end };
         let flow = table.open(tuple, Service::Relay, Instant::now()).expect("there is room");
         let socket = Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), mark: 0, confidence: Confidence::Exact };
-        Job { flow, socket, is_raw: false, others: Vec::new(), tuple, link: None }
+        Job { flow, of: Origin::Socket(socket), tuple, link: None }
     }
 
     fn pushed(jobs: &Jobs, uid: u32, cgroup: u64, count: u64) -> usize {
@@ -112,6 +127,10 @@ mod tests {
         drop(jobs);
         assert!(other.push(job(0, 1, SCANNED, 2)));
         drop(other);
-        assert_eq!([(); 3].map(|()| queue.next().map(|job| job.socket.inode)), [Some(1), Some(2), None]);
+        let inode = |job: Job| match job.of {
+            Origin::Socket(socket) => Some(socket.inode),
+            Origin::Raw(_) => None,
+        };
+        assert_eq!([(); 3].map(|()| queue.next().and_then(inode)), [Some(1), Some(2), None]);
     }
 }

@@ -6,6 +6,7 @@ use mio::event::Event;
 
 use super::holder::{CLOSED, HELD, Holder};
 use super::linked::LinkLane;
+use super::raw::RawKey;
 use crate::egress::{Connecting, Datagrams, Pings, Stream};
 use crate::flow::FlowId;
 use crate::packet::{LinkHeader, Signature};
@@ -194,7 +195,7 @@ impl Lanes {
     }
 
     /// Remembers the raw sockets that may have sent a flow of no other socket.
-    pub(super) fn note_raw(&mut self, id: FlowId, raw: Box<[u64]>) {
+    pub(super) fn note_raw(&mut self, id: FlowId, raw: Box<[RawKey]>) {
         if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
             holder.raw = raw;
         }
@@ -206,15 +207,14 @@ impl Lanes {
         holder.is_some_and(|holder| holder.id == id && !holder.raw.is_empty())
     }
 
-    /// Whether the raw sockets that may have sent a flow are still the same; `ask` looks. As with others, what a closed one sent last is
-    /// its own for a moment.
-    pub(super) fn still_raw(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Box<[u64]>) -> bool {
+    /// Whether those who may have sent a flow by raw sockets are the same; `ask` looks. Last words are a closed one's for a moment.
+    pub(super) fn still_raw(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Option<Box<[RawKey]>>) -> bool {
         let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
         let age = now.saturating_duration_since(holder.seen);
         if age < HELD {
             return true;
         }
-        let after = ask();
+        let Some(after) = ask() else { return false };
         if after == holder.raw {
             holder.seen = now;
         }
@@ -364,10 +364,10 @@ mod tests {
     #[test]
     fn flow_of_raw_sockets_is_theirs_until_another_may_have_sent_it_too() {
         let now = Instant::now();
+        let keys = |inodes: &[u64]| inodes.iter().map(|inode| RawKey::Open(*inode)).collect();
         let raw_of = |raw: &[u64]| {
             let (mut lanes, id) = held_by(None, &[], now);
-            assert!(!lanes.is_raw(id));
-            lanes.note_raw(id, raw.into());
+            lanes.note_raw(id, keys(raw));
             assert!(lanes.is_raw(id) && !lanes.is_raw(FlowId::for_test(0, 2)));
             (lanes, id)
         };
@@ -381,7 +381,7 @@ mod tests {
         ] {
             let (mut lanes, id) = raw_of(&[5]);
             assert!(lanes.still_raw(id, now, || panic!("it was seen just now")));
-            assert_eq!(lanes.still_raw(id, now + at, || after.into()), held, "{after:?} after {at:?}");
+            assert_eq!(lanes.still_raw(id, now + at, || Some(keys(after))), held, "{after:?} after {at:?}");
         }
     }
 

@@ -77,7 +77,7 @@ impl Attributor {
         self.closed.as_ref().is_some_and(|closed| closed.was_left_just_now(port))
     }
 
-    fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
+    pub(super) fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
         let Sender { pid, uid, cookie, made } = *sender;
         let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
         let maker = self.find_maker(pid, made, &socket, sent)?;

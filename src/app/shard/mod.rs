@@ -116,6 +116,7 @@ pub(super) struct Shard {
     bare_links: Arc<BareLinks>,
     datagrams: Datagrams,
     newcomers: Newcomers,
+    turn: rush::Turn,
     told_older: bool,
     told_hand_over: bool,
     older_until: Instant,

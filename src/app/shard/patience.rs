@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use mio::Events;
 
 use super::Shard;
+use crate::bpf::since_boot;
 
 /// The longest look, about two wake-ups.
 const LONGEST: Duration = Duration::from_micros(100);
@@ -55,8 +56,10 @@ impl Shard {
             // Whoever is to say the next word may want this core.
             std::thread::yield_now();
         }
+        let asleep = since_boot();
         self.poll_for(events, timeout)?;
         if timeout != Some(Duration::ZERO) {
+            self.turn.slept(asleep, since_boot());
             self.patience.slept(began.elapsed().saturating_sub(window));
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::io;
 use std::time::Instant;
 
 use super::Shard;
+use crate::bpf::since_boot;
 use crate::packet::{IpPacket, Kept, Transport};
 use crate::router::{Counter, Input};
 
@@ -19,9 +20,51 @@ const MANY: usize = 128;
 /// In a rush, those that are judged before other packets have their turn again.
 const AT_ONCE: usize = 8;
 
+/// In nanoseconds: who waited longer has slept, which it would not have with packets there, and is woken up by the first of them so soon at
+/// the latest.
+const ASLEEP: u64 = 1_000_000;
+const WOKEN: u64 = 20_000_000;
+
+/// What is known of the turn of the loop that is under way.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Turn {
+    /// When the TUN's queue was seen empty before it, in nanoseconds since boot; 0: that was never.
+    emptied_before: u64,
+    /// The same in it.
+    emptied: u64,
+    /// Some of its packets have waited in places of their own.
+    have_waited: bool,
+    has_searched: bool,
+}
+
+impl Turn {
+    /// Before this turn nothing was waited for but events, from `since` until `now`.
+    pub(super) fn slept(&mut self, since: u64, now: u64) {
+        if now.saturating_sub(since) > ASLEEP {
+            self.emptied_before = self.emptied_before.max(since).max(now.saturating_sub(WOKEN));
+        }
+    }
+
+    /// All its packets were sent after that; 0: that is not known.
+    pub(super) fn sent_after(self) -> u64 {
+        if self.have_waited { 0 } else { self.emptied_before }
+    }
+
+    /// Whether a program that was never seen before may be looked at here: one in a turn, since others' packets wait for it.
+    pub(super) fn may_search(&mut self) -> bool {
+        !std::mem::replace(&mut self.has_searched, true)
+    }
+
+    /// What is read from now on was sent after the queue was empty.
+    pub(super) fn end(&mut self) {
+        *self = Self { emptied_before: self.emptied_before.max(self.emptied), ..Self::default() };
+    }
+}
+
 impl Shard {
     /// Reads a batch from the TUN.
     pub(super) fn read_tun(&mut self, now: Instant) -> io::Result<()> {
+        let begin = since_boot();
         // Newcomers cost little before they are judged, and those that are put off nothing; the queue is emptied of them.
         let (mut reads, before) = (0, self.newcomers.put_off());
         while reads
@@ -44,6 +87,7 @@ impl Shard {
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     self.tun_ready = false;
+                    self.turn.emptied = begin;
                     break;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -72,6 +116,7 @@ impl Shard {
         // Those that are turned down at once count, too.
         for _ in self.unidentified.len()..AT_ONCE {
             let Some(packets) = self.newcomers.pop(now) else { return };
+            self.turn.have_waited = true;
             for kept in &packets {
                 self.take_kept(kept, now);
             }
@@ -97,6 +142,42 @@ fn may_begin(packet: &IpPacket<'_>) -> bool {
 mod tests {
     use super::*;
     use crate::packet::{Checksums, udp_datagram};
+
+    #[test]
+    fn packets_were_sent_after_the_queue_was_empty_before_this_turn_unless_they_waited_elsewhere() {
+        let mut turn = Turn { emptied: 5, ..Turn::default() };
+        assert_eq!(turn.sent_after(), 0, "this turn's were there before");
+        turn.end();
+        turn.emptied = 9;
+        assert_eq!(turn.sent_after(), 5);
+        turn.have_waited = true;
+        assert_eq!(turn.sent_after(), 0);
+        turn.end();
+        assert_eq!(turn.sent_after(), 9);
+        turn.end();
+        assert_eq!(turn.sent_after(), 9, "it was not emptied in between");
+    }
+
+    #[test]
+    fn who_slept_was_woken_up_by_a_packet_that_had_just_been_sent() {
+        let after = |since, now| {
+            let mut turn = Turn { emptied_before: 5, ..Turn::default() };
+            turn.slept(since, now);
+            turn.sent_after()
+        };
+        assert_eq!(after(7, 7 + ASLEEP), 5, "it may not have slept");
+        assert_eq!(after(7, 8 + ASLEEP), 7);
+        assert_eq!(after(7, 7 + 2 * WOKEN), 7 + WOKEN);
+    }
+
+    #[test]
+    fn one_new_program_is_looked_at_in_a_turn() {
+        let mut turn = Turn::default();
+        for _ in 0..2 {
+            assert!(turn.may_search() && !turn.may_search());
+            turn.end();
+        }
+    }
 
     #[test]
     fn only_what_may_begin_a_flow_is_kept_waiting() {

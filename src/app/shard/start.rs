@@ -17,6 +17,7 @@ use super::inbox::Handle;
 use super::linked::Links;
 use super::newcomers::Newcomers;
 use super::patience::Patience;
+use super::rush::Turn;
 use super::{Attributor, Handles, INBOX, Jobs, Lanes, Message, PACKET_MAX, Shard, TUN};
 use crate::app::dns::{Datagram, Stream};
 use crate::app::older;
@@ -124,6 +125,7 @@ impl Shard {
             links: Links::default(),
             datagrams: Datagrams::default(),
             newcomers: Newcomers::default(),
+            turn: Turn::default(),
             told_older: false,
             told_hand_over: false,
             older_until: if takes_over { now + OLDER } else { now },

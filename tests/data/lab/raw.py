@@ -1,13 +1,15 @@
 """Sends a SYN and a datagram from raw sockets, as traceroute -T and mtr -u do, and tells in one line what came back.
 
-raw.py send|whole ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own. A program `sleep` holds raw
-sockets of the protocols HELD meanwhile.
+raw.py send|whole|once ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own; once: by a socket for each packet,
+as nmap -6 does. A program `sleep` holds raw sockets of the protocols HELD meanwhile.
+raw.py become ADDRESS: as once, and becomes `sleep` right after it.
 raw.py closed ADDRESS [LINK]: sockets that are closed after one datagram each, while `sleep` alone holds raw ones.
 raw.py forged ADDRESS: a SYN with an IP header of its own of no version that there is.
 """
 
 import ipaddress
 import json
+import os
 import socket
 import struct
 import subprocess
@@ -81,9 +83,20 @@ class Net:
         return program
 
 
+SOURCES = {"send": 40001, "whole": 40003, "once": 40005, "become": 40007}
+
+
 def send(net, how):
-    source = 40001 if how == "send" else 40003
+    source = SOURCES[how]
     segment, datagram = net.syn(source, 80), net.datagram(source + 1, 7, b"raw!")
+    if how in ("once", "become"):
+        for protocol, data in ((TCP, segment), (UDP, datagram)):
+            with net.raw(WHOLE) as made:
+                made.sendto(net.whole(protocol, data), (net.remote, 0))
+        if how == "become":
+            os.execv("/usr/bin/sleep", ["sleep", "1.5"])
+        time.sleep(1.5)
+        return "sent"
     if how == "whole":
         made = net.raw(WHOLE)
         for protocol, data in ((TCP, segment), (UDP, datagram)):

@@ -163,3 +163,55 @@ fn what_execve_closes_was_made_by_the_program_before() {
         });
     });
 }
+
+#[test]
+fn maker_of_a_new_socket_has_no_heir_until_it_begins_a_process() {
+    let code = "MADE; say(name(s)); end()\n\
+        child = os.fork()\n\
+        if child == 0: os._exit(0)\n\
+        os.waitpid(child, 0); say('over'); end()";
+    in_namespace(move || {
+        each(code, |closed, program, flow| {
+            let socket = table().owner(&flow).expect("an answer").expect("it is open");
+            let maker = closed.maker_of_new(socket.cookie).unwrap_or_else(|| panic!("nobody made {flow}"));
+            assert_eq!(maker.pid, program.pid(), "{flow}");
+            assert!(closed.has_no_heir(&maker) && closed.is_same_program(&maker));
+            assert_eq!(closed.maker_of_new(socket.cookie + 1), None, "another socket");
+            program.go_on();
+            assert_eq!(program.next_line(), "over");
+            assert!(!closed.has_no_heir(&maker), "{flow}");
+        });
+    });
+}
+
+#[test]
+fn raw_sockets_that_are_closed_tell_who_made_and_closed_them_or_that_it_is_uncertain() {
+    let raw = "s = socket.socket(socket.FAMILY, socket.SOCK_RAW, PROTOCOL); s.set_inheritable(True)";
+    let by_another =
+        "child = os.fork()\nif child == 0: end(); os._exit(0)\ns.close(); say('made'); os.waitpid(child, 0); say('over'); end()";
+    in_namespace(move || {
+        for (family, is_v4) in [("AF_INET", true), ("AF_INET6", false)] {
+            for (number, sends_tcp, sends_udp) in [("6", true, false), ("17", false, true), ("255", true, true)] {
+                let made = raw.replace("FAMILY", family).replace("PROTOCOL", number);
+                let closed = watch();
+                let pids = |is_v4, protocol| {
+                    let senders = closed.raw_notes().expect("readable").senders(is_v4, protocol, 0)?;
+                    Some(senders.iter().map(|sender| sender.sender.pid).collect::<Vec<u32>>())
+                };
+                let mut program = Program::python(&format!("{made}; say('made'); end(); s.close(); say('over'); end()"));
+                assert_eq!(pids(is_v4, Protocol::TCP), Some(vec![]), "it is open");
+                program.go_on();
+                assert_eq!(program.next_line(), "over");
+                let its = |sends: bool| Some(if sends { vec![program.pid()] } else { vec![] });
+                for _ in 0..2 {
+                    assert_eq!((pids(is_v4, Protocol::TCP), pids(is_v4, Protocol::UDP)), (its(sends_tcp), its(sends_udp)));
+                    assert_eq!(pids(!is_v4, Protocol::TCP), Some(vec![]), "of the other family");
+                }
+                let mut other = Program::python(&format!("{made}\n{by_another}"));
+                other.go_on();
+                assert_eq!(other.next_line(), "over");
+                assert_eq!((pids(is_v4, Protocol::TCP).is_none(), pids(is_v4, Protocol::UDP).is_none()), (sends_tcp, sends_udp));
+            }
+        }
+    });
+}
