@@ -196,6 +196,12 @@ impl ClosedSockets {
         self.maps.closed(port).is_some_and(|closed| closed.is_recent(sys::since_boot()))
     }
 
+    /// Whether a program made the socket with this cookie, as far as is remembered; what the kernel makes for itself is not noted.
+    #[must_use]
+    pub fn was_made(&self, cookie: u64) -> bool {
+        self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes()).is_some()
+    }
+
     /// Who made the socket with this cookie just now, of whatever kind it is.
     #[must_use]
     pub fn maker_of_new(&self, cookie: u64) -> Option<Sender> {

@@ -152,6 +152,7 @@ impl Guard<'_> {
              \t\toifname != \"{device}\" accept\n\t\t{own} counter name \"loop\" jump refuse\n\t}}\n\
              \tchain exempt {{\n\t\ttype route hook output priority -155; policy accept;\n{routed}\t}}\n\
              \tchain output {{\n\t\ttype filter hook output priority filter; policy accept;\n\
+             \t\toifname \"{device}\" ip saddr 127.0.0.0/8 counter name \"leak\" jump refuse\n\
              \t\toifname {{ \"lo\", \"{device}\" }} accept\n\t\t{own} accept\n{linked}{exempt}\
              \t\tcounter name \"leak\" jump refuse\n\t}}\n\
              \tchain refuse {{\n{refuse}\t}}\n\
@@ -232,6 +233,7 @@ impl Guard<'_> {
         format!(
             "\tchain prerouting {{\n\t\ttype filter hook prerouting priority mangle; policy accept;\n\
              \t\tiifname \"lo\" accept\n\t\tiifname \"{device}\" ip daddr 255.255.255.255 drop\n\
+             \t\tiifname \"{device}\" ip daddr 127.0.0.0/8 ct direction original drop\n\
              \t\tiifname \"{device}\" ct direction reply ct status snat {mark}\n\
              \t\tiifname \"{device}\" accept\n\
              \t\tmeta l4proto != tcp ct direction original ct mark & {MASK:#010x} != {inbound:#010x} {opened}\n\

@@ -95,8 +95,10 @@ impl State {
         let wanted = steer::linked(guard.plan, guard.host);
         let excluded = &guard.plan.exclude.interfaces;
         let is_gone = |rule: &Rule| !wanted.contains(rule) && steer::linked_to(rule).is_some_and(|name| !excluded.contains(name));
-        let gone: Vec<Rule> = self.undo.rules.extract_if(.., |rule| is_gone(rule)).collect();
+        let gone: Vec<Rule> = self.undo.rules.iter().filter(|rule| is_gone(rule)).cloned().collect();
+        // What could not be removed stays noted, and is tried again.
         steer::remove_rules(&mut self.socket, &gone)?;
+        self.undo.rules.retain(|rule| !gone.contains(rule));
         let new: Vec<Rule> = wanted.into_iter().filter(|rule| !self.undo.rules.contains(rule)).collect();
         if new.is_empty() && gone.is_empty() {
             return Ok(());

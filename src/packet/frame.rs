@@ -72,12 +72,6 @@ impl LinkHeader {
         &self.vnet
     }
 
-    /// Whether the packets of the link have no header.
-    #[must_use]
-    pub fn is_bare(&self) -> bool {
-        self.ethernet.is_none()
-    }
-
     /// The same link and neighbour, for a packet that was kept without its virtio header.
     #[must_use]
     pub fn for_kept(self, packet: &IpPacket<'_>) -> Self {

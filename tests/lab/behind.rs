@@ -125,6 +125,32 @@ fn who_asks_for_a_published_port_of_its_own_host_is_judged_as_itself() {
     assert!(record.exe.is_some_and(|exe| exe.ends_with("/curl")));
 }
 
+/// A datagram from port 5353 to port 7 of `argv[1]`; prints what came back.
+const FROM_5353: &str = r#"
+import socket, sys, time
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+s.bind(("", 5353))
+s.settimeout(2)
+try:
+    s.sendto(b"hello", (sys.argv[1], 7))
+    print(s.recv(5).decode(), flush=True)
+except OSError: print("nothing", flush=True)
+time.sleep(60)
+"#;
+
+#[test]
+fn a_containers_datagrams_are_nobodys_also_from_the_port_of_a_program_of_the_host() {
+    let lab = Lab::new();
+    let container = Container::new(&lab);
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let mut program = router.spawn(["/usr/bin/python3", "-c", FROM_5353, "203.0.113.10"]);
+    assert_eq!(program.line(), "hello");
+    let told = container.run(&["timeout", "5", "/usr/bin/python3", "-c", FROM_5353, "203.0.113.11"]);
+    assert_eq!(told.stdout, "nothing\n");
+    router.record("the container", |record| record.verdict == "block" && record.dst == "203.0.113.11:7" && record.exe.is_none());
+}
+
 /// Answers each datagram at once, and again a second later.
 const LATE: &str = r#"
 import socket, time

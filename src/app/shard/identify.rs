@@ -14,7 +14,7 @@ use crate::bpf::{ClosedSockets, Sender};
 use crate::flow::FlowId;
 use crate::netlink::{SocketTable, Translations};
 use crate::packet::{FiveTuple, IpPacket, Protocol, Transport};
-use crate::process::{Identity, Socket, Tag};
+use crate::process::{Confidence, Identity, Socket, Tag};
 use crate::procfs::Processes;
 use crate::router::{Counter, Input};
 
@@ -110,6 +110,15 @@ impl Attributor {
         locked(translations).as_written(tuple).ok().flatten()
     }
 
+    /// The address from which a datagram of no connected socket was sent, whatever rules of this host have made of it; None: not known.
+    fn writer(&self, tuple: &FiveTuple) -> Option<IpAddr> {
+        let Some(translations) = self.translations.as_ref().filter(|_| tuple.protocol == Protocol::UDP) else {
+            return Some(tuple.local.ip());
+        };
+        let written = locked(translations).as_written(tuple).ok()?;
+        Some(written.map_or(tuple.local.ip(), |written| written.local.ip()))
+    }
+
     /// Ends the socket of a TCP flow by a link that its program named.
     pub(super) fn abort(&self, tuple: &FiveTuple, link: Option<u32>) {
         if let Err(error) = locked(&self.table).by_link(link, |table| table.destroy(tuple)) {
@@ -130,14 +139,11 @@ impl Attributor {
         self.closed.as_ref()?.has_no_heir(&maker).then_some(identity)
     }
 
-    /// The same for a loop. Who else has just begun to look may look at the same program: it is known then, and neither its packets nor those of
-    /// the other loop leave long before the others.
-    fn holder_of_new_together(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
-        let alone = self.looking.try_lock();
-        let waited = alone.is_err();
-        let _looking = alone.unwrap_or_else(|_| locked(&self.looking));
-        let known = if waited { self.quick(socket, sent) } else { None };
-        known.or_else(|| self.holder_of_new(socket))
+    /// The same for a loop, of which one looks at a time: none waits for another, since what is read may lie on a file system that does not
+    /// answer. Whoever finds another looking leaves it to the attribution thread.
+    fn holder_of_new_alone(&self, socket: &Socket) -> Option<Arc<Identity>> {
+        let _looking = self.looking.try_lock().ok()?;
+        self.holder_of_new(socket)
     }
 
     fn maker_of_new(&self, socket: &Socket) -> Option<Sender> {
@@ -204,6 +210,9 @@ impl Attributor {
     /// Whether a socket that no process holds is the kernel's own (tunnels, network file systems): it is still there, so no process has left it.
     fn is_kernels(&self, tuple: &FiveTuple, socket: &Socket, link: Option<u32>) -> bool {
         let is_same = |now: Socket| (now.cookie, now.inode) == (socket.cookie, socket.inode);
+        if self.closed.as_ref().is_some_and(|notes| notes.was_made(socket.cookie)) {
+            return false;
+        }
         let is_there = || socket.cookie != 0 && self.socket(tuple, link).is_some_and(is_same);
         is_there() && self.processes.is_kernels(socket) && is_there()
     }
@@ -232,7 +241,15 @@ impl Shard {
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        let looked = self.attributor.look_with_holder(&tuple, link, sent);
+        let mut looked = self.attributor.look_with_holder(&tuple, link, sent);
+        if let Ok(Some((socket, _))) = &looked
+            && socket.confidence != Confidence::Exact
+            && link.is_none()
+            && self.attributor.writer(&tuple).is_none_or(|writer| !self.is_own(writer))
+        {
+            // A rule gave it an address of ours, and the port may be that of any program here.
+            looked = Err(io::Error::other("sent from behind this host"));
+        }
         if matches!(looked, Ok(None))
             && let Some((socket, maker)) = self.maker_of_last_word(id, &tuple, sent)
         {
@@ -246,7 +263,7 @@ impl Shard {
             return self.identified(id, &[holder], now);
         }
         match socket {
-            Some(socket) if self.turn.may_search() => match self.attributor.holder_of_new_together(&socket, sent) {
+            Some(socket) if self.turn.may_search() => match self.attributor.holder_of_new_alone(&socket) {
                 Some(holder) => self.identified(id, &[holder], now),
                 None => self.search_for(id, Origin::Socket(socket), tuple, now),
             },

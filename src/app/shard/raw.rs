@@ -165,10 +165,12 @@ impl Attributor {
 impl Shard {
     /// Attributes a flow that has no other socket to those who can have sent it by raw ones.
     pub(super) fn identify_raw(&mut self, id: FlowId, tuple: &FiveTuple, sent: Instant, now: Instant) {
-        // Tunnels and modems leave it to the UDP socket to finish its checksum.
-        let is_bare = tuple.protocol == Protocol::UDP && self.lanes.link(id).is_some_and(|header| header.is_bare());
-        let is_raw = !is_bare && self.router.flow(id).and_then(|flow| flow.parked().arrival()) == Some(Arrival::Finished);
-        let sent_at = Sent { after: self.turn.sent_after(), by: sent };
+        // Many a link leaves it to the UDP socket to finish its checksum.
+        let is_led = self.lanes.link(id).is_some();
+        let is_raw = !(is_led && tuple.protocol == Protocol::UDP)
+            && self.router.flow(id).and_then(|flow| flow.parked().arrival()) == Some(Arrival::Finished);
+        // What names a link may have waited for its neighbour to answer.
+        let sent_at = Sent { after: if is_led { 0 } else { self.turn.sent_after() }, by: sent };
         let senders = is_raw.then(|| self.attributor.raw_senders(tuple, sent_at)).flatten().unwrap_or_default();
         self.lanes.note_raw(id, senders.keys());
         if senders.is_empty() {
