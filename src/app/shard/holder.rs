@@ -26,7 +26,7 @@ pub(super) struct Holder {
     pub(super) raw: Box<[RawKey]>,
     /// The socket was closed when the flow was attributed to it.
     pub(super) closed: bool,
-    /// See [`Lanes::goes_by_main`].
+    /// See [`super::lanes::Lanes::goes_by_main`].
     pub(super) by_main: bool,
 }
 
