@@ -66,7 +66,8 @@ def hold(address):
                 print("EOF", flush=True)
                 return
             if turn == 0:
-                print("talking", flush=True)
+                # In one write, since several may share a pipe; print() may do two.
+                os.write(1, b"talking\n")
             time.sleep(0.05)
         print("still talking", flush=True)
     except OSError as error:
