@@ -68,6 +68,11 @@ impl Note {
             closed: u64::from_ne_bytes(part(value, CLOSED)?),
         })
     }
+
+    /// What one note is kept of: process, program, family, protocol.
+    fn of(&self) -> (u32, u64, u32, u32) {
+        (self.by.sender.pid, self.by.executed, self.family, self.protocol)
+    }
 }
 
 /// Who closed raw sockets within a second. The default: nobody did.
@@ -84,7 +89,11 @@ impl RawNotes {
     /// Takes what was noted since the last time.
     pub(super) fn take(&mut self, new: impl Iterator<Item = Note>, lost: u64, now: u64) {
         (self.lost, self.until) = (lost, now);
-        self.notes.extend(new);
+        for note in new {
+            // The last of one program stands for all.
+            self.notes.retain(|old| old.of() != note.of());
+            self.notes.push(note);
+        }
         self.notes.retain(|note| is_recent(note.closed, now));
     }
 
@@ -175,6 +184,8 @@ mod tests {
         notes.take(std::iter::once(note(5, true, 6, NOW + SECOND)), NOW, NOW + SECOND);
         assert_eq!(pids(&notes, true, Protocol::TCP), Some(vec![5]));
         assert_eq!(notes.notes.len(), 1, "old ones are forgotten");
+        notes.take(std::iter::once(note(5, true, 6, NOW + SECOND + 1)), NOW, NOW + SECOND + 1);
+        assert_eq!(notes.notes.len(), 1, "one program has one");
     }
 
     #[test]

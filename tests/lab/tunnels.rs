@@ -30,15 +30,20 @@ except TimeoutError: print("silence")
 except OSError as error: print(errno.errorcode[error.errno])
 "#;
 
+fn with_tunnel() -> Lab {
+    let lab = Lab::new();
+    crate::whole::settle(&lab);
+    lab.laptop().run(["sh", "-c", TUNNEL]).expect_success();
+    lab
+}
+
 fn hello(router: &Router<'_>, mark: &str, kind: &str, to: &str) -> String {
     router.run(["/usr/bin/python3", "-c", HELLO, mark, kind, to]).expect_success().trim().to_owned()
 }
 
 #[test]
 fn a_marked_program_stays_out_of_the_tunnel_that_it_carries_and_the_others_go_in() {
-    let lab = Lab::new();
-    crate::whole::settle(&lab);
-    lab.laptop().run(["sh", "-c", TUNNEL]).expect_success();
+    let lab = with_tunnel();
     let profiles = Profiles::accepting();
     for way in [Way::Direct, Way::Up] {
         let router = Router::start(&lab, way, &profiles);
@@ -69,9 +74,7 @@ print(before, heard(25))
 
 #[test]
 fn a_socket_that_is_marked_later_leaves_the_tunnel() {
-    let lab = Lab::new();
-    crate::whole::settle(&lab);
-    lab.laptop().run(["sh", "-c", TUNNEL]).expect_success();
+    let lab = with_tunnel();
     let profiles = Profiles::accepting();
     for way in [Way::Direct, Way::Up] {
         let router = Router::start(&lab, way, &profiles);

@@ -43,6 +43,10 @@ impl Shard {
     /// No socket of this host took a datagram of this flow. Such a word has no ports, so it may come by another queue than the flow;
     /// `is_first`: nobody else has heard it.
     pub(super) fn on_unwanted(&mut self, tuple: &FiveTuple, is_first: bool, now: Instant) {
+        // Flows of others have no socket here, and who sends such words from behind this host shall cost no search.
+        if !self.is_own(tuple.local.ip()) {
+            return;
+        }
         match self.router.find(tuple).or_else(|| self.hearer(tuple.local)) {
             // Who sent by a raw socket waits for answers without one of the flow's.
             Some(id) if self.lanes.lane(id.index()).is_some() && !self.lanes.is_raw(id) => {

@@ -110,13 +110,14 @@ impl Attributor {
         locked(translations).as_written(tuple).ok().flatten()
     }
 
-    /// The address from which a datagram of no connected socket was sent, whatever rules of this host have made of it; None: not known.
-    fn writer(&self, tuple: &FiveTuple) -> Option<IpAddr> {
-        let Some(translations) = self.translations.as_ref().filter(|_| tuple.protocol == Protocol::UDP) else {
-            return Some(tuple.local.ip());
-        };
-        let written = locked(translations).as_written(tuple).ok()?;
-        Some(written.map_or(tuple.local.ip(), |written| written.local.ip()))
+    /// Whether a datagram that seems to be of this socket was sent from behind this host: a rule gave it an address of ours, and the port
+    /// may be that of any program here.
+    fn is_from_behind(&self, tuple: &FiveTuple, link: Option<u32>, socket: &Socket, own: &[IpAddr]) -> bool {
+        let is_sure = link.is_some() || tuple.protocol != Protocol::UDP || socket.confidence == Confidence::Exact;
+        let Some(translations) = self.translations.as_ref().filter(|_| !is_sure) else { return false };
+        // What is not known is not ours.
+        let written = locked(translations).as_written(tuple);
+        !written.is_ok_and(|written| written.is_none_or(|written| is_among(own, written.local.ip())))
     }
 
     /// Ends the socket of a TCP flow by a link that its program named.
@@ -241,14 +242,12 @@ impl Shard {
             let forwarded = Arc::new(Identity::tagged(Tag::FORWARDED, None));
             return self.identified(id, &[forwarded], now);
         }
-        let mut looked = self.attributor.look_with_holder(&tuple, link, sent);
+        let looked = self.attributor.look_with_holder(&tuple, link, sent);
         if let Ok(Some((socket, _))) = &looked
-            && socket.confidence != Confidence::Exact
-            && link.is_none()
-            && self.attributor.writer(&tuple).is_none_or(|writer| !self.is_own(writer))
+            && self.attributor.is_from_behind(&tuple, link, socket, &self.own_addresses)
         {
-            // A rule gave it an address of ours, and the port may be that of any program here.
-            looked = Err(io::Error::other("sent from behind this host"));
+            self.lanes.note_holder(id, None, now);
+            return self.identified(id, &[unattributed(None)], now);
         }
         if matches!(looked, Ok(None))
             && let Some((socket, maker)) = self.maker_of_last_word(id, &tuple, sent)
@@ -304,17 +303,17 @@ impl Shard {
         }
         let link = self.lanes.link(id).map(|header| header.link);
         let forwarded = link.is_none() && !self.is_own(tuple.local.ip());
-        let attributor = &self.attributor;
+        let (attributor, own) = (&self.attributor, &self.own_addresses);
         let signature = packet.and_then(IpPacket::signature);
-        let held = self.lanes.still_held(id, signature, now, || if forwarded { None } else { attributor.socket(&tuple, link) });
+        let ask = || attributor.socket(&tuple, link).filter(|socket| !attributor.is_from_behind(&tuple, link, socket, own));
+        let held = self.lanes.still_held(id, signature, now, || if forwarded { None } else { ask() });
         // Nobody else can have the ends of a connection that is in TIME-WAIT without a SYN.
         let goes_on = || packet.is_some_and(|packet| matches!(packet.transport(), Transport::Tcp(segment) if !segment.opens()));
         held || goes_on() && matches!(attributor.look(&tuple, link), Ok(None)) && attributor.is_there(&tuple, link)
     }
 
-    /// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.
     pub(super) fn is_own(&self, address: IpAddr) -> bool {
-        self.own_addresses.is_empty() || self.own_addresses.contains(&address) || address.is_loopback()
+        is_among(&self.own_addresses, address)
     }
 
     pub(super) fn on_identities(&mut self, id: FlowId, identities: &[Arc<Identity>], is_closed: bool, now: Instant) {
@@ -336,6 +335,11 @@ impl Shard {
         let owners = self.shared.owners(identities, remote, now);
         self.router.handle(Input::Identified { flow: id, owners }, now);
     }
+}
+
+/// Nothing is known of the host's addresses before the first report; then nothing is called forwarded.
+fn is_among(own: &[IpAddr], address: IpAddr) -> bool {
+    own.is_empty() || own.contains(&address) || address.is_loopback()
 }
 
 pub(super) fn unattributed(uid: Option<u32>) -> Arc<Identity> {

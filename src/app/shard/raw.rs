@@ -2,7 +2,8 @@
 //!
 //! Whoever holds a raw socket of a packet's protocol, or one for whole packets (`IPPROTO_RAW`), can send it under any address and port,
 //! and so could whoever closed one just now (nmap makes one for each IPv6 packet; `bpf` notes it). All of them are asked about: one program's
-//! flow is that program's, of several the strictest verdict holds. Raw ICMP sockets send no segments and no datagrams.
+//! flow is that program's, of several the strictest verdict holds. A raw ICMP socket is taken to send no segments and no datagrams, which
+//! one with `IP_HDRINCL` could.
 //!
 //! Keeps one rule: what a TCP or UDP socket sent that has been closed since is no raw socket's, whatever raw sockets there are. Such
 //! a socket leaves the checksum to the device; a raw one cannot. Not told apart are datagrams whose checksum the kernel finishes before the
