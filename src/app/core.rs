@@ -7,7 +7,6 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -20,8 +19,10 @@ use super::dns::{self, PolicyJudge};
 use super::engine::{Facts, Running};
 use super::older::Older;
 use super::policies::{Loaded, Loader};
+use super::room::Room;
 use super::shard::{self, Attributor, Handles, Parts, Shard};
 use super::shared::Shared;
+use super::threads::{Part, Vital, spawn};
 use super::watchdog;
 use crate::cli::remark;
 use crate::config::Config;
@@ -48,17 +49,11 @@ const JOBS: usize = 1024;
 const RECORDS: usize = 16_384;
 /// How long the threads may take to end beyond their grace.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Descriptors kept for DNS, control and files beside the flows' own.
-const RESERVED_DESCRIPTORS: u64 = 512;
-
-/// What carries control, DNS and signals.
-pub(super) fn runtime() -> io::Result<Runtime> {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().thread_name("control").build()
-}
 
 /// What a router is made from.
 pub(super) struct Plan {
     pub(super) runtime: Runtime,
+    pub(super) room: Room,
     /// The TUN's queues; each gets a packet loop of its own.
     pub(super) tun: Vec<Queue>,
     pub(super) sockets: SocketTable,
@@ -94,39 +89,26 @@ pub(super) struct Core {
     recorder: Option<JoinHandle<()>>,
     /// Disconnected when all of `threads` have ended.
     alive: Receiver<()>,
-    /// A packet loop ended that should not.
-    failed: Arc<AtomicBool>,
+    pub(super) vital: Vital,
+    room: Room,
 }
 
-/// How the packet loops ended.
+/// How a router's parts ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     /// Because they should.
     Well,
-    /// One by itself.
+    /// A vital one by itself.
     Failed,
-    /// One has not ended: it stands still.
+    /// A packet loop has not ended: it stands still.
     Stuck,
-}
-
-/// Says that a packet loop has ended when it is dropped.
-struct Telling {
-    ending: watch::Sender<bool>,
-    failed: Arc<AtomicBool>,
-    ended_well: bool,
-}
-
-impl Drop for Telling {
-    fn drop(&mut self) {
-        self.failed.fetch_or(!self.ended_well, Ordering::Release);
-        self.ending.send_replace(true);
-    }
 }
 
 impl Core {
     /// Starts the threads; packets are read from now on.
     pub(super) fn start(plan: Plan) -> io::Result<Self> {
-        let descriptors = raise_descriptor_limit();
+        let (ending_sender, ending) = watch::channel(false);
+        let (vital, room) = (Vital::new(ending_sender.clone()), plan.room);
         let (recorder, records) = match plan.record {
             Some(file) => {
                 let (sender, receiver) = sync_channel(RECORDS);
@@ -135,7 +117,7 @@ impl Core {
             None => (None, None),
         };
         let shared = Arc::new(Shared::new(plan.loaded.policy, plan.level, plan.processes.clone(), records));
-        let older = plan.older.map(|(older, installed)| older.keep(shared.clone(), installed)).transpose()?;
+        let older = plan.older.map(|(older, installed)| older.keep(&vital, shared.clone(), installed)).transpose()?;
         let runtime = plan.runtime;
         let mut sockets = plan.sockets;
         sockets.set_interface(plan.device_index);
@@ -146,7 +128,7 @@ impl Core {
         let near = if plan.mark.is_some() { Near::this_host(&plan.own_addresses) } else { Near::nothing() };
         let parts = Parts {
             takes_over: plan.mark.is_some(),
-            config: config_of(plan.host_loopback, descriptors),
+            config: config_of(plan.host_loopback, room),
             dialer: Dialer::new(plan.mark),
             attributor: attributor.clone(),
             jobs,
@@ -160,37 +142,36 @@ impl Core {
         let judge = PolicyJudge::new(shared.clone(), attributor.clone());
         let resolver = make_resolver(&runtime, plan.upstreams, plan.mark, plan.host_loopback, judge)?;
         resolver.set_near(near);
-        runtime.spawn(dns::serve_datagrams(datagrams, resolver.clone(), handles.clone()));
-        runtime.spawn(dns::serve_streams(streams, resolver.clone()));
+        resolver.set_room(room.questions);
+        let places = room.questions.min(dns::STREAMS);
+        vital.task(&runtime, "questions", dns::serve_datagrams(datagrams, resolver.clone(), handles.clone()));
+        vital.task(&runtime, "question streams", dns::serve_streams(streams, resolver.clone(), places));
         let stubs: Arc<[SocketAddr]> = plan.stubs.into();
         for socket in plan.loopback_dns.0 {
-            let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone() };
-            runtime.spawn(dns::serve_loopback_udp(socket, resolver.clone(), askers));
+            let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone(), places };
+            vital.task(&runtime, "loopback questions", dns::serve_loopback_udp(socket, resolver.clone(), askers));
         }
         for listener in plan.loopback_dns.1 {
-            let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone() };
-            runtime.spawn(dns::serve_loopback_tcp(listener, resolver.clone(), askers));
+            let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone(), places };
+            vital.task(&runtime, "loopback question streams", dns::serve_loopback_tcp(listener, resolver.clone(), askers));
         }
         let searching = (attributor, handles.clone());
-        let (ending_sender, ending) = watch::channel(false);
         let (undone, ended) = watch::channel(None);
-        let failed = Arc::<AtomicBool>::default();
         let (living, alive) = sync_channel(0);
         let search = living.clone();
-        let mut threads = vec![spawn("attribution", 0, move || {
+        let mut threads = vec![vital.spawn("attribution", 0, move || {
             searching.0.serve(&job_queue, &searching.1);
             drop(search);
         })?];
-        for shard in shards {
-            let told = Telling { ending: ending_sender.clone(), failed: failed.clone(), ended_well: false };
-            let living = living.clone();
+        for (index, shard) in shards.into_iter().enumerate() {
+            let (vital, living) = (vital.clone(), living.clone());
             threads.push(spawn("packets", PACKETS, move || {
-                run_shard(shard, told);
+                run_shard(shard, vital.part(format!("packet loop {}", index + 1)));
                 drop(living);
             })?);
         }
         let stalls = Arc::default();
-        runtime.spawn(watchdog::watch(handles.clone(), shared.clone(), Arc::clone(&stalls)));
+        vital.task(&runtime, "watchdog", watchdog::watch(handles.clone(), shared.clone(), Arc::clone(&stalls)));
         let running = Arc::new(Running {
             facts: plan.facts,
             shared,
@@ -204,14 +185,14 @@ impl Core {
             older,
         });
         running.tune_resolver(plan.level);
-        Ok(Self { runtime, running, undone, ending, threads, recorder, alive, failed })
+        Ok(Self { runtime, running, undone, ending, threads, recorder, alive, vital, room })
     }
 
     /// Serves the control socket until the end.
     pub(super) fn serve_control(&self, listener: Listener) {
-        let engine = self.running.clone();
-        self.runtime.spawn(async move {
-            if let Err(error) = crate::control::serve(listener, engine).await {
+        let (engine, visitors) = (self.running.clone(), self.room.visitors);
+        self.vital.task(&self.runtime, "control", async move {
+            if let Err(error) = crate::control::serve(listener, engine, visitors).await {
                 tracing::error!(%error, "the control socket failed");
             }
         });
@@ -241,7 +222,7 @@ impl Core {
     /// of this process. `undo` is told how the packet loops ended; who asked for the end hears
     /// what it says.
     pub(super) fn stop(self, grace: Duration, undo: impl FnOnce(Ending) -> Result<(), String>) {
-        let Self { runtime, running, undone, ending: _, threads, recorder, alive, failed } = self;
+        let Self { runtime, running, undone, ending: _, threads, recorder, alive, vital, room: _ } = self;
         let until = Instant::now() + grace + PATIENCE;
         running.shards.stop(grace, until);
         // Nobody sends; the channel closes with the last thread.
@@ -255,7 +236,7 @@ impl Core {
         if !is_stuck {
             threads.into_iter().for_each(wait);
         }
-        let result = undo(match (failed.load(Ordering::Acquire), is_stuck) {
+        let result = undo(match (vital.has_failed(), is_stuck) {
             (true, _) => Ending::Failed,
             (false, true) => Ending::Stuck,
             (false, false) => Ending::Well,
@@ -275,13 +256,12 @@ impl Core {
     }
 }
 
-/// Runs one packet loop. `told` goes with it, also after a panic: nobody would wait for packets that nobody carries.
-fn run_shard(shard: Shard, mut told: Telling) {
+/// Runs one packet loop. `part` goes with it, also after a panic: nobody would wait for packets that nobody carries.
+fn run_shard(shard: Shard, part: Part) {
     match shard.run() {
-        Ok(()) => told.ended_well = true,
+        Ok(()) => part.end_well(),
         Err(error) => tracing::error!(%error, "a packet loop ended; traffic is refused"),
     }
-    drop(told);
 }
 
 /// Verdicts are printed, ends are told by records.
@@ -315,14 +295,13 @@ fn make_resolver(
     Ok(Arc::new(resolver))
 }
 
-fn config_of(host_loopback: bool, descriptors: u64) -> router::Config {
+fn config_of(host_loopback: bool, room: Room) -> router::Config {
     let mut seed = [0; 8];
     // The kernel's generator is always ready by the time that programs run; a zero seed is weaker, not wrong.
     let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
     let mut config = router::Config::new((Instant::now(), unix_ms()), u64::from_ne_bytes(seed));
     config.host_loopback = host_loopback.then_some(HOST_LOOPBACK);
-    let room = descriptors.saturating_sub(RESERVED_DESCRIPTORS).max(64);
-    config.max_flows = config.max_flows.min(usize::try_from(room).unwrap_or(usize::MAX));
+    config.max_flows = config.max_flows.min(room.flows);
     config
 }
 
@@ -345,32 +324,12 @@ pub(super) fn boot_ms() -> u64 {
     crate::bpf::since_boot() / 1_000_000
 }
 
-/// One flow is one descriptor: take all that may be had.
-fn raise_descriptor_limit() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
-    match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum.unwrap_or(u64::MAX),
-        Err(_) => limit.current.unwrap_or(1024),
-    }
-}
-
 /// The packet loops come before programs, as the kernel's own network code does: a program that floods them would else take the core
 /// that they need to turn it down. By no more than this: a loop that looks for more packets would keep a core from those who send them
 /// (measured at -10: a third of the super-packets).
 const PACKETS: i32 = -3;
 /// The writing of records comes behind them.
 const BEHIND: i32 = 5;
-
-/// `nice`: the thread's (setpriority(2)).
-fn spawn(name: &str, nice: i32, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new().name(name.to_owned()).spawn(move || {
-        // Without privilege (RLIMIT_NICE) a thread stays as it is.
-        let _ = rustix::process::setpriority_process(None, nice);
-        f();
-    })
-}
 
 /// Writes records as JSON lines until no sender is left.
 fn write_records(file: std::fs::File, records: &Receiver<Record>) {

@@ -20,8 +20,8 @@ use crate::process::Identity;
 use crate::resolver::{Judge, Near, Resolver, Upstreams};
 use crate::verdict::{Case, Check, Decision, Reason, Target, answer_allowed, chain_allowed, decide};
 
-/// DNS streams served at once.
-const STREAMS: usize = 256;
+/// DNS streams served at once at most.
+pub(super) const STREAMS: usize = 256;
 
 /// Who asks: every program that holds the socket.
 #[derive(Clone)]
@@ -208,9 +208,9 @@ pub(super) async fn serve_datagrams(
     }
 }
 
-/// Answers captured streams until the packet loop is gone.
-pub(super) async fn serve_streams(mut streams: mpsc::Receiver<Stream>, resolver: Arc<Resolver<PolicyJudge>>) {
-    let places = Arc::new(Semaphore::new(STREAMS));
+/// Answers captured streams, so many at once, until the packet loop is gone.
+pub(super) async fn serve_streams(mut streams: mpsc::Receiver<Stream>, resolver: Arc<Resolver<PolicyJudge>>, places: usize) {
+    let places = Arc::new(Semaphore::new(places));
     while let Some(Stream { stream, from, asked, asker }) = streams.recv().await {
         let (Ok(stream), Ok(place)) = (tokio::net::UnixStream::from_std(stream), places.clone().try_acquire_owned()) else {
             continue;
@@ -229,6 +229,8 @@ pub(super) struct Askers {
     pub(super) attributor: Arc<Attributor>,
     /// The addresses that programs ask where a redirect brings their questions here; none: the socket's own.
     pub(super) stubs: Arc<[SocketAddr]>,
+    /// How many are served at once.
+    pub(super) places: usize,
 }
 
 impl Askers {
@@ -251,7 +253,7 @@ pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver
     let Ok(socket) = tokio::net::UdpSocket::from_std(socket) else { return };
     let Ok(asked) = socket.local_addr() else { return };
     let socket = Arc::new(socket);
-    let places = Arc::new(Semaphore::new(STREAMS));
+    let places = Arc::new(Semaphore::new(askers.places));
     let mut buffer = vec![0; 65_535];
     loop {
         // The errors that a UDP socket reports here are those of answers that nobody waited for.
@@ -273,7 +275,7 @@ pub(super) async fn serve_loopback_udp(socket: UdpSocket, resolver: Arc<Resolver
 pub(super) async fn serve_loopback_tcp(listener: TcpListener, resolver: Arc<Resolver<PolicyJudge>>, askers: Askers) {
     let Ok(listener) = tokio::net::TcpListener::from_std(listener) else { return };
     let Ok(asked) = listener.local_addr() else { return };
-    let places = Arc::new(Semaphore::new(STREAMS));
+    let places = Arc::new(Semaphore::new(askers.places));
     loop {
         let Ok((stream, from)) = listener.accept().await else {
             tokio::time::sleep(Duration::from_millis(50)).await;

@@ -13,12 +13,15 @@ use std::time::Duration;
 use ipnet::Ipv6Net;
 use rustix::event::{PollFd, PollFlags, poll};
 use tokio::signal::unix::SignalKind;
+use tokio::sync::oneshot;
 
-use super::core::{Core, HOST_LOOPBACK, Plan, boot_ms, open_record, runtime};
+use super::core::{Core, Ending, HOST_LOOPBACK, Plan, boot_ms, open_record};
 use super::dns::follow_resolvers;
 use super::engine::Facts;
 use super::policies::{Loaded, Loader};
+use super::room::{NoRoom, Room};
 use super::signals::Signals;
+use super::threads::{runtime, spawn};
 use super::upkeep::Upkeep;
 use crate::cli::{ExecArgs, Exit, complain, remark, report_faults};
 use crate::config::{Config, paths::Places};
@@ -54,8 +57,12 @@ enum ExecError {
     Control(#[from] crate::control::BindError),
     #[error("{0}")]
     Record(String),
+    #[error(transparent)]
+    Room(#[from] NoRoom),
     #[error("start the router: {0}")]
     Start(#[from] io::Error),
+    #[error("the router failed, and the command was ended with it")]
+    Fault,
 }
 
 /// Runs the command; its status is ours.
@@ -77,6 +84,8 @@ pub fn exec(args: ExecArgs) -> Exit {
 }
 
 fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
+    // Before all that opens a file.
+    Room::take(Way::Exec, 1)?;
     let places = Places::of_this_process();
     let config = Config::load(&places).map_err(|error| ExecError::Configuration(error.to_string()))?;
     let faults = |faults: Vec<String>| ExecError::Configuration(faults.join("\n"));
@@ -90,6 +99,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
     let mtu = host.as_ref().map_or(USUAL_MTU, |host| host.uplink_mtu(DEVICE_NAME));
     let mut reach = host.map_or_else(|| vec![EVERYWHERE], |host| host.reach(DEVICE_NAME));
     let addresses = own_addresses(&reach);
+    let room = Room::take(Way::Exec, config.queues.unwrap_or_else(queues))?;
     let always: Option<Ipv6Net> = args.host_loopback.then(|| HOST_LOOPBACK.1.into());
     reach.extend(always);
     let request = Request {
@@ -98,7 +108,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         reach: reach.clone(),
         mtu,
         device: DEVICE_NAME.to_owned(),
-        queues: config.queues.unwrap_or_else(queues),
+        queues: room.queues,
         record_env: Vec::new(),
     };
     let enclosed = enclose(request)?;
@@ -114,13 +124,20 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         upkeep: Arc::new(Upkeep::new(mtu)),
         plan: None,
         socket,
-        notes: vec!["inbound connections cannot reach the command; loopback inside is its own".to_owned()],
+        notes: std::iter::once("inbound connections cannot reach the command; loopback inside is its own".to_owned())
+            .chain(room.note())
+            .collect(),
     };
     let level = args.level.unwrap_or(config.level);
-    run_enclosed(enclosed, &args, Start { listener, facts, loader, loaded, level, upstreams, system, record, reach, always })
+    run_enclosed(
+        enclosed,
+        &args,
+        Start { room, listener, facts, loader, loaded, level, upstreams, system, record, reach, always },
+    )
 }
 
 struct Start {
+    room: Room,
     listener: Option<Listener>,
     facts: Facts,
     loader: Loader,
@@ -136,13 +153,14 @@ struct Start {
 }
 
 fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result<CommandStatus, ExecError> {
-    let Start { listener, facts, loader, loaded, level, upstreams, system, record, reach, always } = start;
+    let Start { room, listener, facts, loader, loaded, level, upstreams, system, record, reach, always } = start;
     let mut route = RouteSocket::adopt(enclosed.route.as_fd().try_clone_to_owned()?)?;
     let device_index = setup::index_of(&mut route, DEVICE_NAME).map_err(io::Error::other)?;
     let core = Core::start(Plan {
         runtime: runtime()?,
+        room,
         device_index,
-        tun: enclosed.tun.iter().map(|fd| Queue::adopt(fd.try_clone()?)).collect::<io::Result<_>>()?,
+        tun: std::mem::take(&mut enclosed.tun).into_iter().map(Queue::adopt).collect::<io::Result<_>>()?,
         sockets: SocketTable::adopt(enclosed.sock_diag.as_fd().try_clone_to_owned()?)?,
         processes: Arc::new(Processes::new(Options { enclosure: Some(enclosed.init_pid), ..Options::default() })),
         netns_of: Some(enclosed.init_pid),
@@ -163,17 +181,22 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
     if let Some(listener) = listener {
         core.serve_control(listener);
     }
+    let upkeep = core.running.facts.upkeep.clone();
     let mut resolvers = follow_resolvers(&core.running, system);
-    let ways = Ways { inside: route, index: device_index, led: reach, always };
-    if let Err(error) = ways.follow(move || resolvers(Near::nothing())) {
-        tracing::warn!(%error, "IPv6 leads inside where it led at the start, and the name servers stay those of the start");
+    let ways = Ways { inside: route, index: device_index, led: reach, always, upkeep };
+    if let Err(error) = ways.follow(&core.vital, move || resolvers(Near::nothing())) {
+        tracing::warn!(%error, "where IPv6 leads inside, the MTU and the name servers stay as they were at the start");
     }
     if args.verbose > 0 {
         core.print_verdicts();
     }
     let status = core.runtime.block_on(watch(&core, &mut enclosed));
-    core.stop(LAST_WORDS, |_| Ok(()));
-    Ok(status?)
+    let mut ended = Ending::Well;
+    core.stop(LAST_WORDS, |how| {
+        ended = how;
+        Ok(())
+    });
+    if ended == Ending::Failed { Err(ExecError::Fault) } else { Ok(status?) }
 }
 
 /// Lets the command go, passes signals on, and waits for its end.
@@ -189,9 +212,15 @@ async fn watch(core: &Core, enclosed: &mut Enclosed) -> io::Result<CommandStatus
     ];
     let mut signals = Signals::of(&kinds)?;
     let mut ending = core.ending.clone();
-    enclosed.start()?;
     let status = enclosed.status_fd().try_clone_to_owned()?;
-    let mut ended = tokio::task::spawn_blocking(move || wait_readable(&status));
+    let (tell, mut ended) = oneshot::channel();
+    // Before the command starts, which nobody could wait for without it.
+    spawn("command", 0, move || {
+        wait_readable(&status);
+        // Who does not wait has ended.
+        let _ = tell.send(());
+    })?;
+    enclosed.start()?;
     loop {
         tokio::select! {
             _ = &mut ended => break,

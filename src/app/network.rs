@@ -11,6 +11,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::shard::{Handles, Message};
 use super::shared::locked;
+use super::threads::Vital;
 use super::up::Shelf;
 use super::upkeep::Upkeep;
 use crate::netlink::{Host, InstallError, RouteSocket, Watcher};
@@ -64,6 +65,7 @@ impl Due {
 /// Follows this host's network until everything is taken back: tells the packet loops and `follow` its addresses, and has repaired what
 /// others remove. `own`: the addresses so far.
 pub(super) fn watch(
+    vital: &Vital,
     shards: Handles,
     (shelf, upkeep): (Shelf, Arc<Upkeep>),
     mut own: Vec<IpAddr>,
@@ -88,7 +90,7 @@ pub(super) fn watch(
             let _ = poll(&mut fds, wait.as_ref());
         }
     };
-    std::thread::Builder::new().name("network".to_owned()).spawn(watch).map(|_| ())
+    vital.spawn("network", 0, watch).map(|_| ())
 }
 
 #[cfg(test)]

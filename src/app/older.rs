@@ -29,6 +29,7 @@ use flow::OlderFlow;
 
 use super::core::unix_ms;
 use super::shared::{Shared, locked};
+use super::threads::Vital;
 use crate::flow::Record;
 use crate::netlink::{Conversation, Host, Installed, Plan, SocketTable, older};
 use crate::packet::FiveTuple;
@@ -106,12 +107,16 @@ impl Older {
     }
 
     /// Starts the thread that keeps the list from now on, until nobody has the handle any more.
-    pub(super) fn keep(mut self, shared: Arc<Shared>, installed: Arc<Mutex<Option<Installed>>>) -> io::Result<Handle> {
+    pub(super) fn keep(
+        mut self,
+        vital: &Vital,
+        shared: Arc<Shared>,
+        installed: Arc<Mutex<Option<Installed>>>,
+    ) -> io::Result<Handle> {
         let device = self.plan.addresses.iter().map(ipnet::IpNet::addr).collect();
         let (handle, jobs) = Handle::new(self.board.clone(), device);
         std::mem::take(&mut self.ended).into_iter().for_each(|record| shared.tell_end(record));
-        let run = move || self.run(&jobs, &shared, &installed);
-        std::thread::Builder::new().name("older".to_owned()).spawn(run)?;
+        vital.spawn("older", 0, move || self.run(&jobs, &shared, &installed))?;
         Ok(handle)
     }
 

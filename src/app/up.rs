@@ -19,8 +19,10 @@ use super::engine::Facts;
 use super::network;
 use super::older::Older;
 use super::policies::{Loaded, Loader};
+use super::room::{NoRoom, Room};
 use super::shared::locked;
 use super::signals::Signals;
+use super::threads;
 use super::upkeep::Upkeep;
 use crate::cli::{Exit, UpArgs, complain, report_faults};
 use crate::config::paths::{self, Places};
@@ -44,12 +46,14 @@ enum UpError {
     Control(#[from] BindError),
     #[error(transparent)]
     Install(#[from] InstallError),
+    #[error(transparent)]
+    Room(#[from] NoRoom),
     #[error("start the router: {0}")]
     Start(#[from] io::Error),
     #[error("{0}; this machine's network is not restored, and may be closed; put that right and run `portreeve cleanup`")]
     NotRestored(#[from] CleanupError),
-    #[error("the packet loop failed; the machine stays closed until `portreeve up` or `portreeve cleanup`")]
-    Loop,
+    #[error("the router failed; the machine stays closed until `portreeve up` or `portreeve cleanup`")]
+    Fault,
 }
 
 impl UpError {
@@ -58,7 +62,9 @@ impl UpError {
             Self::Configuration(_) => Exit::Configuration,
             Self::Privilege => Exit::NotPermitted,
             Self::Install(error) if error.is_privilege() => Exit::NotPermitted,
-            Self::Control(_) | Self::Install(_) | Self::Start(_) | Self::NotRestored(_) | Self::Loop => Exit::Failed,
+            Self::Control(_) | Self::Install(_) | Self::Room(_) | Self::Start(_) | Self::NotRestored(_) | Self::Fault => {
+                Exit::Failed
+            }
         }
     }
 }
@@ -91,10 +97,12 @@ struct Prepared {
     upstreams: Upstreams,
     /// No upstream is configured: the system's resolvers are asked, and may change with the network.
     asks_system: bool,
-    queues: usize,
+    room: Room,
 }
 
 fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
+    // Before all that opens a file.
+    Room::take(Way::Up, 1)?;
     let config = Config::load(&Places::of_this_process()).map_err(|e: ConfigError| UpError::Configuration(e.to_string()))?;
     let (plan, plan_name) = match &args.plan {
         Some(path) => (Plan::load(path).map_err(|fault| UpError::Configuration(fault.to_string()))?, path.display().to_string()),
@@ -118,7 +126,7 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         level: args.level.unwrap_or(config.level),
         upstreams,
         asks_system,
-        queues: config.queues.unwrap_or_else(queues),
+        room: Room::take(Way::Up, config.queues.unwrap_or_else(queues))?,
     })
 }
 
@@ -130,7 +138,7 @@ fn may_change_the_network() -> bool {
 fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     let socket = args.socket.clone().unwrap_or_else(paths::up_socket);
     let run_dir = paths::run_dir(Some(&socket));
-    let runtime = core::runtime()?;
+    let runtime = threads::runtime()?;
     let mut signals =
         runtime.block_on(async { Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()]) })?;
     make_run_dir(&run_dir)?;
@@ -146,7 +154,7 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
         }
         let upkeep = core.running.facts.upkeep.clone();
         let mut resolvers = follow_resolvers(&core.running, system);
-        network::watch(core.handles(), (shelf.clone(), upkeep), own, move |own| resolvers(Near::this_host(own)))?;
+        network::watch(&core.vital, core.handles(), (shelf.clone(), upkeep), own, move |own| resolvers(Near::this_host(own)))?;
         serve(core, &shelf, &mut signals)
     });
     // Where a step failed: other threads hold the shelf as well, and this process may end before they let go.
@@ -173,7 +181,7 @@ fn take_back(shelf: &Shelf, ending: Ending) -> Result<(), UpError> {
         Ending::Failed => {
             // As after SIGKILL: what was protected stays closed; the undo file stays for `cleanup`.
             std::mem::forget(installed);
-            return Err(UpError::Loop);
+            return Err(UpError::Fault);
         }
         Ending::Stuck => tracing::error!("a packet loop stands still and is left to the end of this process"),
         Ending::Well => {}
@@ -186,7 +194,7 @@ fn install(prepared: &Prepared, run_dir: &Path) -> Result<(Installed, Older), Up
     let rules = Rules { policy: prepared.loaded.policy.clone(), level: prepared.level, epoch: Epoch(0) };
     let processes = Arc::new(Processes::new(Options::default()));
     let mut older = Older::new(SocketTable::open()?, processes, &prepared.plan, rules);
-    let mut installed = Install::up_beside(&prepared.plan, run_dir, prepared.queues, &mut |host| older.look(host))?;
+    let mut installed = Install::up_beside(&prepared.plan, run_dir, prepared.room.queues, &mut |host| older.look(host))?;
     older.settle(&mut installed);
     Ok((installed, older))
 }
@@ -208,7 +216,7 @@ pub(super) type Shelf = Arc<Mutex<Option<Installed>>>;
 fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, socket: PathBuf) -> Result<Core, UpError> {
     let mut guard = locked(shelf);
     let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
-    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, queues: _ } = prepared;
+    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, room } = prepared;
     let tun = installed.take_queues();
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
@@ -216,6 +224,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
     let device_index = setup::index_of(&mut RouteSocket::open()?, &plan.device).map_err(io::Error::other)?;
     let core = Core::start(core::Plan {
         runtime,
+        room,
         device_index,
         tun,
         sockets: SocketTable::open()?,
@@ -235,7 +244,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
             upkeep: Arc::new(Upkeep::new(installed.mtu())),
             plan: Some(plan_name),
             socket,
-            notes: notes(&plan),
+            notes: notes(&plan).into_iter().chain(room.note()).collect(),
         },
         upstreams,
         record: None,

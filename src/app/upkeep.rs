@@ -21,7 +21,12 @@ impl Upkeep {
         Self { mtu: mtu.into(), trouble: Mutex::default() }
     }
 
-    /// The device's MTU; under `up` it follows the uplinks'.
+    /// The device has another MTU.
+    pub(super) fn note_mtu(&self, mtu: u32) {
+        self.mtu.store(mtu, Ordering::Relaxed);
+    }
+
+    /// The device's MTU, which follows the uplinks'.
     pub(super) fn mtu(&self) -> u32 {
         self.mtu.load(Ordering::Relaxed)
     }
@@ -36,7 +41,7 @@ impl Upkeep {
     pub(super) fn repair(&self, installed: &mut Installed, all: bool) -> Result<(), InstallError> {
         let repaired =
             if all || installed.has_lost_its_tables() { installed.repair() } else { installed.repair_settings().map(|()| false) };
-        self.mtu.store(installed.mtu(), Ordering::Relaxed);
+        self.note_mtu(installed.mtu());
         if let Ok(true) = repaired {
             tracing::info!("the guard was put right after a change of links or tables");
         }

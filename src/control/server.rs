@@ -39,13 +39,15 @@ struct Limits {
 
 const LIMITS: Limits = Limits { connections: 64, readers: 48, idle: Duration::from_secs(30), stalled: Duration::from_secs(10) };
 
-/// Serves until a `down` was answered. Dropping the future ends every connection at once.
+/// Serves until a `down` was answered, so many `connections` at a time, 64 at most. Dropping the future ends every connection at once.
 ///
 /// # Errors
 ///
 /// The socket cannot be watched.
-pub async fn serve(listener: Listener, engine: Arc<dyn Engine>) -> io::Result<()> {
-    serve_within(LIMITS, listener, engine).await
+pub async fn serve(listener: Listener, engine: Arc<dyn Engine>, connections: usize) -> io::Result<()> {
+    let connections = connections.clamp(2, LIMITS.connections);
+    let readers = (connections * LIMITS.readers / LIMITS.connections).max(1);
+    serve_within(Limits { connections, readers, ..LIMITS }, listener, engine).await
 }
 
 async fn serve_within(limits: Limits, listener: Listener, engine: Arc<dyn Engine>) -> io::Result<()> {

@@ -36,6 +36,9 @@ pub(super) fn start(start: &Start<'_>) -> Result<Pid, CommandStatus> {
     let (failure, tell) = pipe().map_err(unstartable)?;
     // SAFETY: this process has one thread, so the child may run ordinary code until it execs.
     let pid = unsafe { libc::fork() };
+    if pid < 0 {
+        return Err(unstartable(io::Error::last_os_error()));
+    }
     match Pid::from_raw(pid) {
         None => {
             let Err(error) = become_command(start);
@@ -45,7 +48,6 @@ pub(super) fn start(start: &Start<'_>) -> Result<Pid, CommandStatus> {
             // SAFETY: leaves without running the exit handlers of the parent's copy.
             unsafe { libc::_exit(126) }
         }
-        Some(_) if pid < 0 => Err(unstartable(io::Error::last_os_error())),
         Some(child) => {
             drop(tell);
             match failure_of(failure) {

@@ -1,7 +1,8 @@
 //! What a caller leaves to a program and the start of a Rust program takes away, so that the command gets it back.
 //!
 //! Before `main` Rust's runtime ignores SIGPIPE and puts /dev/null in the place of standard descriptors that are closed
-//! (`library/std/src/sys/pal/unix/mod.rs`). So this is noted earlier, among the constructors that the loader runs (`.init_array`).
+//! (`library/std/src/sys/pal/unix/mod.rs`). So this is noted earlier, among the constructors that the loader runs (`.init_array`), and
+//! with it how many files may be open, which the router raises for itself.
 //! And SIGCHLD may not be ignored by who waits for children: they would be gone without a status (wait(2), NOTES).
 //!
 //! Keeps one rule: what the caller left is the command's alone. Once the command has it, the router's processes let go of it, so
@@ -14,10 +15,11 @@ use std::fs;
 use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::process::Command;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::{FdFlags, fcntl_getfd};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 const STANDARD: [RawFd; 3] = [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO];
@@ -32,6 +34,9 @@ const FIRST_IGNORED: u8 = 1 << 4;
 const MEANT_FOR: [&str; 2] = ["LISTEN_PID", "WATCHDOG_PID"];
 
 static NOTED: AtomicU8 = AtomicU8::new(0);
+
+/// The soft limit on open files; as the kernel has it, where the largest number is none.
+static FILES: AtomicU64 = AtomicU64::new(libc::RLIM_INFINITY);
 
 #[used]
 // SAFETY: the loader calls each entry of this section once, before `main`, and an entry may ignore what it is called with.
@@ -56,6 +61,10 @@ extern "C" fn note() {
         }
     }
     NOTED.store(noted, Ordering::Relaxed);
+    let mut files = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: the pointer is valid for writing; where the call fails, nothing is written.
+    unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut files) };
+    FILES.store(files.rlim_cur, Ordering::Relaxed);
 }
 
 /// What was noted of the outer process.
@@ -66,6 +75,8 @@ pub(super) struct Inherited {
     /// The standard descriptors that are closed.
     closed: Vec<RawFd>,
     pid: u32,
+    /// How many files may be open.
+    files: u64,
 }
 
 impl Inherited {
@@ -74,7 +85,7 @@ impl Inherited {
         let closed = STANDARD.into_iter().filter(|fd| noted & 1 << fd != 0).collect();
         let is_ignored = |(at, _): &(usize, libc::c_int)| noted & FIRST_IGNORED << at != 0;
         let ignored = CHANGED.into_iter().enumerate().filter(is_ignored).map(|(_, signal)| signal).collect();
-        Self { ignored, closed, pid: std::process::id() }
+        Self { ignored, closed, pid: std::process::id(), files: FILES.load(Ordering::Relaxed) }
     }
 
     /// Has the command, which is about to be executed by this process, start as the outer process did.
@@ -84,13 +95,17 @@ impl Inherited {
                 command.env(name, std::process::id().to_string());
             }
         }
-        let Self { ignored, closed, .. } = self.clone();
+        let Self { ignored, closed, pid: _, files } = self.clone();
         let become_as_left = move || {
             for signal in &ignored {
                 // SAFETY: no handler is installed, so nothing can run in one.
                 unsafe { libc::signal(*signal, libc::SIG_IGN) };
             }
             close_all(&closed);
+            let limit = getrlimit(Resource::Nofile);
+            let current = (files != libc::RLIM_INFINITY).then_some(files);
+            // It was in force with the same hard limit.
+            let _ = setrlimit(Resource::Nofile, Rlimit { current, ..limit });
             Ok(())
         };
         use std::os::unix::process::CommandExt;

@@ -96,7 +96,8 @@ impl Host {
     }
 
     /// The smallest MTU of the uplinks that our device can have; None without an uplink.
-    pub(super) fn mtu_of_uplinks(&self, device: &str) -> Option<u32> {
+    #[must_use]
+    pub fn mtu_of_uplinks(&self, device: &str) -> Option<u32> {
         self.smallest_mtu(device, |link| self.uplinks.contains(&link.index))
     }
 

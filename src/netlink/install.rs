@@ -114,6 +114,8 @@ pub(super) struct State {
     pub(super) stubs: Option<u16>,
     /// The guard as nft lists it.
     pub(super) listed: String,
+    /// The device, whatever its name.
+    pub(super) device: u32,
     /// The links whose numbers it knows.
     pub(super) numbered: [Option<u32>; LinkNumber::COUNT],
 }
@@ -155,6 +157,7 @@ impl Install {
         let live = Live::start()?;
         // Vanishes by itself, so it needs no undo; whoever has the device has the namespace.
         let queues = Queue::open_several(&plan.device, queues)?;
+        let device = index_of(&mut socket, &plan.device)?;
         let undo = Undo::of(plan, mark, &host, found.as_ref())?;
         run_dir.write(&undo)?;
         let mut state = State {
@@ -168,6 +171,7 @@ impl Install {
             beside: Vec::new(),
             stubs: None,
             listed: String::new(),
+            device,
             numbered: bare.all(),
         };
         match state.install(&guard, found.as_ref(), look) {
@@ -264,9 +268,7 @@ impl State {
         let result = self.undo.restore(&mut self.socket);
         self.live.end();
         // Whoever reads the device may still hold it.
-        if let Ok(index) = index_of(&mut self.socket, &self.undo.device) {
-            remove_link(&mut self.socket, &self.undo.device, index)?;
-        }
+        remove_link(&mut self.socket, &self.undo.device, self.device)?;
         result?;
         self.run_dir.forget()
     }

@@ -1,4 +1,4 @@
-//! What others remove or change of ours is put back.
+//! What others remove, rename or change of ours is put back.
 //!
 //! Keeps one rule: everything is compared with what should be there, whatever the event said; so what is whole costs a look and
 //! no change, and a change of our own causes no second one. So IPv6 in our table follows the ways
@@ -28,6 +28,11 @@ impl Installed {
     pub fn repair(&mut self) -> Result<bool, InstallError> {
         let Some(state) = &mut self.state else { return Ok(false) };
         let mut host = Host::read(&mut state.socket)?;
+        if state.is_renamed(&host, &self.plan) {
+            setup::set_name(&mut state.socket, state.device, &self.plan.device)?;
+            tracing::warn!(name = self.plan.device, "our device had been renamed, and has its name again");
+            host = Host::read(&mut state.socket)?;
+        }
         for _ in 0..VIEWS {
             let error = match self.put_right(&host) {
                 Ok(was_amiss) => return Ok(was_amiss),
@@ -105,6 +110,11 @@ impl State {
         }
         self.undo.rules.extend(new);
         Ok(self.note()?)
+    }
+
+    /// Whether our device has another name than the guard and the rules know.
+    fn is_renamed(&self, host: &Host, plan: &Plan) -> bool {
+        host.links.iter().any(|link| link.index == self.device && link.name != plan.device)
     }
 
     fn repair_device(&mut self, guard: &Guard<'_>, mtu: u32) -> Result<(), InstallError> {

@@ -61,6 +61,36 @@ pub fn configure_tun(socket: &mut RouteSocket, device: &str, addresses: &[(IpAdd
     Ok(index)
 }
 
+/// Gives the link another MTU.
+///
+/// # Errors
+///
+/// The kernel refuses it.
+pub fn set_mtu(socket: &mut RouteSocket, index: u32, mtu: u32) -> Result<(), RequestError> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![LinkAttribute::Mtu(mtu)];
+    socket.change(&format!("set the MTU to {mtu}"), RouteNetlinkMessage::SetLink(link), 0)
+}
+
+/// Gives the link its old name back. Where it is of another name now, someone changed it by hand.
+///
+/// # Errors
+///
+/// Another link has the name, or the kernel refuses it: older ones rename no link that is up.
+pub(super) fn set_name(socket: &mut RouteSocket, index: u32, name: &str) -> Result<(), RequestError> {
+    let mut link = LinkMessage::default();
+    link.header.index = index;
+    link.attributes = vec![LinkAttribute::IfName(name.to_owned())];
+    match socket.change(&format!("name our device {name} again"), RouteNetlinkMessage::SetLink(link), 0) {
+        Err(RequestError::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => {
+            let what = format!("another link has the name of our device, {name}; rename or remove it");
+            Err(RequestError::Kernel { what, source })
+        }
+        other => other,
+    }
+}
+
 /// What the TUN needs of /proc/sys/net; it goes with the device.
 pub(super) fn settings_of(device: &str, ipv6: bool) -> Vec<(String, &'static str)> {
     // Off by default for new links does not mean off on this host.

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Questions in flight of one asker. A browser that opens a page full of names stays below.
@@ -19,9 +20,16 @@ pub(super) enum Account {
 }
 
 /// The places taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Limits {
     taken: Mutex<Taken>,
+    in_all: AtomicUsize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { taken: Mutex::default(), in_all: IN_ALL.into() }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -31,11 +39,17 @@ struct Taken {
 }
 
 impl Limits {
+    /// Lets no more questions in than so many at a time, and of one asker no more than half of them.
+    pub(super) fn narrow(&self, in_all: usize) {
+        self.in_all.store(in_all.clamp(1, IN_ALL), Ordering::Relaxed);
+    }
+
     /// Takes a place for one question; None when a bound is reached.
     pub(super) fn enter(self: &Arc<Self>, account: Account) -> Option<Place> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let own = taken.by_account.get(&account).copied().unwrap_or(0);
-        if own >= PER_ASKER || taken.in_all >= IN_ALL {
+        let in_all = self.in_all.load(Ordering::Relaxed);
+        if own >= PER_ASKER.min(in_all.div_ceil(2)) || taken.in_all >= in_all {
             return None;
         }
         taken.by_account.insert(account, own + 1);
@@ -79,6 +93,18 @@ mod tests {
         assert_eq!(held.len(), PER_ASKER);
         assert!(limits.enter(Account::Program(1)).is_none());
         assert!(limits.enter(Account::Program(2)).is_some());
+    }
+
+    #[test]
+    fn where_there_is_less_room_one_asker_leaves_half_of_it_to_others() {
+        for (in_all, own) in [(1, 1), (5, 3), (20, 10), (400, PER_ASKER)] {
+            let limits = Arc::new(Limits::default());
+            limits.narrow(in_all);
+            let held: Vec<_> = (0..in_all + 1).map_while(|_| limits.enter(Account::Program(1))).collect();
+            assert_eq!(held.len(), own);
+            let others: Vec<_> = (2u64..).map_while(|n| limits.enter(Account::Program(n))).collect();
+            assert_eq!(held.len() + others.len(), in_all);
+        }
     }
 
     #[test]

@@ -166,6 +166,11 @@ impl<J: Judge> Resolver<J> {
         self.inner.plain_fallback.store(allowed, Ordering::Relaxed);
     }
 
+    /// Asks no more than so many questions at a time; beyond them a program is told SERVFAIL. 512 at first, and at most.
+    pub fn set_room(&self, questions: usize) {
+        self.inner.limits.narrow(questions);
+    }
+
     /// What happened so far.
     #[must_use]
     pub fn counts(&self) -> Counts {

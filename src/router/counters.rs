@@ -42,6 +42,8 @@ pub enum Counter {
     TunFull,
     /// Datagrams that an upstream socket had no room for.
     UpstreamFull,
+    /// A flow for which there was no port, descriptor or memory.
+    Exhausted,
     /// A datagram from an address that the program did not write to and may not.
     Stranger,
     /// A fault of our own, which ended a flow.
@@ -74,6 +76,7 @@ impl Counter {
             Self::RushOut,
             Self::TunFull,
             Self::UpstreamFull,
+            Self::Exhausted,
             Self::Stranger,
             Self::Fault,
             Self::Accepted,
@@ -120,6 +123,7 @@ impl Counter {
             Self::RushOut => "rush_out",
             Self::TunFull => "tun_full",
             Self::UpstreamFull => "upstream_full",
+            Self::Exhausted => "exhausted",
             Self::Stranger => "stranger",
             Self::Fault => "fault",
             Self::Accepted => "accepted",

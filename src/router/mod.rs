@@ -36,7 +36,7 @@ use std::time::{Duration, Instant};
 pub use counters::{Counter, Counters};
 pub use crowding::Crowded;
 pub use prompts::{PromptEnd, PromptKey, Question};
-pub use upstream::Failure;
+pub use upstream::{Failure, answer_to};
 
 use crate::flow::{Amounts, Flow, FlowId, Numbers, Owner, Record, Service, Table};
 use crate::packet::{FiveTuple, IpPacket, Kept};

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use super::{Output, Router};
+use super::{Counter, Output, Router};
 use crate::flow::{Flow, FlowId, Service, State};
 use crate::packet::{
     Checksums, ErrorMessage, FiveTuple, IpPacket, Protocol, Unreachable, echo_request, error_message, reset, udp_datagram,
@@ -76,6 +76,9 @@ impl Router {
         let (tuple, state) = (flow.tuple, flow.state());
         match state {
             State::Opening => {
+                if failure == Failure::Exhausted {
+                    self.count(Counter::Exhausted);
+                }
                 self.answer_first(id, failure);
                 self.finish(id, failure.outcome(), now);
             }
@@ -158,7 +161,8 @@ pub(super) fn is_passing(flow: &Flow) -> bool {
 }
 
 /// The packet that tells the sender of `packet` what happened upstream; None where silence is the truth.
-pub(super) fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u8>> {
+#[must_use]
+pub fn answer_to(packet: &IpPacket<'_>, failure: Failure) -> Option<Vec<u8>> {
     let mut reply = Vec::new();
     let (tcp, udp) = (packet.tuple().protocol == Protocol::TCP, packet.tuple().protocol == Protocol::UDP);
     match failure {

@@ -97,7 +97,7 @@ impl Server {
         let listener = Listener::bind(&path, access).expect("the folder is safe");
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("threads can be made");
-        runtime.spawn(serve(listener, Arc::new(Willing)));
+        runtime.spawn(serve(listener, Arc::new(Willing), 64));
         Self { path, _dir: dir, _runtime: runtime }
     }
 

@@ -7,6 +7,7 @@ in_all_ways! {
     datagrams_sent_together_arrive_one_by_one,
     a_datagram_that_must_not_be_fragmented_is_told_the_path_mtu,
     a_datagram_that_may_be_fragmented_passes_a_narrow_path,
+    a_program_that_runs_while_the_uplink_gets_narrower_and_wider_sees_it,
     a_datagram_that_expires_is_told_by_the_true_hop,
     a_socket_has_one_port_for_all_its_peers,
     an_answer_from_another_address_comes_in_where_peers_are_allowed,
@@ -70,6 +71,43 @@ fn a_datagram_that_may_be_fragmented_passes_a_narrow_path(way: Way) {
     // The first one finds the path out, and the socket hears of it (net/ipv4/udp.c, `__udp4_lib_err`).
     let told = r#"["Message too long", 1400, 1400]"#;
     demand(&router, &[(&["wide", Lab::OTHER_4], told), (&["wide", Lab::OTHER_6], told)]);
+}
+
+/// Says what fits towards a host, and again whenever that has changed and a datagram of just that size goes out whole, and a larger one does not.
+const WATCH_MTU: &str = r#"
+import socket, sys, time
+host, six = sys.argv[1], ":" in sys.argv[1]
+family, level = (socket.AF_INET6, socket.IPPROTO_IPV6) if six else (socket.AF_INET, socket.IPPROTO_IP)
+discover, mtu, header = (23, 24, 48) if six else (10, 14, 28)
+def fits(one, size):
+    try:
+        return one.send(bytes(size - header)) > 0
+    except OSError:
+        return False
+before = None
+while True:
+    one = socket.socket(family, socket.SOCK_DGRAM)
+    one.setsockopt(level, discover, 2)
+    one.connect((host, 9))
+    now = one.getsockopt(level, mtu)
+    if now != before and fits(one, now) and not fits(one, now + 4):
+        print(now, flush=True)
+        before = now
+    time.sleep(0.05)
+"#;
+
+fn a_program_that_runs_while_the_uplink_gets_narrower_and_wider_sees_it(way: Way) {
+    for server in [Lab::SILENT[0], Lab::SILENT[1]] {
+        let lab = Lab::new();
+        let profiles = Profiles::accepting();
+        let router = Router::start(&lab, way, &profiles);
+        let mut program = router.spawn(["/usr/bin/python3", "-c", WATCH_MTU, server]);
+        assert_eq!(program.line(), "1500", "{way:?} {server}");
+        for mtu in ["1400", "1300", "1500"] {
+            lab.laptop().run(["ip", "link", "set", "eth0", "mtu", mtu]).expect_success();
+            assert_eq!(program.line(), mtu, "{way:?} {server}");
+        }
+    }
 }
 
 fn a_datagram_that_expires_is_told_by_the_true_hop(way: Way) {

@@ -75,8 +75,8 @@ fn programs_that_keep_all_the_connections_they_can_have_leave_names_and_status_t
     let [first, second] = greedy.map(|keep| format!("<({keep})"));
     let script = format!("exec 3< {first}; head -1 <&3; exec 4< {second}; head -1 <&4; {ASK}; sleep 30");
     let (binary, set) = (binary().display().to_string(), profiles.path().display().to_string());
-    // 512 of these are kept for the router's own needs, which leaves 188 flows.
-    let words = ["prlimit", "--nofile=700:700", &binary, "exec", "--profiles", &set, "--", "bash", "-c", &script];
+    // What is kept for the router's own needs, names and control leaves 188 flows.
+    let words = ["prlimit", "--nofile=465:465", &binary, "exec", "--profiles", &set, "--", "bash", "-c", &script];
     let mut running = lab.laptop().spawn(words);
     let [one, two] = [(); 2].map(|()| object(&running.line()));
     let answer = running.line();

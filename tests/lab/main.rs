@@ -27,6 +27,7 @@ mod queues;
 mod raw;
 mod refusal;
 mod route;
+mod scarce;
 mod served;
 mod stalls;
 mod transparency;

@@ -1,13 +1,17 @@
-//! What of this host's network the enclosure follows while its command runs: where IPv6 leads, and who is asked for names.
+//! What of this host's network the enclosure follows while its command runs: where IPv6 leads, what fits its uplinks, and who is asked for
+//! names.
 //!
-//! Keeps one rule: routes alone are changed, and inside alone. The addresses stay as they were at the start, so that no open flow ends by it.
+//! Keeps one rule: routes and the MTU alone are changed, and inside alone. The addresses stay as they were at the start, so that no open flow ends by it.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::Ipv6Net;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use crate::app::threads::Vital;
+use crate::app::upkeep::Upkeep;
 use crate::netlink::{Host, RequestError, RouteSocket, Watcher, setup};
 use crate::tun::DEVICE_NAME;
 
@@ -26,6 +30,8 @@ pub(super) struct Ways {
     pub(super) led: Vec<Ipv6Net>,
     /// What is led there wherever this host's routes lead.
     pub(super) always: Option<Ipv6Net>,
+    /// Knows the TUN's MTU.
+    pub(super) upkeep: Arc<Upkeep>,
 }
 
 impl Ways {
@@ -34,7 +40,7 @@ impl Ways {
     /// # Errors
     ///
     /// The kernel does not tell of changes, or gives no thread.
-    pub(super) fn follow(mut self, mut resolvers: impl FnMut() + Send + 'static) -> io::Result<()> {
+    pub(super) fn follow(mut self, vital: &Vital, mut resolvers: impl FnMut() + Send + 'static) -> io::Result<()> {
         let watchers = [Watcher::addresses()?, Watcher::routes()?];
         let mut host = RouteSocket::open()?;
         let follow = move || {
@@ -42,7 +48,7 @@ impl Ways {
             let (mut changed, mut soon) = (true, 0_u32);
             loop {
                 if changed && let Err(error) = self.adapt(&mut host) {
-                    tracing::warn!(%error, "where IPv6 leads in the enclosure could not be put right");
+                    tracing::warn!(%error, "where IPv6 leads in the enclosure, and its MTU, could not be put right");
                 }
                 resolvers();
                 let mut fds = watchers.each_ref().map(|watcher| PollFd::new(watcher, PollFlags::IN));
@@ -54,11 +60,18 @@ impl Ways {
                 soon = if changed { TIMES } else { soon.saturating_sub(1) };
             }
         };
-        std::thread::Builder::new().name("ways".to_owned()).spawn(follow).map(|_| ())
+        vital.spawn("ways", 0, follow).map(|_| ())
     }
 
     fn adapt(&mut self, host: &mut RouteSocket) -> Result<(), RequestError> {
-        let reach = Host::read(host)?.reach(DEVICE_NAME);
+        let host = Host::read(host)?;
+        // On the way from one network to the next there may be none for a moment.
+        let mtu = host.mtu_of_uplinks(DEVICE_NAME).unwrap_or(self.upkeep.mtu());
+        if mtu != self.upkeep.mtu() {
+            setup::set_mtu(&mut self.inside, self.index, mtu)?;
+            self.upkeep.note_mtu(mtu);
+        }
+        let reach = host.reach(DEVICE_NAME);
         let wanted: Vec<Ipv6Net> = reach.into_iter().chain(self.always).collect();
         if wanted != self.led {
             setup::lead(&mut self.inside, self.index, &wanted)?;

@@ -112,11 +112,11 @@ impl Shard {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::os::unix::net::UnixDatagram;
     use std::sync::Arc;
 
-    use super::super::{Attributor, Parts, job_queue};
+    use super::super::{Attributor, Handles, Parts, job_queue};
     use super::*;
     use crate::app::shared::Shared;
     use crate::egress::Dialer;
@@ -128,6 +128,12 @@ mod tests {
 
     /// A loop that nobody runs, and the other end of what it takes for its TUN.
     fn shard() -> (Shard, UnixDatagram) {
+        let (shard, _, tun) = shard_with_handles();
+        (shard, tun)
+    }
+
+    /// The same, with the way to it.
+    pub(in super::super) fn shard_with_handles() -> (Shard, Handles, UnixDatagram) {
         let (ours, theirs) = UnixDatagram::pair().expect("two sockets");
         let processes = Arc::new(Processes::new(Options::default()));
         let policy = Policy::compile(&[], Setup::default()).expect("an empty set");
@@ -145,8 +151,8 @@ mod tests {
             older: None,
         };
         let queue = Queue::adopt(ours.into()).expect("a queue");
-        let (mut shards, _) = Shard::several(vec![queue], &parts, &shared).expect("a loop");
-        (shards.pop().expect("one"), theirs)
+        let (mut shards, handles) = Shard::several(vec![queue], &parts, &shared).expect("a loop");
+        (shards.pop().expect("one"), handles, theirs)
     }
 
     fn datagram(port: u16) -> Vec<u8> {

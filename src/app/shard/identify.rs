@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
@@ -178,34 +179,37 @@ impl Attributor {
     /// The attribution thread: searches until the loop is gone.
     pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
         let mut told = false;
-        while let Some(Job { flow, of, tuple, link }) = jobs.next() {
+        while let Some(job) = jobs.next() {
             if shards.are_stopping() {
                 return;
             }
-            let (identities, is_closed) = match of {
-                Origin::Socket(mut socket) => {
-                    if tuple.protocol == Protocol::TCP && !self.is_there(&tuple, link) {
-                        // Closed before it was connected; a search would be through all programs, and in vain.
-                        socket.inode = 0;
-                    }
-                    let (mut identities, is_closed) = self.search(&tuple, &socket);
-                    if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(&tuple, &socket, link) {
-                        identities = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))];
-                    }
-                    (identities, is_closed)
-                }
-                Origin::Raw(senders) => (self.search_raw(&tuple, &senders), false),
-            };
-            let (identities, is_closed) = if identities.iter().any(|identity| self.is_us(identity)) {
-                (vec![unattributed(None)], false)
-            } else {
-                (identities, is_closed)
-            };
+            let flow = job.flow;
+            let (identities, is_closed) = or_nobody(|| self.find(job));
             if !shards.send(flow, Message::Identified { flow, identities, is_closed }) && !std::mem::replace(&mut told, true) {
                 // The flow's own deadline refuses it.
                 tracing::warn!("attributions are lost: the packet loop does not keep up");
             }
         }
+    }
+
+    /// Who may have sent a flow, and whether the socket is closed by now.
+    fn find(&self, Job { flow: _, of, tuple, link }: Job) -> (Vec<Arc<Identity>>, bool) {
+        let (identities, is_closed) = match of {
+            Origin::Socket(mut socket) => {
+                if tuple.protocol == Protocol::TCP && !self.is_there(&tuple, link) {
+                    // Closed before it was connected; a search would be through all programs, and in vain.
+                    socket.inode = 0;
+                }
+                let (mut identities, is_closed) = self.search(&tuple, &socket);
+                if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(&tuple, &socket, link) {
+                    identities = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))];
+                }
+                (identities, is_closed)
+            }
+            Origin::Raw(senders) => (self.search_raw(&tuple, &senders), false),
+        };
+        let is_ours = identities.iter().any(|identity| self.is_us(identity));
+        if is_ours { (vec![unattributed(None)], false) } else { (identities, is_closed) }
     }
 
     /// Whether a socket that no process holds is the kernel's own (tunnels, network file systems): it is still there, so no process has left it.
@@ -344,4 +348,27 @@ fn is_among(own: &[IpAddr], address: IpAddr) -> bool {
 
 pub(super) fn unattributed(uid: Option<u32>) -> Arc<Identity> {
     Arc::new(Identity::tagged(Tag::UNATTRIBUTED, uid))
+}
+
+/// What a search finds. One that panics finds nobody, which is refused by default; the panic's own message is on stderr already.
+fn or_nobody(search: impl FnOnce() -> (Vec<Arc<Identity>>, bool)) -> (Vec<Arc<Identity>>, bool) {
+    // What searches share is whole between two of their steps.
+    catch_unwind(AssertUnwindSafe(search)).unwrap_or_else(|_| {
+        tracing::error!("a fault of Portreeve's own in the search for a flow's program; the flow is nobody's");
+        (vec![unattributed(None)], false)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn search_that_panics_finds_nobody_and_the_next_one_is_made() {
+        let (found, is_closed) = or_nobody(|| panic!("a fault"));
+        assert!(!is_closed && found.len() == 1);
+        assert!(found.iter().all(|one| one.pid.is_none() && one.tags.iter().any(|tag| tag.0 == Tag::UNATTRIBUTED)));
+        let curl = Arc::new(Identity { pid: Some(7), ..Identity::tagged("", Some(1000)) });
+        assert_eq!(or_nobody(|| (vec![curl.clone()], true)), (vec![curl], true));
+    }
 }

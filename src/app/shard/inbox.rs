@@ -86,6 +86,8 @@ const QUICK: Duration = Duration::from_secs(2);
 const CLOCK: Duration = Duration::from_secs(1);
 /// Between two looks for a place in an inbox that is full.
 const PAUSE: Duration = Duration::from_millis(5);
+/// Messages taken in one turn: whoever sends more does not keep the loop from its packets, nor from its end.
+const A_TURN: usize = 256;
 
 impl Handle {
     fn send(&self, message: Message) -> bool {
@@ -93,17 +95,12 @@ impl Handle {
         sent && self.waker.wake().is_ok()
     }
 
-    fn stop(&self, grace: Duration, until: Instant) {
-        let mut message = Message::Stop(grace);
-        while let Err(TrySendError::Full(back)) = self.inbox.try_send(message) {
-            if Instant::now() > until {
-                return;
-            }
-            message = back;
-            std::thread::sleep(PAUSE);
-        }
+    /// False where there is no place for the word yet.
+    fn stop(&self, grace: Duration) -> bool {
+        let is_full = matches!(self.inbox.try_send(Message::Stop(grace)), Err(TrySendError::Full(_)));
         // A loop that cannot be woken has ended.
         let _ = self.waker.wake();
+        !is_full
     }
 }
 
@@ -157,10 +154,18 @@ impl Handles {
         self.all.get(next).is_some_and(|handle| handle.send(message))
     }
 
-    /// Ends all loops; waits until then for a place in each inbox, as this message must not be lost.
+    /// Ends all loops; waits until then for a place in every inbox, as this message must not be lost. None is told later for another one's
+    /// inbox that is full.
     pub(in crate::app) fn stop(&self, grace: Duration, until: Instant) {
         self.stopping.store(true, Ordering::Relaxed);
-        self.all.iter().for_each(|handle| handle.stop(grace, until));
+        let mut untold: Vec<&Handle> = self.all.iter().collect();
+        loop {
+            untold.retain(|handle| !handle.stop(grace));
+            if untold.is_empty() || Instant::now() > until {
+                return;
+            }
+            std::thread::sleep(PAUSE);
+        }
     }
 
     /// Whether the loops have been told to end: what they would still be told is of no use to them.
@@ -210,8 +215,11 @@ impl Snapshot {
 }
 
 impl Shard {
+    /// Takes what other threads said, up to a turn's worth.
     pub(super) fn drain_inbox(&mut self, now: Instant) {
-        while let Ok(message) = self.inbox.try_recv() {
+        self.inbox_waits = false;
+        for _ in 0..A_TURN {
+            let Ok(message) = self.inbox.try_recv() else { return };
             match message {
                 Message::Identified { flow, identities, is_closed } => self.on_identities(flow, &identities, is_closed, now),
                 Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
@@ -232,6 +240,7 @@ impl Shard {
                 Message::Stop(grace) => self.stop_at = Some(now + grace),
             }
         }
+        self.inbox_waits = true;
     }
 
     /// Tells the router the time, which somebody may set, and which our clock stands still behind while the machine sleeps.
@@ -255,5 +264,49 @@ impl Shard {
         let rules = Rules::clone(&self.shared.rules());
         let shared = self.shared.clone();
         self.input(Input::Rules { rules, subject: &|identity| shared.subject(identity) }, now);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::faults::tests::shard_with_handles;
+    use super::*;
+
+    fn word() -> Message {
+        Message::Addresses(vec![[10, 9, 0, 2].into()])
+    }
+
+    #[test]
+    fn a_turn_takes_a_part_of_a_full_inbox_and_the_loop_does_not_sleep_on_the_rest() {
+        let (mut shard, handles, _tun) = shard_with_handles();
+        let now = Instant::now();
+        let sent = (0..).take_while(|_| handles.send_all(word)).count();
+        assert!(sent > 2 * A_TURN);
+        shard.drain_inbox(now);
+        assert!(shard.inbox_waits);
+        let took = (0..).take_while(|_| handles.send_all(word)).count();
+        assert_eq!(took, A_TURN, "no more than a turn's worth was taken");
+        while shard.inbox_waits {
+            shard.drain_inbox(now);
+        }
+        assert!(shard.inbox.try_recv().is_err(), "everything was taken in the end");
+    }
+
+    #[test]
+    fn loop_behind_one_whose_inbox_is_full_is_told_to_end_before_that_has_a_place() {
+        let [(mut full, busy, _tun), (mut free, quick, _other)] = [(); 2].map(|()| shard_with_handles());
+        while busy.send_all(word) {}
+        let handles = Handles::new(busy.all.iter().chain(&*quick.all).cloned().collect());
+        let until = Instant::now() + Duration::from_secs(60);
+        std::thread::scope(|scope| {
+            scope.spawn(|| handles.stop(Duration::ZERO, until));
+            while free.stop_at.is_none() {
+                free.drain_inbox(Instant::now());
+            }
+            assert!(full.stop_at.is_none() && Instant::now() < until);
+            while full.stop_at.is_none() {
+                full.drain_inbox(Instant::now());
+            }
+        });
     }
 }

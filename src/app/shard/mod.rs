@@ -89,6 +89,8 @@ pub(super) struct Shard {
     shared: Arc<Shared>,
     poll: Poll,
     inbox: Receiver<Message>,
+    /// There may be more in it, of which no event tells any more.
+    inbox_waits: bool,
     turns: Arc<AtomicU32>,
     tun: Queue,
     tun_ready: bool,
@@ -117,8 +119,7 @@ pub(super) struct Shard {
     datagrams: Datagrams,
     newcomers: Newcomers,
     turn: rush::Turn,
-    told_older: bool,
-    told_hand_over: bool,
+    told: telling::Told,
     older_until: Instant,
     stop_at: Option<Instant>,
     /// When the router was told the time last.

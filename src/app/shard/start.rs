@@ -18,6 +18,7 @@ use super::linked::Links;
 use super::newcomers::Newcomers;
 use super::patience::Patience;
 use super::rush::Turn;
+use super::telling::Told;
 use super::{Attributor, Handles, INBOX, Jobs, Lanes, Message, PACKET_MAX, Shard, TUN};
 use crate::app::dns::{Datagram, Stream};
 use crate::app::older;
@@ -100,6 +101,7 @@ impl Shard {
             shared,
             poll,
             inbox,
+            inbox_waits: false,
             turns: handle.turns,
             tun,
             tun_ready: true,
@@ -126,8 +128,7 @@ impl Shard {
             datagrams: Datagrams::default(),
             newcomers: Newcomers::default(),
             turn: Turn::default(),
-            told_older: false,
-            told_hand_over: false,
+            told: Told::default(),
             older_until: if takes_over { now + OLDER } else { now },
             stop_at: None,
             clock_seen: now,

@@ -13,8 +13,8 @@ use super::{Shard, Sink, TURN_BYTES};
 use crate::egress::{DialError, Dialer, Opener, Progress, Stream, failure_of};
 use crate::flow::FlowId;
 use crate::packet::{Checksums, IpPacket, Protocol, Transport};
-use crate::router::{Failure, Input};
-use crate::stack::{Opening, Stack};
+use crate::router::{Counter, Failure, Input, answer_to};
+use crate::stack::{AcceptError, Opening, Stack};
 use crate::verdict::Permit;
 
 /// How long a program may take to read what a peer said before its connection broke; a program that reads nothing is told then.
@@ -74,6 +74,9 @@ impl Shard {
         };
         if let Some(failure) = failure {
             self.lanes.take(id.index());
+            if failure == Failure::Exhausted {
+                self.tell_exhausted();
+            }
             return self.router.handle(Input::Failed { flow: id, failure }, now);
         }
         if protocol != Protocol::TCP {
@@ -165,6 +168,13 @@ impl Shard {
         let opening = Opening { syn: packet.bytes(), max_segment: segment.max_segment, has_timestamps: segment.has_timestamps };
         let accepted = self.stack.accept(id.index(), &packet.tuple(), opening, &mut Sink(&self.tun), now);
         if let Err(why) = accepted {
+            if matches!(why, AcceptError::Memory(_)) {
+                self.router.count(Counter::Exhausted);
+                self.tell_exhausted();
+            }
+            if let Some(answer) = answer_to(packet, Failure::Exhausted) {
+                self.reply_by(self.lanes.link(id), &answer);
+            }
             self.cut(id, now);
             self.router.handle(Input::Ended { flow: id, outcome: why.outcome() }, now);
         }

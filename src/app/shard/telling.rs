@@ -10,6 +10,14 @@ use crate::packet::FiveTuple;
 use crate::router::{Crowded, PromptEnd, Question};
 use crate::verdict::Answer;
 
+/// What has been told, and is not told again: a flood would say it a thousand times a second.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    older: bool,
+    hand_over: bool,
+    exhausted: bool,
+}
+
 impl Shard {
     pub(super) fn tell_flow(&self, id: FlowId, now: Instant) {
         self.shared.tell(|| {
@@ -71,18 +79,25 @@ impl Shard {
 
     /// Segments that nobody knows come later, too, as stragglers of flows that have ended: only those right after `up` are older.
     fn tell_older(&mut self, now: Instant) {
-        if now < self.older_until && !std::mem::replace(&mut self.told_older, true) {
+        if now < self.older_until && !std::mem::replace(&mut self.told.older, true) {
             let notice = "TCP flows that are older than Portreeve are reset; programs connect again by themselves";
             tracing::info!("{notice}");
             self.shared.tell(|| Some(Event::Notice(notice.to_owned())));
         }
     }
 
-    /// Once: a flood would say it a thousand times a second.
     pub(super) fn tell_hand_over(&mut self) {
-        if !std::mem::replace(&mut self.told_hand_over, true) {
+        if !std::mem::replace(&mut self.told.hand_over, true) {
             let notice =
                 "more flows wait for their programs to be found than may; some are put off until their programs ask again";
+            tracing::warn!("{notice}");
+            self.shared.tell(|| Some(Event::Notice(notice.to_owned())));
+        }
+    }
+
+    pub(super) fn tell_exhausted(&mut self) {
+        if !std::mem::replace(&mut self.told.exhausted, true) {
+            let notice = "this machine has run out of ports, descriptors or memory for flows; those that find none are refused";
             tracing::warn!("{notice}");
             self.shared.tell(|| Some(Event::Notice(notice.to_owned())));
         }

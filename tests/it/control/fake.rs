@@ -98,7 +98,7 @@ impl Running {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("threads can be made");
         let engine: Arc<dyn Engine> = fake.clone();
-        let server = runtime.spawn(serve(listener, engine));
+        let server = runtime.spawn(serve(listener, engine, 64));
         Self { fake, path, dir, runtime, server }
     }
 

@@ -38,6 +38,9 @@ fn whatever_is_removed_is_back_at_once() {
         "nft flush ruleset",
         "ip address flush dev portreeve0",
         "ip link set portreeve0 down",
+        "ip link set portreeve0 name other",
+        "ip link set portreeve0 down && ip link set portreeve0 name other && ip link set other up",
+        "ip link set portreeve0 mtu 900",
     ] {
         lab.laptop().run(["sh", "-c", removal]).expect_success();
         let took = until(|| state(&lab) == before);
@@ -50,6 +53,26 @@ fn whatever_is_removed_is_back_at_once() {
 /// A kernel setting of the laptop.
 fn setting(lab: &Lab, name: &str) -> String {
     lab.laptop().run(["sysctl", "-n", name]).expect_success().trim().to_owned()
+}
+
+/// A link that somebody gives the device's name is not taken for it.
+#[test]
+fn name_that_another_link_has_taken_is_told_and_comes_back_with_its_end() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, Way::Up, &profiles);
+    let before = state(&lab);
+    lab.laptop().run(["ip", "link", "add", "thief", "type", "veth", "peer", "name", "fence"]).expect_success();
+    let theft = "printf 'link set portreeve0 name other\nlink set thief name portreeve0\n' | ip -batch -";
+    // Ours may have its name back before the second step.
+    until(|| lab.laptop().run(["sh", "-c", theft]).status.success());
+    until(|| router.verb(&["status"]).stdout.contains("another link has the name of our device"));
+    assert_ne!(router.run(["curl", "-sS", "--max-time", "5", "http://203.0.113.10/hello"]).code(), 0, "closed");
+    let theirs = lab.laptop().run(["ip", "-br", "address", "show", "dev", "portreeve0"]).expect_success();
+    assert!(theirs.contains("DOWN") && !theirs.contains("198.18.0.1"), "nothing of ours is done to it: {theirs}");
+    lab.laptop().run(["ip", "link", "del", "portreeve0"]).expect_success();
+    until(|| state(&lab) == before);
+    router.run(["curl", "-sS", "--max-time", "30", "http://203.0.113.10/hello"]).expect_success();
 }
 
 #[test]
