@@ -122,6 +122,8 @@ impl Core {
         let mut sockets = plan.sockets;
         sockets.set_interface(plan.device_index);
         let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of));
+        let mut facts = plan.facts;
+        facts.notes.extend(attributor.note());
         let (jobs, job_queue) = shard::job_queue(JOBS);
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
@@ -173,7 +175,7 @@ impl Core {
         let stalls = Arc::default();
         vital.task(&runtime, "watchdog", watchdog::watch(handles.clone(), shared.clone(), Arc::clone(&stalls)));
         let running = Arc::new(Running {
-            facts: plan.facts,
+            facts,
             shared,
             shards: handles,
             stalls,

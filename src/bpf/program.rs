@@ -150,6 +150,10 @@ impl Code {
         self.jump(0x5d, one, other, 0)
     }
 
+    fn jump_if_less(&mut self, one: R, other: R) -> Jump {
+        self.jump(0xad, one, other, 0)
+    }
+
     /// What comes next is where these jumps lead.
     fn land(&mut self, jumps: impl IntoIterator<Item = Jump>) -> &mut Self {
         for Jump(at) in jumps {
@@ -193,6 +197,7 @@ pub(super) struct Notes<'a> {
     pub(super) made: &'a Map,
     pub(super) closed: &'a Map,
     pub(super) executed: &'a Map,
+    pub(super) forked: &'a Map,
     pub(super) raw: &'a Map,
     pub(super) raw_lost: &'a Map,
 }
@@ -268,9 +273,9 @@ fn note_closed(code: &mut Code, watched: Watched, Notes { made, closed, .. }: No
     code.update(closed, KEY, VALUE).land(others.into_iter().chain([without_port]));
 }
 
-/// One note for each process, program, family and protocol, of the last such socket. The PID stays 0 as above. A map that is full takes no
-/// more: then is noted when.
-fn note_closed_raw(code: &mut Code, watched: Watched, Notes { made, executed, raw, raw_lost, .. }: Notes<'_>) {
+/// One note for each process, program, family and protocol, of the last such socket. The PID stays 0 as above, and where the process has begun
+/// another since: that one had the socket, too. A map that is full takes no more: then is noted when.
+fn note_closed_raw(code: &mut Code, watched: Watched, Notes { made, executed, forked, raw, raw_lost, .. }: Notes<'_>) {
     const COOKIE: i16 = -8;
     const VALUE: i16 = COOKIE - raw::VALUE;
     const KEY: i16 = VALUE - raw::KEY;
@@ -290,6 +295,11 @@ fn note_closed_raw(code: &mut Code, watched: Watched, Notes { made, executed, ra
     code.store(Len::Four, STACK, KEY + raw::PID, R(0));
     code.load(Len::Four, R(1), R(8), MADE_UID).store(Len::Four, STACK, VALUE + raw::UID, R(1));
     code.load(Len::Eight, R(1), R(8), MADE_AT).store(Len::Eight, STACK, VALUE + raw::MADE, R(1));
+    code.map_and_key(forked, KEY + raw::PID).call(Helper::MapLookup);
+    let begun_none = code.jump_if(R(0), 0);
+    code.load(Len::Eight, R(1), R(0), 0).load(Len::Eight, R(2), R(8), MADE_AT);
+    let begun_before = code.jump_if_less(R(1), R(2));
+    code.set(R(1), 0).store(Len::Four, STACK, KEY + raw::PID, R(1)).land([begun_none, begun_before]);
     code.map_and_key(executed, KEY + raw::PID).call(Helper::MapLookup);
     let never = code.jump_if(R(0), 0);
     code.load(Len::Eight, R(1), R(0), 0).store(Len::Eight, STACK, KEY + raw::EXECUTED, R(1));

@@ -1,12 +1,11 @@
 //! What is noted of raw sockets that are closed, and who may have sent a packet by one.
 //!
-//! A raw socket has no port and sends under any, so every process that closed one just now can have sent what came just now. Keeps one rule: all
-//! of them are told, or that it is uncertain.
+//! A raw socket has no port and sends under any, and whole packets of any protocol (`IP_HDRINCL`, raw(7)), so every process that closed one of a
+//! family since a packet was sent can have sent it. Keeps one rule: all of them are told, or that it is uncertain.
 
 use std::time::Duration;
 
 use super::record::{Sender, part};
-use crate::packet::Protocol;
 
 /// The key of a note, in the machine's byte order.
 pub(super) const PID: i16 = 0;
@@ -27,10 +26,10 @@ pub(super) const VALUE_LEN: usize = 24;
 
 /// `AF_INET`, `AF_INET6`.
 const FAMILIES: [u32; 2] = [2, 10];
-/// A raw socket for whole packets of any protocol (raw(7), `IPPROTO_RAW`).
-const ANY: u32 = 255;
-/// What a raw socket sent last is judged within this time: it has waited in the TUN, and then perhaps for its turn.
-const RECENT: Duration = Duration::from_secs(1);
+/// Who closed a socket is known for so long: a packet waits in the TUN, perhaps for its turn or for a neighbour, and then for its search.
+const KEPT: Duration = Duration::from_secs(15);
+/// And no more than these are kept.
+const MOST: usize = 1024;
 /// In nanoseconds: between two clocks, and on the way into the TUN's queue.
 const SLACK: u64 = 5_000_000;
 
@@ -46,7 +45,7 @@ pub struct RawSender {
 /// A note.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Note {
-    /// PID 0: the process that closed the socket is not the one that made it, as far as is known.
+    /// PID 0: the process that closed the socket is not the one that made it, or not the only one that may have held it.
     by: RawSender,
     family: u32,
     protocol: u32,
@@ -75,42 +74,41 @@ impl Note {
     }
 }
 
-/// Who closed raw sockets within a second. The default: nobody did.
+/// Who closed raw sockets lately. The default: nobody did.
 #[derive(Clone, Debug, Default)]
 pub struct RawNotes {
     notes: Vec<Note>,
-    /// When a note found no room last; 0: never.
+    /// When a note found no room last, or one was closed that is forgotten; 0: never.
     lost: u64,
-    /// The end of that second, in nanoseconds since boot.
-    until: u64,
 }
 
 impl RawNotes {
     /// Takes what was noted since the last time.
     pub(super) fn take(&mut self, new: impl Iterator<Item = Note>, lost: u64, now: u64) {
-        (self.lost, self.until) = (lost, now);
+        self.lost = self.lost.max(lost);
         for note in new {
             // The last of one program stands for all.
             self.notes.retain(|old| old.of() != note.of());
             self.notes.push(note);
         }
-        self.notes.retain(|note| is_recent(note.closed, now));
+        self.notes.sort_by_key(|note| note.closed);
+        let more = self.notes.len().saturating_sub(MOST);
+        let old = self.notes.iter().take_while(|note| !is_recent(note.closed, now)).count();
+        let forgotten = self.notes.drain(..more.max(old)).map(|note| note.closed).max();
+        self.lost = self.lost.max(forgotten.unwrap_or_default());
     }
 
-    /// The processes whose closed raw sockets can have sent a packet of this family and protocol after `since`, in nanoseconds since boot.
-    /// None: that is uncertain.
+    /// The processes whose closed raw sockets can have sent a packet of this family after `since`, in nanoseconds since boot. None: that is
+    /// uncertain.
     #[must_use]
-    pub fn senders(&self, is_v4: bool, protocol: Protocol, since: u64) -> Option<Vec<RawSender>> {
+    pub fn senders(&self, is_v4: bool, since: u64) -> Option<Vec<RawSender>> {
         let since = since.saturating_sub(SLACK);
-        if self.lost != 0 && is_recent(self.lost, self.until) && self.lost >= since {
+        if self.lost != 0 && self.lost >= since {
             return None;
         }
         let family = if is_v4 { FAMILIES[0] } else { FAMILIES[1] };
-        let can_send = |note: &&Note| {
-            note.closed >= since && note.family == family && (note.protocol == u32::from(protocol.0) || note.protocol == ANY)
-        };
         let mut senders: Vec<RawSender> = Vec::new();
-        for note in self.notes.iter().filter(can_send) {
+        for note in self.notes.iter().filter(|note| note.closed >= since && note.family == family) {
             if note.by.sender.pid == 0 {
                 return None;
             }
@@ -125,7 +123,7 @@ impl RawNotes {
 
 /// The clocks of two processors may differ by a little.
 fn is_recent(at: u64, now: u64) -> bool {
-    Duration::from_nanos(now.saturating_sub(at)) < RECENT
+    Duration::from_nanos(now.saturating_sub(at)) < KEPT
 }
 
 #[cfg(test)]
@@ -142,8 +140,8 @@ mod tests {
         Note::read(&key.try_into().expect("a key"), &value.try_into().expect("a value")).expect("long enough")
     }
 
-    fn pids(notes: &RawNotes, is_v4: bool, protocol: Protocol) -> Option<Vec<u32>> {
-        let senders = notes.senders(is_v4, protocol, 0)?;
+    fn pids(notes: &RawNotes, is_v4: bool, since: u64) -> Option<Vec<u32>> {
+        let senders = notes.senders(is_v4, since)?;
         assert!(senders.iter().all(|sender| sender.executed == 7 && sender.sender.uid == 1000));
         Some(senders.iter().map(|sender| sender.sender.pid).collect())
     }
@@ -154,44 +152,64 @@ mod tests {
         all
     }
 
+    /// What has the header written by its sender may be of any protocol.
     #[test]
-    fn whoever_closed_a_socket_of_the_family_that_can_send_the_protocol_just_now_may_have_sent() {
+    fn whoever_closed_a_socket_of_the_family_may_have_sent_whatever_its_protocol_is() {
         for is_v4 in [true, false] {
-            let mut notes = noted(&[
+            let notes = noted(&[
                 note(5, is_v4, 6, NOW - 1),
                 note(4, is_v4, 255, NOW - 2),
-                note(6, is_v4, 17, NOW - 1),
+                note(6, is_v4, 1, NOW - 1),
                 note(7, !is_v4, 255, NOW - 1),
                 note(8, is_v4, 6, NOW - SECOND),
                 note(5, is_v4, 255, NOW - 3),
             ]);
-            assert_eq!(pids(&notes, is_v4, Protocol::TCP), Some(vec![4, 5]), "each once");
-            assert_eq!(pids(&notes, is_v4, Protocol::UDP), Some(vec![4, 5, 6]));
-            notes.take(std::iter::empty(), 0, NOW + SECOND);
-            assert_eq!(pids(&notes, is_v4, Protocol::TCP), Some(vec![]));
+            assert_eq!(pids(&notes, is_v4, NOW - SECOND / 2), Some(vec![4, 5, 6]), "each once");
+            assert_eq!(pids(&notes, is_v4, NOW - SECOND), Some(vec![4, 5, 6, 8]));
+            assert_eq!(pids(&notes, is_v4, NOW + SECOND), Some(vec![]));
         }
     }
 
     #[test]
-    fn socket_that_another_process_made_and_a_note_without_room_make_it_uncertain_for_a_second() {
+    fn whoever_closed_a_socket_while_a_packet_waited_for_its_search_may_have_sent_it() {
+        let (mut notes, sent) = (noted(&[note(5, true, 6, NOW)]), NOW - 1);
+        for waited in [SECOND / 2, 3 * SECOND, 9 * SECOND] {
+            notes.take(std::iter::once(note(6, true, 6, NOW + waited)), 0, NOW + waited);
+            assert_eq!(pids(&notes, true, sent), Some(vec![5, 6]));
+        }
+        notes.take(std::iter::empty(), 0, NOW + 20 * SECOND);
+        assert_eq!(pids(&notes, true, sent), None, "who it was is forgotten");
+        assert_eq!(pids(&notes, true, NOW + SECOND), Some(vec![6]), "it was closed before");
+        notes.take(std::iter::empty(), 0, NOW + 40 * SECOND);
+        assert_eq!(notes.notes.len(), 0, "old ones are forgotten");
+    }
+
+    #[test]
+    fn socket_that_another_process_may_have_held_and_a_note_without_room_make_uncertain_what_was_sent_before() {
         let notes = noted(&[note(5, true, 6, NOW - 1), note(0, true, 6, NOW - 1)]);
-        assert_eq!(pids(&notes, true, Protocol::TCP), None);
-        assert_eq!(pids(&notes, true, Protocol::UDP), Some(vec![]), "it can send no datagrams");
-        assert_eq!(pids(&notes, false, Protocol::TCP), Some(vec![]));
+        assert_eq!(pids(&notes, true, NOW - 1), None);
+        assert_eq!(pids(&notes, true, NOW + SECOND), Some(vec![]));
+        assert_eq!(pids(&notes, false, NOW - 1), Some(vec![]));
         let mut notes = noted(&[note(5, true, 6, NOW - 1)]);
         notes.take(std::iter::empty(), NOW, NOW + SECOND / 2);
-        assert_eq!(pids(&notes, true, Protocol::TCP), None);
+        assert_eq!(pids(&notes, true, NOW), None);
         notes.take(std::iter::once(note(5, true, 6, NOW + SECOND)), NOW, NOW + SECOND);
-        assert_eq!(pids(&notes, true, Protocol::TCP), Some(vec![5]));
-        assert_eq!(notes.notes.len(), 1, "old ones are forgotten");
-        notes.take(std::iter::once(note(5, true, 6, NOW + SECOND + 1)), NOW, NOW + SECOND + 1);
+        assert_eq!(pids(&notes, true, NOW + SECOND), Some(vec![5]));
         assert_eq!(notes.notes.len(), 1, "one program has one");
+    }
+
+    #[test]
+    fn more_than_can_be_kept_are_forgotten_the_oldest_first() {
+        let many = (1_u32..).zip(NOW..).take(MOST + 10).map(|(pid, closed)| note(pid, true, 6, closed));
+        let mut notes = RawNotes::default();
+        notes.take(many, 0, NOW + SECOND);
+        assert_eq!((notes.notes.len(), notes.lost), (MOST, NOW + 9));
     }
 
     #[test]
     fn whoever_had_closed_its_socket_before_a_packet_was_sent_did_not_send_it() {
         let mut notes = noted(&[note(0, true, 6, NOW - SECOND / 2), note(5, true, 6, NOW - 1)]);
-        let senders = |notes: &RawNotes, since| notes.senders(true, Protocol::TCP, since).map(|senders| senders.len());
+        let senders = |notes: &RawNotes, since| notes.senders(true, since).map(|senders| senders.len());
         assert_eq!(senders(&notes, NOW - SECOND / 2), None);
         assert_eq!(senders(&notes, NOW - SECOND / 4), Some(1));
         assert_eq!(senders(&notes, NOW + 1), Some(1), "clocks differ");

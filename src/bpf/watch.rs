@@ -94,8 +94,8 @@ impl Maps {
 
     /// Has the kernel take the programs that note sockets.
     fn of_sockets(&self, watched: Watched) -> Result<[(Hook, OwnedFd); 2], Without> {
-        let Self { made, closed, executed, forked: _, raw, raw_lost } = self;
-        let notes = Notes { made, closed, executed, raw, raw_lost };
+        let Self { made, closed, executed, forked, raw, raw_lost } = self;
+        let notes = Notes { made, closed, executed, forked, raw, raw_lost };
         Ok([
             (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made))?),
             (Hook::SocketReleased, load(Hook::SocketReleased, "portreeve_close", &program::of_released(watched, notes))?),
@@ -227,11 +227,11 @@ impl ClosedSockets {
         Maps::time_of(&self.maps.executed, sender.pid).is_none_or(|at| at < sender.made)
     }
 
-    /// Whether nobody can have inherited the socket of a sender: its process has begun no other since. To be asked after the process was
-    /// looked at.
+    /// Whether a process has begun no other since a time, which would have inherited its sockets. To be asked after the process was looked
+    /// at.
     #[must_use]
-    pub fn has_no_heir(&self, sender: &Sender) -> bool {
-        Maps::time_of(&self.maps.forked, sender.pid).is_none_or(|at| at < sender.made)
+    pub fn has_begun_none(&self, pid: u32, since: u64) -> bool {
+        Maps::time_of(&self.maps.forked, pid).is_none_or(|at| at < since)
     }
 }
 

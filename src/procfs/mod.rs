@@ -29,5 +29,5 @@ mod tags;
 mod text;
 mod users;
 
-pub use raw::RawTable;
+pub use raw::{Holders, RawTable};
 pub use search::{Options, Processes};

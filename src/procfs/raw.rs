@@ -1,13 +1,19 @@
 //! Raw sockets, which can send packets in the name of any port: the tables `/proc/PID/net/{raw,raw6}`, which every kernel has (raw_diag
-//! may be missing).
+//! may be missing), and who holds them.
 //!
-//! Keeps one rule: all raw sockets that can have sent a packet are told, or none. Addresses exclude none of them: who gives the header
-//! himself (`IP_HDRINCL`) writes any.
+//! Keeps one rule: all raw sockets that can have sent a packet are told, and all their holders, or none. Neither addresses nor protocols
+//! exclude one: who gives the header himself (`IP_HDRINCL`, `IPV6_HDRINCL`) writes any, and an IPv6 socket of an extension header's number
+//! sends what comes behind that.
 
 use std::io::Read as _;
 use std::sync::Arc;
+use std::time::Instant;
 
-use super::search::{Processes, ambiguous, is_same_program};
+use super::descriptors::{SocketLink, Walk};
+use super::hints::Holder;
+use super::identity;
+use super::process::all;
+use super::search::{Processes, THOROUGH_LINKS, ambiguous, is_same_program};
 use super::text::net_lines;
 use crate::packet::Protocol;
 use crate::process::{Confidence, Identity, Socket};
@@ -30,12 +36,44 @@ impl RawTable {
         Self(open.map(|line| (line.local.port(), socket(line.inode, line.uid))).collect())
     }
 
-    /// The sockets that can have sent a packet of this protocol; `None` where these are too many to be judged.
+    /// The sockets that can have sent a packet of this protocol, the likeliest first; `None` where these are too many to be judged.
     #[must_use]
     pub fn senders(&self, protocol: Protocol) -> Option<Vec<Socket>> {
-        let can_send = |(of, _): &&(u16, Socket)| *of == u16::from(protocol.0) || *of == ANY;
-        let senders: Vec<Socket> = self.0.iter().filter(can_send).map(|(_, socket)| *socket).collect();
-        (senders.len() <= MOST_SENDERS).then_some(senders)
+        let is_likely = |of: u16| of == u16::from(protocol.0) || of == ANY;
+        let those = |likely| self.0.iter().filter(move |(of, _)| is_likely(*of) == likely).map(|(_, socket)| *socket);
+        (self.0.len() <= MOST_SENDERS).then(|| those(true).chain(those(false)).collect())
+    }
+}
+
+/// Who held some sockets at a time, in all processes.
+#[derive(Debug)]
+pub struct Holders {
+    began: Instant,
+    of: Vec<u64>,
+    found: Vec<(u64, Holder)>,
+}
+
+impl Holders {
+    /// Whether this says who held these sockets at some time behind `sent`.
+    #[must_use]
+    pub fn are_of(&self, sockets: &[Socket], sent: Instant) -> bool {
+        self.began >= sent && sockets.iter().all(|socket| self.of.contains(&socket.inode))
+    }
+
+    /// When they were looked for.
+    #[must_use]
+    pub fn began(&self) -> Instant {
+        self.began
+    }
+
+    /// The processes that held a socket.
+    pub fn pids(&self, socket: &Socket) -> impl Iterator<Item = u32> {
+        self.of_socket(socket).map(|(process, _)| process.pid)
+    }
+
+    fn of_socket(&self, socket: &Socket) -> impl Iterator<Item = &Holder> {
+        let inode = socket.inode;
+        self.found.iter().filter(move |(of, _)| *of == inode).map(|(_, holder)| holder)
     }
 }
 
@@ -50,6 +88,38 @@ impl Processes {
         let read = std::fs::File::open(path).and_then(|file| file.take(TABLE_LEN).read_to_end(&mut text));
         let whole = read.is_ok_and(|len| u64::try_from(len).is_ok_and(|len| len < TABLE_LEN));
         whole.then(|| RawTable::parse(&text))
+    }
+
+    /// Looks through all processes for the holders of some sockets: may take tens of milliseconds. `None`: these are too many to be looked
+    /// through.
+    #[must_use]
+    pub fn all_holders(&self, sockets: &[Socket]) -> Option<Holders> {
+        let (began, none) = (Instant::now(), SocketLink::new(0));
+        let of: Vec<u64> = sockets.iter().map(|socket| socket.inode).collect();
+        let (mut walk, mut found) = (Walk::whole(THOROUGH_LINKS), Vec::new());
+        for (pid, _) in all(&self.options().proc_root) {
+            let Some(process) = self.inside(pid) else { continue };
+            process.search(&none, &mut walk);
+            let mut held = walk.take_passed();
+            held.retain(|(inode, _)| of.contains(inode));
+            // One descriptor of each is enough.
+            held.sort_unstable();
+            held.dedup_by_key(|(inode, _)| *inode);
+            if walk.budget == 0 {
+                return None;
+            }
+            let process = if held.is_empty() { None } else { process.confirm().map(Arc::new) };
+            found.extend(process.iter().flat_map(|process| held.iter().map(|(inode, fd)| (*inode, (Arc::clone(process), *fd)))));
+        }
+        Some(Holders { began, of, found })
+    }
+
+    /// The programs among the holders of a socket: nobody for each of whom that cannot be said any more.
+    #[must_use]
+    pub fn programs_of(&self, holders: &Holders, socket: &Socket, sent: Instant) -> Vec<Arc<Identity>> {
+        let identify = |holder| self.identify_holder(holder, socket, sent);
+        let nobody = || Arc::new(identity::nobody(socket.uid, self.users()));
+        holders.of_socket(socket).map(|holder| identify(holder).unwrap_or_else(nobody)).collect()
     }
 
     /// Each program and user once, as those of whom any may be meant.
@@ -82,12 +152,48 @@ mod tests {
     }
 
     #[test]
-    fn sockets_of_the_protocol_and_those_for_whole_packets_can_have_sent_it() {
+    fn every_raw_socket_can_have_sent_it_and_those_of_its_protocol_and_for_whole_packets_are_the_likeliest() {
         let text = [line(1, 10), line(6, 11), line(17, 12), line(255, 13), line(6, 0), line(58, 14)].concat();
-        assert_eq!(senders(&text, Protocol::TCP), [11, 13]);
-        assert_eq!(senders(&text, Protocol::UDP), [12, 13]);
-        assert_eq!(senders(&text, Protocol::ICMPV6), [13, 14]);
-        assert!(senders(&[line(1, 10), line(58, 14)].concat(), Protocol::UDP).is_empty(), "a ping daemon sends no datagrams");
+        assert_eq!(senders(&text, Protocol::TCP), [11, 13, 10, 12, 14]);
+        assert_eq!(senders(&text, Protocol::UDP), [12, 13, 10, 11, 14]);
+        assert_eq!(senders(&text, Protocol::ICMPV6), [13, 14, 10, 11, 12]);
+    }
+
+    #[test]
+    fn all_processes_that_hold_a_socket_are_its_holders_at_whatever_number() {
+        let made = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let copy = std::os::fd::OwnedFd::from(made.try_clone().expect("room"));
+        let stat = rustix::fs::fstat(&made).expect("open");
+        let socket = Socket { inode: stat.st_ino, uid: 0, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
+        // Its parent is a shell in between, which holds it, too.
+        let mut shell = std::process::Command::new("sh");
+        let mut shell = shell.args(["-c", "exec 9<&0; sleep 60 </dev/null & wait"]).stdin(copy).spawn().expect("sh runs");
+        let (processes, before) = (Processes::new(Options::default()), Instant::now());
+        let programs = |holders: &Holders| {
+            let mut names: Vec<_> = processes
+                .programs_of(holders, &socket, Instant::now())
+                .iter()
+                .filter_map(|program| Some(program.exe.as_ref()?.path.file_name()?.to_string_lossy().into_owned()))
+                .collect();
+            names.sort_unstable();
+            names
+        };
+        let holders = loop {
+            let holders = processes.all_holders(&[socket]).expect("few");
+            if programs(&holders).iter().any(|name| name == "sleep") {
+                break holders;
+            }
+            assert!(before.elapsed().as_secs() < 20, "{holders:?}");
+        };
+        assert_eq!(programs(&holders).len(), 3, "{holders:?}");
+        assert!(holders.pids(&socket).any(|pid| pid == std::process::id()));
+        assert!(holders.are_of(&[socket], before) && !holders.are_of(&[socket], Instant::now()));
+        assert!(!holders.are_of(&[Socket { inode: 1, ..socket }], before));
+        let children = format!("/proc/{0}/task/{0}/children", shell.id());
+        let asleep = std::fs::read_to_string(children).expect("it runs").trim().parse().ok();
+        let asleep = asleep.and_then(rustix::process::Pid::from_raw).expect("its child");
+        rustix::process::kill_process(asleep, rustix::process::Signal::KILL).expect("ours to kill");
+        shell.wait().expect("ours to reap");
     }
 
     #[test]

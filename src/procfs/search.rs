@@ -23,7 +23,7 @@ use crate::packet::FiveTuple;
 use crate::process::{Confidence, Identity, Socket};
 
 /// Links that the thorough search may read over all processes.
-const THOROUGH_LINKS: usize = 1_000_000;
+pub(super) const THOROUGH_LINKS: usize = 1_000_000;
 /// An identity is read anew after this time even if nothing seems changed: sessions, groups, cgroups.
 const IDENTITY_AGE: Duration = Duration::from_secs(5);
 /// After a walk over all processes in vain, the next one for the same user waits this long.
@@ -120,12 +120,16 @@ impl Processes {
         ambiguous(found)
     }
 
-    /// The socket behind an ICMP echo flow or one of another protocol without ports, which sock_diag does not list.
+    /// The ping socket behind an ICMP echo flow, which sock_diag does not list.
     ///
     /// `netns_of` is a process in the network namespace of the flow; `None` is the calling thread's own.
     #[must_use]
-    pub fn icmp_owner(&self, tuple: &FiveTuple, netns_of: Option<u32>) -> Option<Socket> {
+    pub fn ping_owner(&self, tuple: &FiveTuple, netns_of: Option<u32>) -> Option<Socket> {
         sockets::owner(tuple, &self.net_dir(netns_of))
+    }
+
+    pub(super) fn users(&self) -> &Users {
+        &self.users
     }
 
     pub(super) fn options(&self) -> &Options {

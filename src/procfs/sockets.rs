@@ -1,7 +1,6 @@
-//! Senders of echo requests and of protocols without ports: ping sockets and raw ones, from the tables in `/proc/PID/net`.
+//! Senders of echo requests: ping sockets, from the tables in `/proc/PID/net`.
 //!
-//! Keeps one rule: a ping socket is asked for before a raw one, and only by its identifier *and* addresses. Raw sockets carry no
-//! identifier, so one of them is an owner only when no other can be.
+//! Keeps one rule: a ping socket is asked for by its identifier *and* addresses. What raw ones send has no owner here (`raw`).
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -13,20 +12,13 @@ use crate::process::{Confidence, Socket};
 /// A table this long is no laptop's; the rest of it is not read.
 const TABLE_LEN: u64 = 4 * 1024 * 1024;
 
-/// The owner of an ICMP echo flow, or of a flow of a protocol without ports.
+/// The owner of an ICMP echo flow.
 ///
 /// `net` is the folder with the tables of the right network namespace.
 pub(super) fn owner(tuple: &FiveTuple, net: &Path) -> Option<Socket> {
-    let (ping, raw) = if tuple.local.is_ipv4() { ("icmp", "raw") } else { ("icmp6", "raw6") };
-    if tuple.protocol.is_icmp()
-        && let Some(socket) = choose(read(net.join(ping)).iter(), tuple, tuple.local.port(), Confidence::Exact)
-    {
-        return Some(socket);
-    }
-    if tuple.protocol.has_ports() {
-        return None;
-    }
-    choose(read(net.join(raw)).iter(), tuple, u16::from(tuple.protocol.0), Confidence::Likely)
+    let table = if tuple.local.is_ipv4() { "icmp" } else { "icmp6" };
+    let is_echo = tuple.protocol.is_icmp();
+    is_echo.then(|| choose(read(net.join(table)).iter(), tuple, tuple.local.port(), Confidence::Exact)).flatten()
 }
 
 fn read(path: PathBuf) -> Vec<NetLine> {
@@ -117,15 +109,17 @@ mod tests {
     }
 
     #[test]
-    fn raw_table_is_never_asked_for_protocols_with_ports() {
+    fn ping_table_is_asked_for_echo_alone() {
         let dir = tempfile::tempdir().expect("a directory");
-        let text = " 1: 00000000:0006 00000000:0000 07 0:0 0:0 0 1000 0 4711 2 0 0\n 2: 00000000:002F 00000000:0000 07 0:0 0:0 0 1000 0 4712 2 0 0\n";
-        std::fs::write(dir.path().join("raw"), text).expect("written");
-        let mut tuple = echo("10.0.0.1:0", "192.0.2.1:0");
-        tuple.protocol = Protocol::TCP;
-        assert_eq!(owner(&tuple, dir.path()), None);
-        tuple.protocol = Protocol(47);
-        assert_eq!(owner(&tuple, dir.path()).map(|socket| (socket.inode, socket.confidence)), Some((4712, Confidence::Likely)));
+        let text = " 1: 00000000:004D 00000000:0000 07 0:0 0:0 0 1000 0 4711 2 0 0\n";
+        std::fs::write(dir.path().join("icmp"), text).expect("written");
+        let mut tuple = echo("10.0.0.1:77", "192.0.2.1:0");
+        assert_eq!(owner(&tuple, dir.path()).map(|socket| (socket.inode, socket.confidence)), Some((4711, Confidence::Exact)));
+        for protocol in [Protocol::TCP, Protocol(47)] {
+            tuple.protocol = protocol;
+            assert_eq!(owner(&tuple, dir.path()), None);
+        }
+        assert_eq!(owner(&echo("10.0.0.1:78", "192.0.2.1:0"), dir.path()), None);
         assert_eq!(owner(&tuple, Path::new("/nowhere")), None);
     }
 }

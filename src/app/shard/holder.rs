@@ -24,6 +24,8 @@ pub(super) struct Holder {
     pub(super) signature: Option<Signature>,
     /// Without a socket: who may have sent it by raw ones.
     pub(super) raw: Box<[RawKey]>,
+    /// Since when they were told, in nanoseconds since boot.
+    pub(super) raw_since: u64,
     /// The socket was closed when the flow was attributed to it.
     pub(super) closed: bool,
     /// See [`super::lanes::Lanes::goes_by_main`].

@@ -32,16 +32,26 @@ pub(in crate::app) struct Attributor {
     looking: Mutex<()>,
     /// Who made sockets, and who closed UDP and raw ones, where the kernel tells.
     pub(super) closed: Option<ClosedSockets>,
+    /// What is not known without them, and why.
+    without: Option<String>,
     us: u32,
 }
 
 impl Attributor {
     pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
-        let closed = ClosedSockets::watch(table.as_fd());
-        let closed = closed.inspect_err(|error| tracing::info!("a UDP socket that is closed at once is nobody's: {error}")).ok();
+        let (closed, without) = match ClosedSockets::watch(table.as_fd()) {
+            Ok(closed) => (Some(closed), None),
+            Err(error) => (None, Some(format!("UDP sockets that are closed at once and all raw sockets are nobody's: {error}"))),
+        };
+        without.iter().for_each(|note| tracing::info!("{note}"));
         let translations = if netns_of.is_none() { Translations::open().map(Mutex::new).ok() } else { None };
         let (raw, looking, us) = (RawTables::default(), Mutex::default(), std::process::id());
-        Self { table: Mutex::new(table), translations, processes, netns_of, raw, looking, closed, us }
+        Self { table: Mutex::new(table), translations, processes, netns_of, raw, looking, closed, without, us }
+    }
+
+    /// What is not known here, for those who ask what is judged.
+    pub(in crate::app) fn note(&self) -> Option<String> {
+        self.without.clone()
     }
 
     /// One whom the kernel tells of no closed sockets.
@@ -56,6 +66,7 @@ impl Attributor {
             raw: RawTables::default(),
             looking: Mutex::default(),
             closed: None,
+            without: None,
             us: std::process::id(),
         }
     }
@@ -73,7 +84,7 @@ impl Attributor {
             let written = if found.is_none() { self.as_written(tuple, link) } else { None };
             written.map_or(Ok(found), |written| locked(&self.table).owner(&written))
         } else {
-            Ok(self.processes.icmp_owner(tuple, self.netns_of))
+            Ok(self.processes.ping_owner(tuple, self.netns_of))
         }
     }
 
@@ -138,7 +149,7 @@ impl Attributor {
         let maker = self.maker_of_new(socket)?;
         let identity = self.processes.find_at_maker(maker.pid, maker.made, socket, Instant::now())?;
         // After the look: nobody has inherited it before.
-        self.closed.as_ref()?.has_no_heir(&maker).then_some(identity)
+        self.closed.as_ref()?.has_begun_none(maker.pid, maker.made).then_some(identity)
     }
 
     /// The same for a loop, of which one looks at a time: none waits for another, since what is read may lie on a file system that does not
@@ -156,7 +167,7 @@ impl Attributor {
         self.processes.find_maker(pid, made, socket, sent)
     }
 
-    fn is_us(&self, identity: &Identity) -> bool {
+    pub(super) fn is_us(&self, identity: &Identity) -> bool {
         identity.pid == Some(self.us)
     }
 
@@ -206,7 +217,7 @@ impl Attributor {
                 }
                 (identities, is_closed)
             }
-            Origin::Raw(senders) => (self.search_raw(&tuple, &senders), false),
+            Origin::Raw(_, sent) => (self.search_raw(&tuple, sent), false),
         };
         let is_ours = identities.iter().any(|identity| self.is_us(identity));
         if is_ours { (vec![unattributed(None)], false) } else { (identities, is_closed) }
@@ -297,10 +308,11 @@ impl Shard {
     }
 
     /// Whether datagrams of a flow still come from the socket that it was attributed to. What another socket sends is another flow.
-    pub(super) fn is_still_held(&mut self, id: FlowId, packet: Option<&IpPacket<'_>>, now: Instant) -> bool {
+    /// `is_in_hand`: see [`Self::is_still_raw`].
+    pub(super) fn is_still_held(&mut self, id: FlowId, packet: Option<&IpPacket<'_>>, is_in_hand: bool, now: Instant) -> bool {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return false };
         if self.lanes.is_raw(id) {
-            return self.is_still_raw(id, &tuple, packet, now);
+            return self.is_still_raw(id, &tuple, packet, is_in_hand, now);
         }
         if let Some(closed) = self.lanes.closed(id) {
             return self.is_last_word_of(closed, &tuple, packet, now);

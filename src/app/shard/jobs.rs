@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
-use super::raw::RawSenders;
+use super::raw::{RawSenders, Sent};
 use super::turns::Turns;
 use crate::app::shared::locked;
 use crate::flow::FlowId;
@@ -30,14 +30,14 @@ pub(super) enum Origin {
     /// The socket at its end.
     Socket(Socket),
     /// One of those that can send the like.
-    Raw(RawSenders),
+    Raw(RawSenders, Sent),
 }
 
 impl Origin {
     fn group(&self) -> Group {
         match self {
             Self::Socket(socket) => (socket.uid, socket.cgroup_id),
-            Self::Raw(senders) => (senders.uid(), None),
+            Self::Raw(senders, _) => (senders.uid(), None),
         }
     }
 }
@@ -129,7 +129,7 @@ mod tests {
         drop(other);
         let inode = |job: Job| match job.of {
             Origin::Socket(socket) => Some(socket.inode),
-            Origin::Raw(_) => None,
+            Origin::Raw(..) => None,
         };
         assert_eq!([(); 3].map(|()| queue.next().and_then(inode)), [Some(1), Some(2), None]);
     }

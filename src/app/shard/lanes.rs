@@ -153,8 +153,8 @@ impl Lanes {
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
         let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
         let by_main = socket.is_some_and(|s| s.mark != 0);
-        let socket = socket.map(|s| (s.cookie, s.inode));
-        let holder = Holder { id, socket, connected, seen: now, signature: None, raw: [].into(), closed: false, by_main };
+        let (socket, raw) = (socket.map(|s| (s.cookie, s.inode)), [].into());
+        let holder = Holder { id, socket, connected, seen: now, signature: None, raw, raw_since: 0, closed: false, by_main };
         self.place(id.index()).holder = Some(holder);
     }
 
@@ -194,10 +194,10 @@ impl Lanes {
         Some((holder.socket?.0, holder.seen))
     }
 
-    /// Remembers the raw sockets that may have sent a flow of no other socket.
-    pub(super) fn note_raw(&mut self, id: FlowId, raw: Box<[RawKey]>) {
+    /// Remembers the raw sockets that may have sent a flow of no other socket after `since`.
+    pub(super) fn note_raw(&mut self, id: FlowId, raw: Box<[RawKey]>, since: u64) {
         if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
-            holder.raw = raw;
+            (holder.raw, holder.raw_since) = (raw, since);
         }
     }
 
@@ -208,13 +208,13 @@ impl Lanes {
     }
 
     /// Whether those who may have sent a flow by raw sockets are the same; `ask` looks. Last words are a closed one's for a moment.
-    pub(super) fn still_raw(&mut self, id: FlowId, now: Instant, ask: impl FnOnce() -> Option<Box<[RawKey]>>) -> bool {
+    pub(super) fn still_raw(&mut self, id: FlowId, now: Instant, ask: impl FnOnce(u64) -> Option<Box<[RawKey]>>) -> bool {
         let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
         let age = now.saturating_duration_since(holder.seen);
         if age < HELD {
             return true;
         }
-        let Some(after) = ask() else { return false };
+        let Some(after) = ask(holder.raw_since) else { return false };
         if after == holder.raw {
             holder.seen = now;
         }
@@ -367,7 +367,7 @@ mod tests {
         let keys = |inodes: &[u64]| inodes.iter().map(|inode| RawKey::Open(*inode)).collect();
         let raw_of = |raw: &[u64]| {
             let (mut lanes, id) = held_by(None, &[], now);
-            lanes.note_raw(id, keys(raw));
+            lanes.note_raw(id, keys(raw), 7);
             assert!(lanes.is_raw(id) && !lanes.is_raw(FlowId::for_test(0, 2)));
             (lanes, id)
         };
@@ -380,8 +380,8 @@ mod tests {
             (&[], CLOSED, false),
         ] {
             let (mut lanes, id) = raw_of(&[5]);
-            assert!(lanes.still_raw(id, now, || panic!("it was seen just now")));
-            assert_eq!(lanes.still_raw(id, now + at, || Some(keys(after))), held, "{after:?} after {at:?}");
+            assert!(lanes.still_raw(id, now, |_| panic!("it was seen just now")));
+            assert_eq!(lanes.still_raw(id, now + at, |since| (since == 7).then(|| keys(after))), held, "{after:?} after {at:?}");
         }
     }
 

@@ -259,7 +259,7 @@ impl Shard {
                 self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
             }
             Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_)) => {
-                if self.came_the_same_way(id, packet) && self.is_still_held(id, Some(packet), now) {
+                if self.came_the_same_way(id, packet) && self.is_still_held(id, Some(packet), true, now) {
                     return self.send_datagram(id, packet, now);
                 }
                 self.abandon(id, now);
@@ -280,11 +280,11 @@ impl Shard {
     fn release(&mut self, id: FlowId, packets: &[Kept], now: Instant) {
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
         let last = packets.last().and_then(|packet| packet.parse().ok());
-        if !is_tcp && !self.is_still_held(id, last.as_ref(), now) {
-            let link = self.lanes.link(id);
+        if !is_tcp && !self.is_still_held(id, last.as_ref(), false, now) {
+            let (link, is_raw) = (self.lanes.link(id), self.lanes.is_raw(id));
             self.abandon(id, now);
-            // What came last is another socket's, of which nothing else may come.
-            match (last, link) {
+            // What came last is another socket's, of which nothing else may come. Who sent it by a raw one cannot be said so late.
+            match (last.filter(|_| !is_raw), link) {
                 (Some(last), Some(header)) => self.on_linked(header.for_kept(&last), &last, now),
                 (Some(last), None) => self.router.handle(Input::Packet(&last), now),
                 (None, _) => {}

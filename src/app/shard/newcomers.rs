@@ -33,12 +33,15 @@ pub(super) struct Newcomers {
     /// One place for each flow.
     turns: Turns<IpNet, IpAddr, FiveTuple>,
     /// What waits of each, in its order.
-    packets: HashMap<FiveTuple, Vec<Kept>>,
+    packets: HashMap<FiveTuple, Waiting>,
     bytes: usize,
     put_off: usize,
     /// When the next one of a crowd would be due if none had come early.
     crowds_due: Option<Instant>,
 }
+
+/// Packets of one flow, and a time that the first of them was sent after, in nanoseconds since boot; 0: that is not known.
+pub(super) type Waiting = (u64, Vec<Kept>);
 
 impl Default for Newcomers {
     fn default() -> Self {
@@ -68,28 +71,29 @@ impl Newcomers {
         self.packets.contains_key(tuple)
     }
 
-    /// False where there is no place.
-    pub(super) fn push(&mut self, packet: &IpPacket<'_>) -> bool {
+    /// False where there is no place. The packet was sent after `since`.
+    pub(super) fn push(&mut self, packet: &IpPacket<'_>, since: u64) -> bool {
         let (len, tuple) = (packet.bytes().len(), packet.tuple());
         self.put_off += 1;
         // Half of what is free, as with the places.
         if 2 * len > MAX_BYTES.saturating_sub(self.bytes) {
             return false;
         }
-        let earlier = self.packets.get(&tuple).map(Vec::len);
+        let earlier = self.packets.get(&tuple).map(|(_, packets)| packets.len());
         let has_place = match earlier {
             Some(earlier) => earlier < MOST_OF_ONE,
             None => self.turns.push(asker_of(&tuple), tuple.remote.ip(), tuple),
         };
         if has_place {
             self.bytes += len;
-            self.packets.entry(tuple).or_default().push(Kept::new(packet.bytes(), packet.arrival()));
+            let (_, packets) = self.packets.entry(tuple).or_insert((since, Vec::new()));
+            packets.push(Kept::new(packet.bytes(), packet.arrival()));
         }
         has_place
     }
 
     /// All that waits of the next flow.
-    pub(super) fn pop(&mut self, now: Instant) -> Option<Vec<Kept>> {
+    pub(super) fn pop(&mut self, now: Instant) -> Option<Waiting> {
         let due = self.crowds_due.map_or(now, |due| due.max(now));
         let crowds_may = due <= now + CROWDS_START;
         let is_crowd = Cell::new(false);
@@ -100,9 +104,9 @@ impl Newcomers {
         if is_crowd.get() {
             self.crowds_due = Some(due + CROWDS_PACE);
         }
-        let packets = self.packets.remove(&tuple).unwrap_or_default();
+        let (since, packets) = self.packets.remove(&tuple).unwrap_or_default();
         self.bytes = self.bytes.saturating_sub(packets.iter().map(|kept| kept.len()).sum());
-        Some(packets)
+        Some((since, packets))
     }
 }
 
@@ -135,12 +139,13 @@ mod tests {
     }
 
     fn push(newcomers: &mut Newcomers, bytes: &[u8]) -> bool {
-        newcomers.push(&IpPacket::parse(bytes, Checksums::Unfinished).expect("well-formed"))
+        newcomers
+            .push(&IpPacket::parse(bytes, Checksums::Unfinished).expect("well-formed"), u64::try_from(bytes.len()).expect("few"))
     }
 
     /// Where the next one is going.
     fn pop(newcomers: &mut Newcomers, now: Instant) -> Option<SocketAddr> {
-        let packets = newcomers.pop(now)?;
+        let (_, packets) = newcomers.pop(now)?;
         Some(packets.first().expect("one at least").parse().expect("well-formed").tuple().remote)
     }
 
@@ -211,10 +216,11 @@ mod tests {
         }
         assert!(!push(&mut newcomers, &one(0)), "no more of one");
         assert!(push(&mut newcomers, &other(0)) && newcomers.turns.has(is_no_crowd));
-        let packets = newcomers.pop(Instant::now()).expect("the first");
+        let (since, packets) = newcomers.pop(Instant::now()).expect("the first");
+        assert_eq!(since, u64::try_from(one(0).len()).expect("few"), "the others came later");
         assert!((0..MOST_OF_ONE).map(one).eq(packets.iter().map(|kept| kept.to_vec())), "in their order");
         assert!(!newcomers.holds(&tuple) && !newcomers.is_empty());
-        assert_eq!(newcomers.pop(Instant::now()).map(|packets| packets.len()), Some(1));
+        assert_eq!(newcomers.pop(Instant::now()).map(|(_, packets)| packets.len()), Some(1));
     }
 
     #[test]

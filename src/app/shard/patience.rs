@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use mio::Events;
 
-use super::Shard;
+use super::{Shard, TUN};
 use crate::bpf::since_boot;
 
 /// The longest look, about two wake-ups.
@@ -58,8 +58,11 @@ impl Shard {
         }
         let asleep = since_boot();
         self.poll_for(events, timeout)?;
+        if !self.tun_ready && events.iter().all(|event| event.token() != TUN) {
+            self.turn.saw_none(asleep);
+        }
         if timeout != Some(Duration::ZERO) {
-            self.turn.slept(asleep, since_boot());
+            self.turn.slept(since_boot());
             self.patience.slept(began.elapsed().saturating_sub(window));
         }
         Ok(())

@@ -1,9 +1,8 @@
-//! Flows that raw sockets send: `traceroute -T`, `mtr -u`, `nmap -sS`. No TCP or UDP socket owns them.
+//! Flows that raw sockets send: `traceroute -T`, `mtr -u`, `nmap -sS`, pings of root. No TCP, UDP or ping socket owns them.
 //!
-//! Whoever holds a raw socket of a packet's protocol, or one for whole packets (`IPPROTO_RAW`), can send it under any address and port,
-//! and so could whoever closed one just now (nmap makes one for each IPv6 packet; `bpf` notes it). All of them are asked about: one program's
-//! flow is that program's, of several the strictest verdict holds. A raw ICMP socket is taken to send no segments and no datagrams, which
-//! one with `IP_HDRINCL` could.
+//! Whoever holds a raw socket of a packet's family can send it under any protocol, address and port (`IP_HDRINCL`), and so could whoever has
+//! closed one since (nmap makes one for each IPv6 packet; `bpf` notes it). All of them are asked about: one program's flow is that
+//! program's, of several the strictest verdict holds. Where `bpf` is not to be had, nobody knows who closed one, and the flow is nobody's.
 //!
 //! Keeps one rule: what a TCP or UDP socket sent that has been closed since is no raw socket's, whatever raw sockets there are. Such
 //! a socket leaves the checksum to the device; a raw one cannot. Not told apart are datagrams whose checksum the kernel finishes before the
@@ -13,6 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use super::Shard;
+use super::holder::HELD;
 use super::identify::{Attributor, unattributed};
 use super::jobs::Origin;
 use crate::app::shared::locked;
@@ -20,7 +20,7 @@ use crate::bpf::{RawNotes, RawSender, since_boot};
 use crate::flow::FlowId;
 use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol};
 use crate::process::{Identity, Socket};
-use crate::procfs::{Processes, RawTable};
+use crate::procfs::{Holders, Processes, RawTable};
 
 /// An answer to a raw datagram may come so late: so long traceroute(8) waits. No socket tells whether it is still waited for.
 pub(super) const WAITED_FOR: Duration = Duration::from_secs(5);
@@ -28,13 +28,15 @@ pub(super) const WAITED_FOR: Duration = Duration::from_secs(5);
 /// Times that those who can have sent a packet are searched for while they close their sockets.
 const LOOKS: usize = 3;
 
+/// What names a link waits for its neighbour to answer at most: three questions, a second apart (`mcast_solicit`, `retrans_time_ms` in
+/// net/ipv4/arp.c and net/ipv6/ndisc.c), and some.
+const NEIGHBOUR: Duration = Duration::from_secs(4);
+
 /// All who can have sent a packet by a raw socket.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct RawSenders {
     open: Vec<Socket>,
     closed: Vec<RawSender>,
-    /// As [`Sent::after`].
-    sent_after: u64,
 }
 
 /// When a packet was sent.
@@ -76,6 +78,8 @@ impl RawSenders {
 pub(super) struct RawTables {
     v4: Mutex<Option<(Instant, Option<RawSockets>)>>,
     v6: Mutex<Option<(Instant, Option<RawSockets>)>>,
+    /// Who held those that were searched for last.
+    held: Mutex<Option<Arc<Holders>>>,
 }
 
 /// The open ones of a family, and then who closed some.
@@ -87,8 +91,8 @@ pub(super) struct RawSockets {
 
 impl RawSockets {
     fn senders(&self, tuple: &FiveTuple, sent: Sent) -> Option<RawSenders> {
-        let closed = self.notes.senders(tuple.local.is_ipv4(), tuple.protocol, sent.after)?;
-        Some(RawSenders { open: self.table.senders(tuple.protocol)?, closed, sent_after: sent.after })
+        let closed = self.notes.senders(tuple.local.is_ipv4(), sent.after)?;
+        Some(RawSenders { open: self.table.senders(tuple.protocol)?, closed })
     }
 }
 
@@ -111,42 +115,70 @@ impl RawTables {
 impl Attributor {
     /// Who may have sent a packet by a raw socket. None: that is uncertain.
     fn raw_senders(&self, tuple: &FiveTuple, sent: Sent) -> Option<RawSenders> {
+        let noted = self.closed.as_ref()?;
         self.raw.senders(tuple, sent, || {
             let table = self.processes.raw_table(tuple.local.is_ipv4(), self.netns_of)?;
             // After the table.
-            let notes = self.closed.as_ref().map_or_else(|| Ok(RawNotes::default()), crate::bpf::ClosedSockets::raw_notes);
-            Some(RawSockets { table, notes: notes.ok()? })
+            Some(RawSockets { table, notes: noted.raw_notes().ok()? })
         })
     }
 
     /// The one of whom alone a raw flow can be, where that can be said in microseconds or there is nobody to search for.
     fn only_raw_sender(&self, senders: &RawSenders, sent: Instant) -> Option<Arc<Identity>> {
         match (&*senders.open, &*senders.closed) {
-            ([socket], []) => self.quick(socket, sent),
+            ([socket], []) => self.only_raw_holder(socket, sent),
             ([], [closed]) => Some(self.raw_closer(closed, sent)),
             _ => None,
         }
     }
 
+    /// The one that alone held a socket a moment ago, if it has begun no process since, which would have inherited it.
+    fn only_raw_holder(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+        let held = locked(&self.raw.held).clone()?;
+        let (age, now) = (held.began().elapsed(), since_boot());
+        let mut pids = held.pids(socket);
+        let (pid, None) = (pids.next()?, pids.next()) else { return None };
+        let programs = (age < HELD).then(|| self.processes.programs_of(&held, socket, sent))?;
+        let began = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
+        let is_sure = self.closed.as_ref()?.has_begun_none(pid, began);
+        programs.into_iter().next().filter(|program| is_sure && program.pid.is_some())
+    }
+
     /// Everybody of whom a raw flow may be. A socket that is closed while its holder is searched for is among the closed ones by then.
-    pub(super) fn search_raw(&self, tuple: &FiveTuple, senders: &RawSenders) -> Vec<Arc<Identity>> {
+    pub(super) fn search_raw(&self, tuple: &FiveTuple, mut sent: Sent) -> Vec<Arc<Identity>> {
         let mut found = Vec::new();
         for _ in 0..LOOKS {
-            let now = Sent { after: senders.sent_after, by: Instant::now() };
-            let Some(RawSenders { open, closed, .. }) = self.raw_senders(tuple, now) else { return vec![unattributed(None)] };
-            let holders: Vec<_> = match (&*open, &*closed) {
-                // Another search may have found the program meanwhile.
-                ([socket], []) => self.holders(socket),
-                _ => open.iter().flat_map(|socket| self.processes.find(socket)).collect(),
-            };
-            let are_found = holders.iter().all(|holder| holder.pid.is_some());
-            let closers = closed.iter().map(|closed| self.raw_closer(closed, now.by));
-            found = Processes::one_of(holders.into_iter().chain(closers));
-            if are_found {
+            let Some(RawSenders { open, closed }) = self.raw_senders(tuple, sent) else { return vec![unattributed(None)] };
+            let Some(holders) = self.raw_holders(&open, sent.by) else { return vec![unattributed(None)] };
+            let programs = open.iter().flat_map(|socket| self.raw_programs(&holders, socket, sent.by));
+            let closers = closed.iter().map(|closed| self.raw_closer(closed, sent.by));
+            found = Processes::one_of(programs.chain(closers));
+            if open.iter().all(|socket| holders.pids(socket).next().is_some()) {
                 break;
             }
+            sent.by = Instant::now();
         }
         if found.is_empty() { vec![unattributed(None)] } else { found }
+    }
+
+    /// Who held these sockets when a packet had been sent. One look serves all that waited for it. None: too many may have.
+    fn raw_holders(&self, open: &[Socket], sent: Instant) -> Option<Arc<Holders>> {
+        let known = locked(&self.raw.held).clone().filter(|known| known.are_of(open, sent));
+        if known.is_some() {
+            return known;
+        }
+        let found = Arc::new(self.processes.all_holders(open)?);
+        *locked(&self.raw.held) = Some(Arc::clone(&found));
+        Some(found)
+    }
+
+    /// The programs that hold a socket; we are none, since what we send does not come by the TUN.
+    fn raw_programs(&self, holders: &Holders, socket: &Socket, sent: Instant) -> Vec<Arc<Identity>> {
+        let programs = self.processes.programs_of(holders, socket, sent);
+        if programs.is_empty() {
+            return vec![unattributed(Some(socket.uid))];
+        }
+        programs.into_iter().filter(|program| !self.is_us(program)).collect()
     }
 
     fn raw_closer(&self, closed: &RawSender, sent: Instant) -> Arc<Identity> {
@@ -168,33 +200,50 @@ impl Shard {
     pub(super) fn identify_raw(&mut self, id: FlowId, tuple: &FiveTuple, sent: Instant, now: Instant) {
         // Many a link leaves it to the UDP socket to finish its checksum.
         let is_led = self.lanes.link(id).is_some();
-        let is_raw = !(is_led && tuple.protocol == Protocol::UDP)
-            && self.router.flow(id).and_then(|flow| flow.parked().arrival()) == Some(Arrival::Finished);
-        // What names a link may have waited for its neighbour to answer.
-        let sent_at = Sent { after: if is_led { 0 } else { self.turn.sent_after() }, by: sent };
-        let senders = is_raw.then(|| self.attributor.raw_senders(tuple, sent_at)).flatten().unwrap_or_default();
-        self.lanes.note_raw(id, senders.keys());
+        let is_finished = || self.router.flow(id).and_then(|flow| flow.parked().arrival()) == Some(Arrival::Finished);
+        let is_raw = !tuple.protocol.has_ports() || !(is_led && tuple.protocol == Protocol::UDP) && is_finished();
+        let sent = Sent { after: self.sent_after(is_led), by: sent };
+        let senders = is_raw.then(|| self.attributor.raw_senders(tuple, sent)).flatten().unwrap_or_default();
+        self.lanes.note_raw(id, senders.keys(), sent.after);
         if senders.is_empty() {
             return self.identified(id, &[unattributed(None)], now);
         }
-        match self.attributor.only_raw_sender(&senders, sent) {
+        match self.attributor.only_raw_sender(&senders, sent.by) {
             Some(identity) => self.identified(id, &[identity], now),
-            None => self.search_for(id, Origin::Raw(senders), *tuple, now),
+            None => self.search_for(id, Origin::Raw(senders, sent), *tuple, now),
         }
     }
 
-    /// Whether a datagram of a raw sockets' flow may be theirs, and theirs alone.
-    pub(super) fn is_still_raw(&mut self, id: FlowId, tuple: &FiveTuple, packet: Option<&IpPacket<'_>>, now: Instant) -> bool {
-        let attributor = &self.attributor;
-        packet.is_some_and(|packet| packet.arrival() == Arrival::Finished)
-            // It may have been parked since it was sent.
-            && self.lanes.still_raw(id, now, || Some(attributor.raw_senders(tuple, Sent { after: 0, by: now })?.keys()))
+    /// When the packets in hand were sent at the earliest, in nanoseconds since boot.
+    fn sent_after(&self, is_led: bool) -> u64 {
+        let after = self.turn.sent_after();
+        let waited = u64::try_from(NEIGHBOUR.as_nanos()).unwrap_or(u64::MAX);
+        if is_led { after.min(since_boot().saturating_sub(waited)) } else { after }
+    }
+
+    /// Whether a datagram of a raw sockets' flow may be theirs, and theirs alone. `is_in_hand`: it came just now; else it may have been parked
+    /// since the flow began.
+    pub(super) fn is_still_raw(
+        &mut self,
+        id: FlowId,
+        tuple: &FiveTuple,
+        packet: Option<&IpPacket<'_>>,
+        is_in_hand: bool,
+        now: Instant,
+    ) -> bool {
+        let (attributor, came) = (&self.attributor, self.sent_after(self.lanes.link(id).is_some()));
+        packet.is_some_and(|packet| !tuple.protocol.has_ports() || packet.arrival() == Arrival::Finished)
+            && self.lanes.still_raw(id, now, |began| {
+                let after = if is_in_hand { came } else { began };
+                Some(attributor.raw_senders(tuple, Sent { after, by: now })?.keys())
+            })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::procfs::Options;
 
     #[test]
     fn table_is_read_once_for_what_had_been_sent_before_and_again_for_what_was_sent_later() {
@@ -207,6 +256,19 @@ mod tests {
             assert_eq!(tables.senders(&tuple, before, || panic!("it is known")), nobody);
             let later = Sent { after: 0, by: Instant::now() + Duration::from_secs(1) };
             assert_eq!(tables.senders(&tuple, later, || None), None, "it cannot be read");
+        }
+    }
+
+    #[test]
+    fn where_closed_sockets_are_not_noted_nobody_is_known_to_have_sent_by_a_raw_one() {
+        let attributor = Attributor::for_test(Arc::new(Processes::new(Options::default())));
+        for (local, remote) in [("10.9.0.2:5", "192.0.2.1:80"), ("[fd09::2]:5", "[2001:db8::1]:80")] {
+            let [local, remote] = [local, remote].map(|end| end.parse().expect("an address"));
+            for protocol in [Protocol::TCP, Protocol::UDP, Protocol::ICMP] {
+                let (tuple, sent) = (FiveTuple { protocol, local, remote }, Sent { after: 0, by: Instant::now() });
+                assert_eq!(attributor.raw_senders(&tuple, sent), None);
+                assert_eq!(attributor.search_raw(&tuple, sent), [unattributed(None)]);
+            }
         }
     }
 }

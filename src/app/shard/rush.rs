@@ -20,10 +20,8 @@ const MANY: usize = 128;
 /// In a rush, those that are judged before other packets have their turn again.
 const AT_ONCE: usize = 8;
 
-/// In nanoseconds: who waited longer has slept, which it would not have with packets there, and is woken up by the first of them so soon at
-/// the latest.
-const ASLEEP: u64 = 1_000_000;
-const WOKEN: u64 = 20_000_000;
+/// In nanoseconds: whoever sleeps is woken up by the first packet so soon at the latest, on a machine that is as busy as can be, too.
+const WOKEN: u64 = 1_000_000_000;
 
 /// What is known of the turn of the loop that is under way.
 #[derive(Clone, Copy, Debug, Default)]
@@ -32,22 +30,30 @@ pub(super) struct Turn {
     emptied_before: u64,
     /// The same in it.
     emptied: u64,
-    /// Some of its packets have waited in places of their own.
-    have_waited: bool,
+    /// The same before the turn that read those of its packets which have waited in places of their own; None: there are none.
+    waited_since: Option<u64>,
     has_searched: bool,
 }
 
 impl Turn {
-    /// Before this turn nothing was waited for but events, from `since` until `now`.
-    pub(super) fn slept(&mut self, since: u64, now: u64) {
-        if now.saturating_sub(since) > ASLEEP {
-            self.emptied_before = self.emptied_before.max(since).max(now.saturating_sub(WOKEN));
-        }
+    /// A look for events that began at `since` saw no packets.
+    pub(super) fn saw_none(&mut self, since: u64) {
+        self.emptied_before = self.emptied_before.max(since);
+    }
+
+    /// Before this turn nothing was waited for but events, until `now`.
+    pub(super) fn slept(&mut self, now: u64) {
+        self.emptied_before = self.emptied_before.max(now.saturating_sub(WOKEN));
     }
 
     /// All its packets were sent after that; 0: that is not known.
     pub(super) fn sent_after(self) -> u64 {
-        if self.have_waited { 0 } else { self.emptied_before }
+        self.waited_since.map_or(self.emptied_before, |since| since.min(self.emptied_before))
+    }
+
+    /// Packets that were sent after `since`, and have waited in places of their own, are among its packets.
+    fn takes_waiting(&mut self, since: u64) {
+        self.waited_since = Some(self.waited_since.map_or(since, |other| other.min(since)));
     }
 
     /// Whether a program that was never seen before may be looked at here: one in a turn, since others' packets wait for it.
@@ -106,7 +112,7 @@ impl Shard {
     /// Keeps the first packet of a new flow until its turn comes. Without a place it is lost; its program will send another, as after
     /// any loss.
     pub(super) fn keep_waiting(&mut self, packet: &IpPacket<'_>) {
-        if !self.newcomers.push(packet) {
+        if !self.newcomers.push(packet, self.turn.sent_after()) {
             self.router.count(Counter::RushOut);
         }
     }
@@ -115,8 +121,8 @@ impl Shard {
     pub(super) fn let_in(&mut self, now: Instant) {
         // Those that are turned down at once count, too.
         for _ in self.unidentified.len()..AT_ONCE {
-            let Some(packets) = self.newcomers.pop(now) else { return };
-            self.turn.have_waited = true;
+            let Some((since, packets)) = self.newcomers.pop(now) else { return };
+            self.turn.takes_waiting(since);
             for kept in &packets {
                 self.take_kept(kept, now);
             }
@@ -144,30 +150,34 @@ mod tests {
     use crate::packet::{Checksums, udp_datagram};
 
     #[test]
-    fn packets_were_sent_after_the_queue_was_empty_before_this_turn_unless_they_waited_elsewhere() {
+    fn packets_were_sent_after_the_queue_was_empty_before_the_turn_that_read_them() {
         let mut turn = Turn { emptied: 5, ..Turn::default() };
         assert_eq!(turn.sent_after(), 0, "this turn's were there before");
         turn.end();
         turn.emptied = 9;
         assert_eq!(turn.sent_after(), 5);
-        turn.have_waited = true;
-        assert_eq!(turn.sent_after(), 0);
+        for (since, after) in [(4, 4), (2, 2), (3, 2)] {
+            turn.takes_waiting(since);
+            assert_eq!(turn.sent_after(), after, "some have waited since an earlier turn");
+        }
         turn.end();
         assert_eq!(turn.sent_after(), 9);
         turn.end();
         assert_eq!(turn.sent_after(), 9, "it was not emptied in between");
+        turn.saw_none(11);
+        turn.saw_none(10);
+        assert_eq!(turn.sent_after(), 11);
     }
 
     #[test]
-    fn who_slept_was_woken_up_by_a_packet_that_had_just_been_sent() {
-        let after = |since, now| {
-            let mut turn = Turn { emptied_before: 5, ..Turn::default() };
-            turn.slept(since, now);
+    fn who_slept_was_woken_up_within_a_second_by_a_packet() {
+        let after = |now| {
+            let mut turn = Turn { emptied_before: WOKEN, ..Turn::default() };
+            turn.slept(now);
             turn.sent_after()
         };
-        assert_eq!(after(7, 7 + ASLEEP), 5, "it may not have slept");
-        assert_eq!(after(7, 8 + ASLEEP), 7);
-        assert_eq!(after(7, 7 + 2 * WOKEN), 7 + WOKEN);
+        assert_eq!(after(2 * WOKEN), WOKEN, "it may have been sent as soon as it was looked for");
+        assert_eq!(after(9 * WOKEN), 8 * WOKEN);
     }
 
     #[test]

@@ -113,9 +113,10 @@ pub(super) fn privilege(status: &str) -> Finding {
 pub(super) fn closed_sockets(probed: Result<(), Without>) -> Finding {
     let check = "closed sockets";
     match probed {
-        Ok(()) => Finding::good(check, "the kernel notes who closes UDP sockets"),
+        Ok(()) => Finding::good(check, "the kernel notes who closes UDP and raw sockets"),
         Err(reason) => {
-            Finding::note(check, reason.to_string(), "a UDP socket that is closed with its first datagram is nobody's")
+            let means = "a UDP socket that is closed with its first datagram is nobody's, and so is what raw sockets send";
+            Finding::note(check, reason.to_string(), means)
         }
     }
 }

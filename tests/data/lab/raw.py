@@ -1,7 +1,9 @@
 """Sends a SYN and a datagram from raw sockets, as traceroute -T and mtr -u do, and tells in one line what came back.
 
-raw.py send|whole|once ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own; once: by a socket for each packet,
-as nmap -6 does. A program `sleep` holds raw sockets of the protocols HELD meanwhile.
+raw.py send|whole|disguised|once ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own; disguised: by a socket of
+ICMP; once: by a socket for each packet, as nmap -6 does. A program `sleep` holds raw sockets of the protocols HELD meanwhile.
+raw.py shared ADDRESS: as send, while a `sleep` that is nobody's child has the sockets, too, at other numbers.
+raw.py echo ADDRESS [HELD...]: an echo request instead, and says whether there was a reply.
 raw.py become ADDRESS: as once, and becomes `sleep` right after it.
 raw.py closed ADDRESS [LINK]: sockets that are closed after one datagram each, while `sleep` alone holds raw ones.
 raw.py forged ADDRESS: a SYN with an IP header of its own of no version that there is.
@@ -35,6 +37,7 @@ class Net:
         with socket.socket(self.domain, socket.SOCK_DGRAM) as asked:
             asked.connect((address, 9))
             self.local = asked.getsockname()[0]
+        self.icmp = socket.IPPROTO_ICMP if self.domain == socket.AF_INET else socket.IPPROTO_ICMPV6
         self.ends = [ipaddress.ip_address(end).packed for end in (self.local, self.remote)]
 
     def raw(self, protocol):
@@ -82,8 +85,19 @@ class Net:
         time.sleep(0.1)
         return program
 
+    def share(self, made):
+        """A program gets copies of these sockets, and is nobody's child."""
+        def copy():
+            for number, one in enumerate(made, 50):
+                os.dup2(one.fileno(), number)
+        subprocess.run(["setsid", "--fork", "sleep", "6"], preexec_fn=copy, close_fds=False, stdin=subprocess.DEVNULL,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+        time.sleep(0.1)
 
-SOURCES = {"send": 40001, "whole": 40003, "once": 40005, "become": 40007}
+
+SOURCES = {"send": 40001, "whole": 40003, "once": 40005, "become": 40007, "disguised": 40009, "shared": 40011}
+# include/uapi/linux/in6.h
+IPV6_HDRINCL = 36
 
 
 def send(net, how):
@@ -97,14 +111,20 @@ def send(net, how):
             os.execv("/usr/bin/sleep", ["sleep", "1.5"])
         time.sleep(1.5)
         return "sent"
-    if how == "whole":
-        made = net.raw(WHOLE)
+    if how in ("whole", "disguised"):
+        made = net.raw(WHOLE if how == "whole" else net.icmp)
+        if net.domain == socket.AF_INET:
+            made.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
+        else:
+            made.setsockopt(socket.IPPROTO_IPV6, IPV6_HDRINCL, 1)
         for protocol, data in ((TCP, segment), (UDP, datagram)):
             made.sendto(net.whole(protocol, data), (net.remote, 0))
         # What carries it must have taken it before it ends with this program.
         time.sleep(1.5)
         return "sent"
     by_tcp, by_udp = net.raw(TCP), net.raw(UDP)
+    if how == "shared":
+        net.share([by_tcp, by_udp])
     by_tcp.sendto(segment, (net.remote, 0))
     answer = net.heard(by_tcp, source)
     by_udp.sendto(datagram, (net.remote, 0))
@@ -127,6 +147,25 @@ def closed(net):
     return "sent"
 
 
+def echo(net):
+    kind = 8 if net.domain == socket.AF_INET else 128
+    head, data = struct.pack("!BBHHH", kind, 0, 0, 4711, 1), b"an echo?"
+    made = net.raw(net.icmp)
+    # The kernel sums up those of IPv6.
+    total = checksum(head + data) if net.domain == socket.AF_INET else 0
+    made.sendto(head[:2] + struct.pack("!H", total) + head[4:] + data, (net.remote, 0))
+    until = time.monotonic() + LIMIT_S
+    while time.monotonic() < until:
+        try:
+            back = made.recv(2048)
+        except TimeoutError:
+            break
+        back = back[(back[0] & 15) * 4:] if net.domain == socket.AF_INET else back
+        if back[0] == (0 if net.domain == socket.AF_INET else 129) and back[8:] == data:
+            return "a reply"
+    return "no reply"
+
+
 def forged(net):
     try:
         net.raw(WHOLE).sendto(net.whole(TCP, net.syn(40005, 80), other_version=True), (net.remote, 0))
@@ -138,11 +177,14 @@ def forged(net):
 
 def main():
     how, address, *more = sys.argv[1:]
+    # Who closed a raw socket within a second may have sent what this one sends.
+    time.sleep(1.2)
     net = Net(address, more[0] if how == "closed" and more else None)
     protocols = [TCP, UDP, WHOLE] if how == "closed" else [int(protocol) for protocol in more]
     beside = net.held(protocols) if protocols else None
     try:
-        print(json.dumps(closed(net) if how == "closed" else forged(net) if how == "forged" else send(net, how)))
+        do = {"closed": closed, "forged": forged, "echo": echo}.get(how, lambda net: send(net, how))
+        print(json.dumps(do(net)))
     finally:
         if beside:
             beside.kill()

@@ -32,32 +32,34 @@ fn echo_belongs_to_the_ping_socket_with_its_identifier() {
                 let identifier: u16 = program.said.parse().expect("an identifier");
                 let local = SocketAddr::new(local.parse().expect("an address"), identifier);
                 let flow = tuple(number, local, remote);
-                let socket = processes.icmp_owner(&flow, None).expect("an owner");
+                let socket = processes.ping_owner(&flow, None).expect("an owner");
                 assert_eq!(socket.confidence, Confidence::Exact);
                 assert_eq!(only_holder(&processes, &socket).pid, Some(program.pid()));
-                assert_eq!(processes.icmp_owner(&flow, Some(program.pid())), Some(socket), "by its namespace");
+                assert_eq!(processes.ping_owner(&flow, Some(program.pid())), Some(socket), "by its namespace");
             }
             let unknown = tuple(number, SocketAddr::new(local.parse().expect("an address"), 1), remote);
-            assert_eq!(processes.icmp_owner(&unknown, None), None);
+            assert_eq!(processes.ping_owner(&unknown, None), None);
         }
     });
 }
 
 #[test]
-fn echo_of_a_raw_socket_is_likely_and_of_two_ambiguous() {
+fn echo_may_be_of_every_raw_socket_and_these_have_the_programs_that_hold_them() {
     in_namespace(|| {
         for (family, protocol, _, local, number, remote) in FAMILIES {
-            let code = format!("s = socket.socket(socket.{family}, socket.SOCK_RAW, socket.{protocol}); say('ready'); end()");
             let flow = tuple(number, SocketAddr::new(local.parse().expect("an address"), 77), remote);
             let processes = processes();
-            assert_eq!(processes.icmp_owner(&flow, None), None);
-            let one = Program::python(&code);
-            let socket = processes.icmp_owner(&flow, None).expect("an owner");
-            assert_eq!(socket.confidence, Confidence::Likely);
-            assert_eq!(only_holder(&processes, &socket).pid, Some(one.pid()));
-            let _other = Program::python(&code);
-            let socket = processes.icmp_owner(&flow, None).expect("an owner");
-            assert_eq!(socket.confidence, Confidence::Ambiguous);
+            let senders = || processes.raw_table(flow.local.is_ipv4(), None)?.senders(number);
+            let mut programs = Vec::new();
+            for kind in [protocol, "IPPROTO_TCP"] {
+                let code = format!("s = socket.socket(socket.{family}, socket.SOCK_RAW, socket.{kind}); say('ready'); end()");
+                programs.push(Program::python(&code));
+                assert_eq!(processes.ping_owner(&flow, None), None);
+                let open = senders().expect("few");
+                let holders = processes.all_holders(&open).expect("few");
+                let pids: Vec<Vec<u32>> = open.iter().map(|socket| holders.pids(socket).collect()).collect();
+                assert_eq!(pids, programs.iter().map(|program| vec![program.pid()]).collect::<Vec<_>>(), "{kind}");
+            }
         }
     });
 }
@@ -72,9 +74,9 @@ fn ping_in_another_namespace_is_not_seen_from_here() {
         let pid = program.pid();
         in_namespace(move || {
             let flow = tuple(Protocol::ICMP, "10.9.0.2:77".parse().expect("an address"), "192.0.2.1:0");
-            assert_eq!(processes().icmp_owner(&flow, None), None);
-            assert!(processes().icmp_owner(&flow, Some(pid)).is_some());
-            assert_eq!(processes().icmp_owner(&flow, Some(u32::MAX)), None);
+            assert_eq!(processes().ping_owner(&flow, None), None);
+            assert!(processes().ping_owner(&flow, Some(pid)).is_some());
+            assert_eq!(processes().ping_owner(&flow, Some(u32::MAX)), None);
         });
         drop(program);
     });
