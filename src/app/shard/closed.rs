@@ -19,6 +19,10 @@ const LOOK_AFTER: Duration = Duration::from_millis(250);
 const QUIET: Duration = Duration::from_millis(100);
 /// Flows looked at in a row.
 const TURN: usize = 64;
+/// Words of the kernel, in so long, that are looked into: one costs some ten microseconds. Anybody who may send as this host can forge
+/// them; without one a flow ends when it has been idle.
+const WORDS: usize = 50;
+const WORDS_TIME: Duration = Duration::from_millis(100);
 
 /// Flows to be looked at, the oldest first. Bounded by the flows that open within a quarter of a second.
 #[derive(Default)]
@@ -39,12 +43,30 @@ impl Fresh {
     }
 }
 
+/// Words of the kernel that were looked into lately.
+#[derive(Default)]
+pub(super) struct Words {
+    since: Option<Instant>,
+    count: usize,
+}
+
+impl Words {
+    /// Whether one more may be looked into.
+    fn takes_one(&mut self, now: Instant) -> bool {
+        if self.since.is_none_or(|since| now.saturating_duration_since(since) >= WORDS_TIME) {
+            *self = Self { since: Some(now), count: 0 };
+        }
+        self.count += 1;
+        self.count <= WORDS
+    }
+}
+
 impl Shard {
     /// No socket of this host took a datagram of this flow. Such a word has no ports, so it may come by another queue than the flow;
     /// `is_first`: nobody else has heard it.
     pub(super) fn on_unwanted(&mut self, tuple: &FiveTuple, is_first: bool, now: Instant) {
         // Flows of others have no socket here, and who sends such words from behind this host shall cost no search.
-        if !self.is_own(tuple.local.ip()) {
+        if !self.is_own(tuple.local.ip()) || is_first && !self.datagrams.words.takes_one(now) {
             return;
         }
         match self.router.find(tuple).or_else(|| self.hearer(tuple.local)) {
@@ -83,9 +105,28 @@ impl Shard {
 
 #[cfg(test)]
 mod tests {
+    use super::super::faults::tests::shards;
     use super::*;
     use crate::flow::{Amounts, Service, Table};
     use crate::packet::Protocol;
+
+    #[test]
+    fn words_of_the_kernel_cost_the_loops_no_more_than_so_many_in_a_time() {
+        for [local, remote] in [["10.9.0.2:4000", "203.0.113.10:9"], ["[fd09::2]:4000", "[2001:db8::10]:9"]] {
+            let [local, remote] = [local, remote].map(|end| end.parse().expect("an address"));
+            let (tuple, now) = (FiveTuple { protocol: Protocol::UDP, local, remote }, Instant::now());
+            let (mut loops, _) = shards(2);
+            let heard = |loops: &mut [(Shard, _)], at| {
+                (0..10 * WORDS).for_each(|_| loops[0].0.on_unwanted(&tuple, true, at));
+                std::iter::from_fn(|| loops[1].0.inbox.try_recv().ok()).count()
+            };
+            assert_eq!(heard(&mut loops, now), WORDS);
+            assert_eq!(heard(&mut loops, now + WORDS_TIME / 2), 0);
+            assert_eq!(heard(&mut loops, now + WORDS_TIME), WORDS, "and again");
+            loops[1].0.on_unwanted(&tuple, true, now);
+            assert_eq!(std::iter::from_fn(|| loops[0].0.inbox.try_recv().ok()).count(), 1, "each loop hears its own");
+        }
+    }
 
     #[test]
     fn flows_are_looked_at_once_in_the_order_of_their_opening() {

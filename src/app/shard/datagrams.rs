@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
 
 use super::Shard;
-use super::closed::Fresh;
+use super::closed::{Fresh, Words};
 use super::lanes::{EchoLane, Lane};
 use super::runs::{Run, Runs, Shape};
 use crate::app::dns::{Datagram, DnsAsker};
@@ -40,6 +40,7 @@ pub(super) struct Datagrams {
     /// What programs send in fragments.
     pub(super) fragments: Reassembly,
     pub(super) fresh: Fresh,
+    pub(super) words: Words,
 }
 
 impl Default for Datagrams {
@@ -50,6 +51,7 @@ impl Default for Datagrams {
             together: true,
             fragments: Reassembly::default(),
             fresh: Fresh::default(),
+            words: Words::default(),
         }
     }
 }

@@ -126,15 +126,22 @@ pub(super) mod tests {
     use crate::router::Config;
     use crate::tun::Queue;
 
-    /// A loop that nobody runs, and the other end of what it takes for its TUN.
     fn shard() -> (Shard, UnixDatagram) {
         let (shard, _, tun) = shard_with_handles();
         (shard, tun)
     }
 
-    /// The same, with the way to it.
+    /// A loop that nobody runs, the way to it, and the other end of what it takes for its TUN.
     pub(in super::super) fn shard_with_handles() -> (Shard, Handles, UnixDatagram) {
-        let (ours, theirs) = UnixDatagram::pair().expect("two sockets");
+        let (mut loops, handles) = shards(1);
+        let (shard, tun) = loops.pop().expect("one");
+        (shard, handles, tun)
+    }
+
+    /// The same of several.
+    pub(in super::super) fn shards(count: usize) -> (Vec<(Shard, UnixDatagram)>, Handles) {
+        let pairs = (0..count).map(|_| UnixDatagram::pair().expect("two sockets"));
+        let (ours, theirs): (Vec<_>, Vec<_>) = pairs.unzip();
         let processes = Arc::new(Processes::new(Options::default()));
         let policy = Policy::compile(&[], Setup::default()).expect("an empty set");
         let shared = Arc::new(Shared::new(Arc::new(policy), Level::Dynamic, processes.clone(), None));
@@ -150,9 +157,9 @@ pub(super) mod tests {
             bare_links: Arc::default(),
             older: None,
         };
-        let queue = Queue::adopt(ours.into()).expect("a queue");
-        let (mut shards, handles) = Shard::several(vec![queue], &parts, &shared).expect("a loop");
-        (shards.pop().expect("one"), handles, theirs)
+        let queues = ours.into_iter().map(|end| Queue::adopt(end.into()).expect("a queue")).collect();
+        let (shards, handles) = Shard::several(queues, &parts, &shared).expect("loops");
+        (shards.into_iter().zip(theirs).collect(), handles)
     }
 
     fn datagram(port: u16) -> Vec<u8> {
