@@ -81,6 +81,8 @@ impl FromStr for Pattern {
             (Some(_), Some(_)) => Ok(Self::Contains(partial(text.get(1..text.len() - 1).unwrap_or(""))?)),
             (Some(rest), None) => match rest.strip_prefix('.') {
                 Some(below) => Ok(Self::Below(whole(below)?)),
+                // One dot at the end is the root's.
+                None if rest.ends_with("..") => Err(PatternError::EmptyLabel),
                 None => Ok(Self::Suffix(partial(rest.strip_suffix('.').unwrap_or(rest))?)),
             },
             (None, Some(start)) if start.starts_with('.') => Err(PatternError::ZoneAndPrefix),
@@ -186,7 +188,8 @@ mod tests {
 
     #[test]
     fn empty_labels_are_refused_in_every_form() {
-        for text in ["", ".", "..", "*.", "*..", "a..b", ".a..b", "*.a..b", "*a..b", "a..*", "*a..b*", "**", "*.*", "..a", "a.."]
+        for text in
+            ["", ".", "..", "*.", "*..", "a..b", ".a..b", "*.a..b", "*a..b", "a..*", "*a..b*", "**", "*.*", "..a", "a..", "*a.."]
         {
             assert!(text.parse::<Pattern>().is_err(), "{text} should be refused");
         }
@@ -197,6 +200,17 @@ mod tests {
         for text in ["a.*.com", "www*.example.com", ".x.*", "a b", "exa/mple", "1.2.3.400", "1.2.3", "*bü*", "a,b", "@x", "L:x"]
         {
             assert!(text.parse::<Pattern>().is_err(), "{text} should be refused");
+        }
+    }
+
+    #[test]
+    fn dot_of_the_root_is_left_out_and_what_is_printed_is_read_as_the_same_pattern() {
+        for (text, printed) in
+            [("*a.", "*a"), ("a.b.", "a.b"), (".a.", ".a"), ("*.a.", "*.a"), ("a.*", "a.*"), ("*.a.*", "*.a.*")]
+        {
+            let pattern: Pattern = text.parse().expect(text);
+            assert_eq!(pattern.to_string(), printed);
+            assert_eq!(printed.parse(), Ok(pattern));
         }
     }
 
