@@ -30,7 +30,7 @@ pub(super) fn start(log_path: &Path) -> Exit {
             let mut said = Vec::new();
             // A copy that ends without a word leaves the pipe empty.
             let _ = pipe.read_to_end(&mut said);
-            if said == READY { Exit::Done } else { report(&mut child, log_path, begin) }
+            if said == READY { Exit::Done } else { report(&mut child, &said, log_path, begin) }
         }
         Err(error) => complain(&format!("start in the background, with the log {}: {error}", log_path.display()), Exit::Failed),
     }
@@ -53,11 +53,15 @@ fn launch(log_path: &Path) -> io::Result<(Child, io::PipeReader, usize)> {
     Ok((child, reader, begin))
 }
 
-/// Hands on what a failed copy said.
-fn report(child: &mut Child, log_path: &Path, begin: usize) -> Exit {
-    let log = std::fs::read(log_path).unwrap_or_default();
-    // Nobody can be told that nobody can be told.
-    let _ = io::stderr().write_all(log.get(begin..).unwrap_or(&[]));
+/// Hands on what a failed copy said; of one that ended without a word, what it wrote to the log.
+fn report(child: &mut Child, said: &[u8], log_path: &Path, begin: usize) -> Exit {
+    if said.is_empty() {
+        let log = std::fs::read(log_path).unwrap_or_default();
+        // Nobody can be told that nobody can be told.
+        let _ = io::stderr().write_all(log.get(begin..).unwrap_or(&[]));
+    } else {
+        complain(&String::from_utf8_lossy(said), Exit::Failed);
+    }
     match child.wait().ok().and_then(|status| status.code()) {
         Some(5) => Exit::NotPermitted,
         Some(6) => Exit::Configuration,
@@ -72,6 +76,14 @@ pub(super) fn leave_session() {
     if is_copy() {
         // It fails in the leader of a session, which has left already.
         let _ = rustix::process::setsid();
+    }
+}
+
+/// Says why traffic does not flow, also where the log cannot be written; nothing happens in a process that is no copy.
+pub(super) fn failed(why: &str) {
+    if is_copy() {
+        // A parent that is gone needs no word.
+        let _ = io::stdout().write_all(why.as_bytes()).and_then(|()| io::stdout().flush());
     }
 }
 

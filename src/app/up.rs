@@ -83,7 +83,10 @@ pub fn up(args: UpArgs) -> Exit {
     daemon::leave_session();
     match run(&args, prepared) {
         Ok(()) => Exit::Done,
-        Err(error) => complain(&error.to_string(), error.exit()),
+        Err(error) => {
+            daemon::failed(&error.to_string());
+            complain(&error.to_string(), error.exit())
+        }
     }
 }
 
@@ -139,8 +142,9 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     let socket = args.socket.clone().unwrap_or_else(paths::up_socket);
     let run_dir = paths::run_dir(Some(&socket));
     let runtime = threads::runtime()?;
-    let mut signals =
-        runtime.block_on(async { Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate()]) })?;
+    let mut signals = runtime.block_on(async {
+        Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()])
+    })?;
     make_run_dir(&run_dir)?;
     let listener = Listener::bind(&socket, Access::Machine)?;
     let (installed, older) = install(&prepared, &run_dir)?;

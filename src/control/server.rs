@@ -9,6 +9,7 @@
 use std::io;
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
@@ -39,7 +40,7 @@ struct Limits {
 
 const LIMITS: Limits = Limits { connections: 64, readers: 48, idle: Duration::from_secs(30), stalled: Duration::from_secs(10) };
 
-/// Serves until a `down` was answered, so many `connections` at a time, 64 at most. Dropping the future ends every connection at once.
+/// Serves until every `down` was answered, so many `connections` at a time, 64 at most. Dropping the future ends every connection at once.
 ///
 /// # Errors
 ///
@@ -52,19 +53,27 @@ pub async fn serve(listener: Listener, engine: Arc<dyn Engine>, connections: usi
 
 async fn serve_within(limits: Limits, listener: Listener, engine: Arc<dyn Engine>) -> io::Result<()> {
     let accepting = UnixListener::from_std(listener.socket.try_clone()?)?;
-    let (down_answered, mut went_down) = mpsc::channel(1);
+    let (down_answered, mut answered) = mpsc::channel(1);
+    let mut is_down = false;
     let room = Arc::new(Room {
         engine,
         access: listener.access,
         limits,
         connections: Semaphore::new(limits.connections),
         readers: Semaphore::new(limits.readers),
+        leaving: AtomicUsize::new(0),
         down_answered,
     });
     let mut open = JoinSet::new();
     loop {
         tokio::select! {
-            _ = went_down.recv() => return Ok(()),
+            Some(succeeded) = answered.recv() => {
+                is_down |= succeeded;
+                // Whoever asked for the same hears the same.
+                if is_down && room.leaving.load(Ordering::Relaxed) == 0 {
+                    return Ok(());
+                }
+            }
             Some(_) = open.join_next() => {}
             accepted = accepting.accept() => match accepted {
                 Ok((stream, _)) => {
@@ -87,7 +96,10 @@ struct Room {
     limits: Limits,
     connections: Semaphore,
     readers: Semaphore,
-    down_answered: mpsc::Sender<()>,
+    /// Those who have asked for the end and have not heard of it.
+    leaving: AtomicUsize,
+    /// Whether it came.
+    down_answered: mpsc::Sender<bool>,
 }
 
 impl Room {
@@ -167,12 +179,12 @@ impl Room {
     }
 
     async fn down(&self, visitor: &mut Visitor) -> io::Result<()> {
+        self.leaving.fetch_add(1, Ordering::Relaxed);
         let result = self.engine.down().await;
         let succeeded = result.is_ok();
         let sent = visitor.send(&done(result)).await;
-        if succeeded {
-            let _ = self.down_answered.send(()).await;
-        }
+        self.leaving.fetch_sub(1, Ordering::Relaxed);
+        let _ = self.down_answered.send(succeeded).await;
         sent
     }
 

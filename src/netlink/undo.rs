@@ -85,6 +85,8 @@ pub fn cleanup(run_dir: &Path) -> Result<Cleaned, CleanupError> {
     })?;
     let Some(undo) = undo else {
         nft::run("remove the guard", super::guard::REMOVE_PLAIN)?;
+        // What a killed `up` had only begun to write.
+        run_dir.forget()?;
         return Ok(Cleaned::Nothing);
     };
     undo.restore(&mut socket)?;

@@ -64,7 +64,7 @@ fn has_note(router: &Router<'_>, text: &str) -> bool {
 
 #[test]
 fn a_signal_that_comes_while_up_starts_ends_it_with_everything_as_it_was() {
-    for signal in [Signal::TERM, Signal::INT] {
+    for signal in [Signal::TERM, Signal::INT, Signal::QUIT] {
         let lab = Lab::new();
         let before = state(&lab);
         let profiles = Profiles::accepting();
@@ -210,4 +210,39 @@ fn tables_that_went_with_an_nft_that_was_killed_are_made_anew() {
     let asked = lab.internet().run(crate::harness::probe(&["connect", Lab::LAPTOP_4, "2000"])).expect_success();
     assert!(asked.contains("\"OK\""), "{asked}");
     router.verb(&["down"]).expect_success();
+}
+
+#[test]
+fn all_who_ask_for_the_end_at_once_hear_that_it_came() {
+    let lab = Lab::new();
+    let before = state(&lab);
+    let profiles = Profiles::accepting();
+    for _ in 0..4 {
+        let mut router = Router::start(&lab, Way::Up, &profiles);
+        let binary = binary().display().to_string();
+        let all: Vec<Running> = (0..4).map(|_| lab.laptop().spawn([&binary, "down"])).collect();
+        for (status, told) in all.into_iter().map(Running::finish) {
+            // Who comes after the end finds nobody.
+            assert!(status.success() && told.contains("is down") || status.code() == Some(3), "{status}: {told}");
+        }
+        assert!(router.daemon().take().expect("the daemon was started").finish().0.success());
+        assert_eq!(state(&lab), before);
+    }
+}
+
+#[test]
+fn run_directory_that_is_full_or_read_only_is_said_also_by_a_router_in_the_background() {
+    let lab = Lab::new();
+    let before = state(&lab);
+    let profiles = Profiles::accepting();
+    let full = "mount -t tmpfs -o size=8k none /run && mkdir /run/portreeve && (cat /dev/zero >/run/fill 2>/dev/null || true)";
+    let read_only = "mount --bind /run /run && mount -o remount,ro,bind /run";
+    for (how, why) in [(full, "No space left on device"), (read_only, "Read-only file system")] {
+        for words in ["up", "up --foreground"] {
+            let script = format!("{how}; exec {} {words} --profiles {}", binary().display(), profiles.path().display());
+            let told = lab.laptop().run(["unshare", "-m", "sh", "-c", &script]).expect_code(1);
+            assert!(told.stderr.contains(why) && told.stderr.contains("/run/portreeve"), "{words}: {told:?}");
+            assert_eq!(state(&lab), before, "{words}");
+        }
+    }
 }
