@@ -62,6 +62,8 @@ pub(super) struct Plan {
     pub(super) processes: Arc<Processes>,
     pub(super) netns_of: Option<u32>,
     pub(super) mark: Option<u32>,
+    /// The kernel alone carries accepted connections on.
+    pub(super) express: bool,
     pub(super) host_loopback: bool,
     pub(super) own_addresses: Vec<IpAddr>,
     pub(super) loader: Loader,
@@ -121,7 +123,10 @@ impl Core {
         let runtime = plan.runtime;
         let mut sockets = plan.sockets;
         sockets.set_interface(plan.device_index);
-        let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of));
+        let dialer = Dialer::new(plan.mark);
+        let express = plan.express.then(|| shard::tolerated(dialer.express()).map(Arc::new)).flatten();
+        let ours = express.as_ref().map(|express| express.inodes()).unwrap_or_default();
+        let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of, ours));
         let mut facts = plan.facts;
         facts.notes.extend(attributor.note());
         let (jobs, job_queue) = shard::job_queue(JOBS);
@@ -131,7 +136,8 @@ impl Core {
         let parts = Parts {
             takes_over: plan.mark.is_some(),
             config: config_of(plan.host_loopback, room),
-            dialer: Dialer::new(plan.mark),
+            dialer,
+            express,
             attributor: attributor.clone(),
             jobs,
             dns: dns_sender,

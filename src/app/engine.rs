@@ -1,5 +1,6 @@
 //! The running router as the control socket sees it.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use super::shared::{Shared, locked};
 use super::upkeep::Upkeep;
 use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
 use crate::flow::Record;
+use crate::netlink::{Carried, SocketTable};
 use crate::profile::{Level, PLAIN_DNS_REFUSED};
 use crate::resolver::Resolver;
 use crate::verdict::Answer;
@@ -30,6 +32,8 @@ pub(super) struct Facts {
     pub(super) addresses: Vec<(IpAddr, u8)>,
     pub(super) upkeep: Arc<Upkeep>,
     pub(super) plan: Option<String>,
+    /// The kernel alone carries accepted connections on.
+    pub(super) express: bool,
     pub(super) socket: PathBuf,
     pub(super) notes: Vec<String>,
 }
@@ -95,7 +99,7 @@ impl crate::control::Engine for Running {
         let mut counters = snapshot.counters;
         counters.insert("records_lost".to_owned(), self.shared.records_lost());
         counters.insert("stalls".to_owned(), self.stalls.load(Ordering::Relaxed));
-        let Facts { way, since, device, addresses, upkeep, plan, socket, notes: _ } = self.facts.clone();
+        let Facts { way, since, device, addresses, upkeep, plan, express: _, socket, notes: _ } = self.facts.clone();
         Status {
             state: State::Active,
             way,
@@ -123,7 +127,11 @@ impl crate::control::Engine for Running {
 
     fn flows(&self) -> Vec<Record> {
         let mut records = self.shared.ended();
-        records.extend(self.shards.snapshot().records);
+        let mut open = self.shards.snapshot().records;
+        if self.facts.express {
+            fill_in(&mut open);
+        }
+        records.extend(open);
         records.extend(self.older.iter().flat_map(older::Handle::records));
         records.sort_by_key(|record| (record.start, record.id));
         records
@@ -163,5 +171,22 @@ impl crate::control::Engine for Running {
         // The other end is dropped only when everything is undone, too.
         let undone = ended.wait_for(Option::is_some).await.map(|undone| undone.clone());
         undone.ok().flatten().unwrap_or(Ok(())).map_err(Fault::failed)
+    }
+}
+
+/// What open connections have carried of which no bytes pass us.
+fn fill_in(records: &mut [Record]) {
+    let is_unknown = |record: &&mut Record| record.proto == "tcp" && record.bytes_up + record.bytes_down == 0;
+    if !records.iter_mut().any(|record| is_unknown(&record)) {
+        return;
+    }
+    // Without an answer they have carried nothing that is known.
+    let carried = SocketTable::open().and_then(|mut table| table.carried()).unwrap_or_default();
+    let carried: HashMap<[String; 2], Carried> =
+        carried.into_iter().map(|(ends, carried)| (ends.map(|end| end.to_string()), carried)).collect();
+    for record in records.iter_mut().filter(is_unknown) {
+        if let Some(carried) = carried.get(&[record.src.clone(), record.dst.clone()]) {
+            (record.bytes_up, record.bytes_down, record.rtt_us) = (carried.up(), carried.down(), carried.rtt_us());
+        }
     }
 }

@@ -123,6 +123,7 @@ fn run(args: ExecArgs) -> Result<CommandStatus, ExecError> {
         addresses,
         upkeep: Arc::new(Upkeep::new(mtu)),
         plan: None,
+        express: false,
         socket,
         notes: std::iter::once("inbound connections cannot reach the command; loopback inside is its own".to_owned())
             .chain(room.note())
@@ -165,6 +166,7 @@ fn run_enclosed(mut enclosed: Enclosed, args: &ExecArgs, start: Start) -> Result
         processes: Arc::new(Processes::new(Options { enclosure: Some(enclosed.init_pid), ..Options::default() })),
         netns_of: Some(enclosed.init_pid),
         mark: None,
+        express: false,
         host_loopback: args.host_loopback,
         own_addresses: facts.addresses.iter().map(|(address, _)| *address).collect(),
         loader,

@@ -13,6 +13,8 @@ use crate::control::Way;
 const OWN: u64 = 42;
 /// What each further queue adds: the TUN's, an epoll and the way to wake it, a directory of /proc.
 const A_QUEUE: u64 = 5;
+/// What `up` has besides: raw sockets of both families, and two netlink sockets for each of four queues at most.
+const OF_UP: u64 = 10;
 /// The standard descriptors.
 const STANDARD: u64 = 3;
 /// The least that is of use beside them: for upkeep and control, a few questions, a few flows.
@@ -118,7 +120,7 @@ impl Room {
         let open = std::fs::read_dir("/proc/self/fd").map_or(allowed, |entries| u64::try_from(entries.count()).unwrap_or(0));
         let inherited = open.saturating_sub(STANDARD + 1);
         let held = match way {
-            Way::Up => inherited,
+            Way::Up => inherited + OF_UP,
             Way::Exec => inherited.saturating_sub(BEFORE),
         };
         Self::share_out(allowed, held, Memory::of_this_process(), queues)

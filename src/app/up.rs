@@ -101,6 +101,7 @@ struct Prepared {
     /// No upstream is configured: the system's resolvers are asked, and may change with the network.
     asks_system: bool,
     room: Room,
+    express: bool,
 }
 
 fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
@@ -130,6 +131,7 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         upstreams,
         asks_system,
         room: Room::take(Way::Up, config.queues.unwrap_or_else(queues))?,
+        express: config.express,
     })
 }
 
@@ -220,7 +222,7 @@ pub(super) type Shelf = Arc<Mutex<Option<Installed>>>;
 fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, socket: PathBuf) -> Result<Core, UpError> {
     let mut guard = locked(shelf);
     let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
-    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, room } = prepared;
+    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, room, express } = prepared;
     let tun = installed.take_queues();
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
@@ -235,6 +237,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
         processes: older.processes(),
         netns_of: None,
         mark: Some(installed.mark().value()),
+        express,
         host_loopback: false,
         own_addresses: installed.own_addresses().to_vec(),
         loader,
@@ -247,6 +250,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
             addresses: plan.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
             upkeep: Arc::new(Upkeep::new(installed.mtu())),
             plan: Some(plan_name),
+            express,
             socket,
             notes: notes(&plan).into_iter().chain(room.note()).collect(),
         },

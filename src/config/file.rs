@@ -6,6 +6,8 @@
 //! ```toml
 //! level = "dynamic"                           # at start
 //! queues = 2                                  # of the TUN, each with a thread; else half as many as there are cores, or two
+//! express = false                             # under `up` TCP goes through the router to its end; else the kernel alone carries
+//!                                             # on what is accepted
 //!
 //! [dns]
 //! upstream = ["tls://192.0.2.53#dns.example.com", "192.0.2.1"]   # in this order; else the system's resolvers
@@ -43,16 +45,25 @@ const MAX_QUEUES: usize = 4;
 const SCHEMES: [&str; 5] = ["udp", "tcp", "tls", "https", "quic"];
 
 /// The configuration of this machine, legal by type.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
     /// The level at start.
     pub level: Level,
     /// The TUN's queues; None: as many as serve this machine well.
     pub queues: Option<usize>,
+    /// Under `up` the kernel alone carries accepted TCP connections on.
+    pub express: bool,
     pub dns: Dns,
     /// `@name` of endpoint rules → entities, as typed.
     pub groups: BTreeMap<String, Vec<String>>,
     pub geo: Geo,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let (dns, groups, geo) = (Dns::default(), BTreeMap::new(), Geo::default());
+        Self { level: Level::default(), queues: None, express: true, dns, groups, geo }
+    }
 }
 
 /// `[dns]`
@@ -154,10 +165,11 @@ impl Reader<'_> {
             match key.get_ref().as_ref() {
                 "level" => config.level = self.level(value).unwrap_or_default(),
                 "queues" => config.queues = self.queues(value),
+                "express" => config.express = self.yes_or_no(value),
                 "dns" => self.table(value, "dns", |reader, table| reader.dns(table, &mut config.dns)),
                 "groups" => self.table(value, "groups", |reader, table| reader.groups(table, &mut config.groups)),
                 "geo" => self.table(value, "geo", |reader, table| reader.geo(table, &mut config.geo)),
-                _ => self.unknown(key, &["level", "queues", "dns", "groups", "geo"]),
+                _ => self.unknown(key, &["level", "queues", "express", "dns", "groups", "geo"]),
             }
         }
     }
@@ -259,6 +271,16 @@ impl Reader<'_> {
             );
         }
         queues
+    }
+
+    fn yes_or_no(&mut self, value: &Value<'_>) -> bool {
+        match value.get_ref() {
+            DeValue::Boolean(yes) => *yes,
+            other => {
+                self.fault(value.span(), format!("here is {}", kind(other)), "true or false belongs here".to_owned());
+                false
+            }
+        }
     }
 
     fn file(&mut self, value: &Value<'_>) -> Option<PathBuf> {

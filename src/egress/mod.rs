@@ -5,6 +5,7 @@
 
 mod datagram;
 mod echo;
+mod express;
 mod link;
 mod message;
 mod options;
@@ -18,6 +19,7 @@ use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
 pub use datagram::Datagrams;
 pub use echo::{Pings, Reply};
+pub use express::Express;
 pub use link::{Link, tell_own};
 pub use message::{Received, Trouble};
 pub use tcp::{Connecting, Progress, Stream, failure_of};
@@ -190,6 +192,15 @@ impl Dialer {
             return Err(DialError::NoGate);
         }
         Link::open(index, self.mark).map_err(|source| kernel("open a packet socket for what goes", to, source))
+    }
+
+    /// A way out for whole packets of accepted connections, each with a permit for the direct lane, which the kernel carries on.
+    ///
+    /// # Errors
+    ///
+    /// Without CAP_NET_RAW, and where nothing is marked.
+    pub fn express(&self) -> io::Result<Express> {
+        Express::open(self.mark.ok_or(io::ErrorKind::Unsupported)?)
     }
 
     fn socket(&self, permit: Permit, to: SocketAddr, kind: Type, protocol: Option<Protocol>) -> Result<Socket, DialError> {

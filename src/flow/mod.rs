@@ -13,6 +13,9 @@ mod twin;
 /// The bit of the packet mark that says that the routes of the main table lead on, whatever rules come before it.
 pub const BY_MAIN: u32 = 0x0000_1000;
 
+/// The bit of the packet mark that says that the kernel alone carries a connection on, past the router.
+pub const EXPRESS: u32 = 0x0020_0000;
+
 pub use crate::packet::Direction;
 pub use accounts::{Amounts, Bound, Program};
 pub use numbers::Numbers;

@@ -51,6 +51,16 @@ pub enum Service {
     Dns,
     /// The link that its program named: packets go on as they are, and answers come past the router.
     Link,
+    /// The kernel alone, once a connection is accepted: of its packets we see the first, and what falls back to us.
+    Express,
+}
+
+impl Service {
+    /// Whether the end of a TCP flow comes past the router.
+    #[must_use]
+    pub fn ends_unseen(self) -> bool {
+        matches!(self, Self::Link | Self::Express)
+    }
 }
 
 /// Where a flow stands.

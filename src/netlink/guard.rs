@@ -35,6 +35,7 @@ use super::Mark;
 use super::bare::BareLinks;
 use super::beside;
 use super::datagrams;
+use super::express;
 use super::frames;
 use super::host::{Framing, Host, Link};
 use super::linked;
@@ -120,7 +121,7 @@ impl Guard<'_> {
     pub(super) fn live(&self, owned: bool) -> String {
         let flags = if owned { "\tflags owner\n" } else { "" };
         let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
-        let datagrams = datagrams::text(self.plan, self.mark);
+        let datagrams = datagrams::text(self.plan, self.mark) + &express::translated(self.plan, self.mark);
         // A strict reverse-path filter looks at who asks by ARP, too.
         let arp = set_mark(self.mark);
         format!(
@@ -255,10 +256,12 @@ impl Guard<'_> {
              \tchain output {{\n\t\ttype route hook output priority mangle; policy accept;\n\
              \t\t{is_own} ct state new ct mark set ct mark & {keep:#010x} | {own:#010x}\n\
              \t\tmeta mark & {bits:#010x} == {by_main:#010x} ct state new ct mark set ct mark & {keep:#010x} | {by_main:#010x}\n\
-             \t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\
+             {opened}\t\t{hears}\n\t\t{is_own} accept\n\t\tmeta l4proto udp {is_answer} jump answered\n\
              \t\t{is_answer} {TOLD_APART}\n\t\t{is_answer} {mark}\n\
              \t\t{RST} ct direction reply {mark}\n\t\t{ERROR} ct mark & {MASK:#010x} == {own:#010x} jump errors\n\
-             \t\tjump beside\n{linked}\t}}\n",
+             \t\tjump beside\n{carried}{linked}\t}}\n",
+            opened = express::opened(self.mark),
+            carried = express::carried(self.mark),
             linked = linked::marked(&self.plan.device),
         )
     }

@@ -6,6 +6,8 @@
 mod bare;
 mod beside;
 mod datagrams;
+mod destroyed;
+mod express;
 mod foremost;
 mod frames;
 mod front;
@@ -32,6 +34,7 @@ mod ways;
 
 pub use bare::BareLinks;
 pub use beside::older;
+pub use destroyed::{Destroyed, Gone};
 pub use frames::FRAMES;
 pub use guard::{EXEMPTIONS, Exemption};
 pub use host::{Framing, Host, Link};
@@ -42,7 +45,7 @@ pub use plan::{DEFAULT, Dns, Exclude, Failure, Plan, PlanFault};
 pub use route_socket::{RequestError, RouteSocket};
 pub use run_dir::{LeftBehind, left_behind};
 pub use show::commands;
-pub use sockdiag::{Conversation, SocketTable};
+pub use sockdiag::{Carried, Conversation, SocketTable};
 pub use translated::Translations;
 pub use undo::{Cleaned, CleanupError, cleanup};
 pub use watch::Watcher;

@@ -3,14 +3,15 @@
 //!
 //! The socket tables know the ends that the program wrote, the TUN shows those that left; conntrack remembers both.
 //!
-//! Keeps one rule: only asks. Says nothing of whose a connection is, which may be that of a host behind this one.
+//! Keeps one rule: says nothing of whose a connection is, which may be that of a host behind this one; and nothing is changed in what it
+//! remembers, but forgotten.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use netlink_packet_core::{Emitable, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader};
+use netlink_packet_core::{Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
 use crate::packet::FiveTuple;
@@ -24,6 +25,8 @@ const FAMILY_HEADER_LEN: usize = 4;
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW`, which answers have, and `IPCTNL_MSG_CT_GET` (linux/netfilter/nfnetlink_conntrack.h).
 const ENTRY: u16 = 0x0100;
 const GET: u16 = 0x0101;
+/// `IPCTNL_MSG_CT_DELETE`.
+const DELETE: u16 = 0x0102;
 /// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, and in them `CTA_TUPLE_IP`, `CTA_TUPLE_PROTO`.
 const AS_WRITTEN: u16 = 1;
 const ANSWERS: u16 = 2;
@@ -33,6 +36,9 @@ const PROTOCOL: u16 = 2;
 const ADDRESS_KINDS: [[u16; 2]; 2] = [[1, 2], [3, 4]];
 /// `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT`, `CTA_PROTO_DST_PORT`.
 const PROTOCOL_KINDS: [u16; 3] = [1, 2, 3];
+/// `CTA_MARK` and `CTA_MARK_MASK`.
+const MARK: u16 = 8;
+const MARK_MASK: u16 = 21;
 /// `NLA_F_NESTED`, and it with `NLA_F_NET_BYTEORDER`.
 const NESTED: u16 = 0x8000;
 const FLAGS: u16 = 0xc000;
@@ -67,8 +73,8 @@ impl Translations {
     ///
     /// The kernel does not answer in time, or refuses the question.
     pub fn as_written(&mut self, tuple: &FiveTuple) -> io::Result<Option<FiveTuple>> {
-        self.sequence = self.sequence.wrapping_add(1);
-        rustix::net::send(&self.fd, &question(tuple, self.sequence), SendFlags::empty())?;
+        let question = question(tuple, self.next());
+        rustix::net::send(&self.fd, &question, SendFlags::empty())?;
         loop {
             let (length, _) = rustix::net::recv(&self.fd, &mut *self.buffer, RecvFlags::empty())?;
             let bytes = self.buffer.get(..length).unwrap_or_default();
@@ -81,26 +87,79 @@ impl Translations {
             }
         }
     }
+
+    /// Has conntrack forget the conversation whose first packet had these ends; false where it knew of none.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not answer in time, or refuses.
+    pub fn forget(&mut self, tuple: &FiveTuple) -> io::Result<bool> {
+        let request = request((DELETE, NLM_F_REQUEST | NLM_F_ACK), AS_WRITTEN, tuple, self.next());
+        match self.done(&request) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            other => other.map(|()| true),
+        }
+    }
+
+    /// The same for all conversations with this mark under this mask.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forget`].
+    pub fn forget_marked(&mut self, mark: u32, mask: u32) -> io::Result<()> {
+        let body = [attribute(MARK, &mark.to_be_bytes()), attribute(MARK_MASK, &mask.to_be_bytes())].concat();
+        let request = message((DELETE, NLM_F_REQUEST | NLM_F_ACK), libc::AF_UNSPEC, &body, self.next());
+        self.done(&request)
+    }
+
+    fn next(&mut self) -> u32 {
+        self.sequence = self.sequence.wrapping_add(1);
+        self.sequence
+    }
+
+    /// Sends what is only acknowledged.
+    fn done(&mut self, request: &[u8]) -> io::Result<()> {
+        rustix::net::send(&self.fd, request, SendFlags::empty())?;
+        loop {
+            let (length, _) = rustix::net::recv(&self.fd, &mut *self.buffer, RecvFlags::empty())?;
+            let malformed = |_| io::Error::from(io::ErrorKind::InvalidData);
+            let message = NetlinkBuffer::new_checked(self.buffer.get(..length).unwrap_or_default()).map_err(malformed)?;
+            if message.sequence_number() == self.sequence {
+                let code = ErrorBuffer::new_checked(message.payload()).map_err(malformed)?.code();
+                return code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code.get().saturating_abs())));
+            }
+        }
+    }
 }
 
 /// Asks for the entry whose answers have these ends, the other way round.
 fn question(tuple: &FiveTuple, sequence: u32) -> Vec<u8> {
-    let FiveTuple { protocol, local, remote } = tuple;
+    let answers = FiveTuple { local: tuple.remote, remote: tuple.local, ..*tuple };
+    request((GET, NLM_F_REQUEST), ANSWERS, &answers, sequence)
+}
+
+/// A message about the entry with these ends in its first packet, or in the answers to it.
+fn request((kind, flags): (u16, u16), of: u16, ends: &FiveTuple, sequence: u32) -> Vec<u8> {
+    let FiveTuple { protocol, local, remote } = ends;
     let (family, [from, to]) =
         if local.is_ipv4() { (libc::AF_INET, ADDRESS_KINDS[0]) } else { (libc::AF_INET6, ADDRESS_KINDS[1]) };
     let [number, from_port, to_port] = PROTOCOL_KINDS;
-    let addresses = [attribute(from, &octets(remote.ip())), attribute(to, &octets(local.ip()))].concat();
+    let addresses = [attribute(from, &octets(local.ip())), attribute(to, &octets(remote.ip()))].concat();
     let ports = [
         attribute(number, &[protocol.0]),
-        attribute(from_port, &remote.port().to_be_bytes()),
-        attribute(to_port, &local.port().to_be_bytes()),
+        attribute(from_port, &local.port().to_be_bytes()),
+        attribute(to_port, &remote.port().to_be_bytes()),
     ];
     let ends = [attribute(ADDRESSES | NESTED, &addresses), attribute(PROTOCOL | NESTED, &ports.concat())].concat();
-    let body = [&[u8::try_from(family).unwrap_or(0), 0, 0, 0][..], &attribute(ANSWERS | NESTED, &ends)].concat();
+    message((kind, flags), family, &attribute(of | NESTED, &ends), sequence)
+}
+
+fn message((kind, flags): (u16, u16), family: libc::c_int, attributes: &[u8], sequence: u32) -> Vec<u8> {
+    let body = [&[u8::try_from(family).unwrap_or(0), 0, 0, 0][..], attributes].concat();
     let mut header = NetlinkHeader::default();
     header.length = u32::try_from(HEADER_LEN + body.len()).unwrap_or(u32::MAX);
-    header.message_type = GET;
-    header.flags = NLM_F_REQUEST;
+    header.message_type = kind;
+    header.flags = flags;
     header.sequence_number = sequence;
     let mut bytes = vec![0; HEADER_LEN];
     header.emit(&mut bytes);

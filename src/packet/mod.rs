@@ -22,7 +22,7 @@ pub use build::{echo_reply, echo_request, frame_datagrams, frame_room, udp_datag
 pub use extent::{acknowledged, answer_of, resets, split_stream, stream_bytes, stream_end};
 pub use frame::{FRAME_HEADER_LEN, LED, LinkHeader};
 pub use headers::{HEADERS_MAX, Piece, StreamHeaders, plain_headers, stamp_of, tells_of_doubles, window_shift};
-pub use offload::{VNET_HEADER_LEN, datagrams_together, is_unfinished, unfinished_tcp};
+pub use offload::{VNET_HEADER_LEN, datagrams_together, finished_tcp, is_unfinished, unfinished_tcp};
 pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
 pub use renumber::{acknowledge_more, step_back, step_forward, under_headers};

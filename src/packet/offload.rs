@@ -1,7 +1,7 @@
 //! The virtio header in front of a packet that the kernel shall finish, or did not finish: checksum and segmentation
 //! (`struct virtio_net_hdr`, virtio 1.2 §5.1.6).
 
-use smoltcp::wire::{IpProtocol, checksum};
+use smoltcp::wire::{IpAddress, IpProtocol, Ipv4Packet, Ipv6Packet, TcpPacket, checksum};
 
 /// Bytes of the header.
 pub const VNET_HEADER_LEN: usize = 10;
@@ -44,6 +44,28 @@ pub(super) fn unfinished_tcp_headers(headers: &mut [u8], payload: usize, max_pay
     };
     let header_len = u16::try_from(headers.len()).ok()?;
     Some(header(gso, header_len, if cut { max_payload } else { 0 }, u16::try_from(ip_len).ok()?, TCP_CHECKSUM))
+}
+
+/// A copy of a TCP packet with its checksum finished; `None` for what is no TCP behind a plain IP header.
+#[must_use]
+pub fn finished_tcp(packet: &[u8]) -> Option<Vec<u8>> {
+    let mut packet = packet.to_vec();
+    if packet.first()? >> 4 == 4 {
+        let mut ip = Ipv4Packet::new_checked(&mut packet[..]).ok()?;
+        let ends = (ip.src_addr().into(), ip.dst_addr().into());
+        finish(ip.next_header(), ends, ip.payload_mut())?;
+    } else {
+        let mut ip = Ipv6Packet::new_checked(&mut packet[..]).ok()?;
+        let ends = (ip.src_addr().into(), ip.dst_addr().into());
+        finish(ip.next_header(), ends, ip.payload_mut())?;
+    }
+    Some(packet)
+}
+
+fn finish(protocol: IpProtocol, (src, dst): (IpAddress, IpAddress), segment: &mut [u8]) -> Option<()> {
+    let mut segment = TcpPacket::new_checked(segment).ok().filter(|_| protocol == IpProtocol::Tcp)?;
+    segment.fill_checksum(&src, &dst);
+    Some(())
 }
 
 /// Whether the header is an IPv4 one, and its length where it has no options.
@@ -143,6 +165,27 @@ mod tests {
                 assert_eq!(header[..2], [1, if cut { gso } else { 0 }], "{len}");
                 assert!(is_unfinished(&header));
             }
+        }
+    }
+
+    #[test]
+    fn what_was_left_to_the_device_is_finished_in_both_families_and_what_is_no_tcp_is_not() {
+        for v6 in [false, true] {
+            let (mut segment, mut datagram) = (Vec::new(), Vec::new());
+            let built = if v6 {
+                let ip = || PacketBuilder::ipv6([1; 16], [2; 16], 64);
+                ip().tcp(1, 2, 3, 4).write(&mut segment, b"abc").and_then(|()| ip().udp(1, 2).write(&mut datagram, b"abc"))
+            } else {
+                let ip = || PacketBuilder::ipv4([1; 4], [2; 4], 64);
+                ip().tcp(1, 2, 3, 4).write(&mut segment, b"abc").and_then(|()| ip().udp(1, 2).write(&mut datagram, b"abc"))
+            };
+            built.expect("writing to memory");
+            let mut left = segment.clone();
+            unfinished_tcp(&mut left, 1448).expect("TCP");
+            assert_ne!(left, segment);
+            assert_eq!(finished_tcp(&left), Some(segment));
+            assert_eq!(finished_tcp(&datagram), None);
+            assert_eq!(finished_tcp(&left[..30]), None, "cut short");
         }
     }
 

@@ -36,6 +36,13 @@ impl RawTable {
         Self(open.map(|line| (line.local.port(), socket(line.inode, line.uid))).collect())
     }
 
+    /// Without the sockets with these inodes.
+    #[must_use]
+    pub fn but_of(mut self, inodes: &[u64]) -> Self {
+        self.0.retain(|(_, socket)| !inodes.contains(&socket.inode));
+        self
+    }
+
     /// The sockets that can have sent a packet of this protocol, the likeliest first; `None` where these are too many to be judged.
     #[must_use]
     pub fn senders(&self, protocol: Protocol) -> Option<Vec<Socket>> {

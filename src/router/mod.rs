@@ -99,6 +99,9 @@ pub enum Input<'a> {
     Identified { flow: FlowId, owners: Vec<Owner> },
     /// The upstream socket of an `Open` is connected, or the resolver took the flow.
     Opened(FlowId),
+    /// The kernel alone carries on the TCP flow of an `Open`, which goes where it was written to. What it does is told by [`Router::account`]
+    /// and `Ended`.
+    Express(FlowId),
     /// The upstream socket failed, before or after it was connected.
     Failed { flow: FlowId, failure: Failure },
     /// Both ends are done with an open flow.
@@ -201,6 +204,7 @@ impl Router {
             Input::Linked(packet) => self.on_packet(packet, Service::Link, now),
             Input::Identified { flow, owners } => self.on_identified(flow, owners, now),
             Input::Opened(flow) => self.on_opened(flow, now),
+            Input::Express(flow) => self.on_express(flow, now),
             Input::Failed { flow, failure } => self.on_failed(flow, failure, now),
             Input::Ended { flow, outcome } => self.finish(flow, outcome, now),
             Input::Answered { prompt, answer } => self.on_answer(prompt, answer, now),

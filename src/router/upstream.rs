@@ -49,6 +49,8 @@ const IDLE_BOTH_WAYS: Duration = Duration::from_secs(180);
 /// A question is answered in seconds or never.
 const IDLE_DNS: Duration = Duration::from_secs(10);
 const IDLE_REFUSED: Duration = Duration::from_secs(10);
+/// The kernel tells the end of such a flow; this is for what it could not tell.
+const EXPRESS_LOOK: Duration = Duration::from_secs(600);
 /// Where there was no room there may be some soon, and what belonged to nobody may be somebody's: the port of a socket that closed behind its
 /// last datagram is the next one's.
 const IDLE_PASSING: Duration = Duration::from_secs(1);
@@ -60,7 +62,7 @@ impl Router {
             return;
         }
         flow.last_active = now;
-        let ends_by_itself = flow.tuple.protocol == Protocol::TCP && flow.service != Service::Link;
+        let ends_by_itself = flow.tuple.protocol == Protocol::TCP && !flow.service.ends_unseen();
         let packets = self.table.unpark(id);
         self.table.set_state(id, State::Open);
         self.stop_waiting(id);
@@ -69,6 +71,13 @@ impl Router {
         if !ends_by_itself {
             self.arm_idle(id, now);
         }
+    }
+
+    pub(super) fn on_express(&mut self, id: FlowId, now: Instant) {
+        if let Some(flow) = self.table.flow_mut(id) {
+            flow.service = Service::Express;
+        }
+        self.on_opened(id, now);
     }
 
     pub(super) fn on_failed(&mut self, id: FlowId, failure: Failure, now: Instant) {
@@ -101,14 +110,16 @@ impl Router {
             let Some(flow) = self.table.flow_mut(id) else { continue };
             flow.deadline = None;
             let state = flow.state();
-            let ends_unseen = flow.service == Service::Link && flow.tuple.protocol == Protocol::TCP;
+            let service = flow.service;
+            let ends_unseen = service.ends_unseen() && flow.tuple.protocol == Protocol::TCP;
             match state {
                 State::Identifying | State::Asking => self.on_deadline(id, now),
                 State::Opening => {}
                 State::Open | State::Refused if self.idle_deadline(id).is_some_and(|at| at > now) => self.arm_idle(id, now),
                 // Answers come past us, so silence says nothing.
                 State::Open if ends_unseen => {
-                    self.arm(id, now + IDLE_ONE_WAY);
+                    let silent = if service == Service::Express { EXPRESS_LOOK } else { IDLE_ONE_WAY };
+                    self.arm(id, now + silent);
                     self.say(Output::IsThere(id));
                 }
                 State::Open => {
@@ -147,6 +158,7 @@ impl Router {
             (State::Refused, _) if is_passing(flow) => IDLE_PASSING,
             (State::Refused, _) => IDLE_REFUSED,
             (_, Service::Dns) => IDLE_DNS,
+            (_, Service::Express) => EXPRESS_LOOK,
             (_, Service::Relay | Service::Link) if flow.bytes_down > 0 => IDLE_BOTH_WAYS,
             (_, Service::Relay | Service::Link) => IDLE_ONE_WAY,
         };

@@ -10,6 +10,7 @@ mod datagrams;
 mod enclosed;
 mod enclosure;
 mod errors;
+mod express;
 mod faults;
 mod groups;
 mod killed;

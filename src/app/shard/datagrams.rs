@@ -106,7 +106,7 @@ impl Shard {
             .iter()
             .filter_map(|lane| match lane {
                 Lane::Echo(lane) => lost(lane).then_some(lane.id),
-                Lane::Tcp(_) | Lane::Udp(_) | Lane::Dns(_) | Lane::Link(_) => None,
+                Lane::Tcp(_) | Lane::Udp(_) | Lane::Dns(_) | Lane::Link(_) | Lane::Express(_) => None,
             })
             .collect();
         stranded.into_iter().for_each(|id| self.end_stranded(id, now));
@@ -176,7 +176,7 @@ impl Shard {
         let all_read = match self.lanes.lane(slot) {
             Some(Lane::Udp(_)) => self.receive_datagrams(slot, now),
             Some(Lane::Echo(_)) => (0..TURN_DATAGRAMS).any(|_| !self.receive_echo(slot, now)),
-            Some(Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_)) | None => return,
+            Some(Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_) | Lane::Express(_)) | None => return,
         };
         if all_taken && all_read {
             return;
@@ -325,6 +325,6 @@ fn fd_of(lane: &Lane) -> Option<RawFd> {
     match lane {
         Lane::Udp(lane) => Some(lane.socket.as_raw_fd()),
         Lane::Echo(lane) => Some(lane.socket.as_raw_fd()),
-        Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_) => None,
+        Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_) | Lane::Express(_) => None,
     }
 }

@@ -25,7 +25,7 @@ impl Shard {
             let (id, (trouble, len)) = match self.lanes.lane(slot) {
                 Some(Lane::Udp(lane)) => (lane.id, lane.socket.trouble(&mut quoted)),
                 Some(Lane::Echo(lane)) => (lane.id, lane.socket.trouble(&mut quoted)),
-                Some(Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_)) | None => return true,
+                Some(Lane::Tcp(_) | Lane::Dns(_) | Lane::Link(_) | Lane::Express(_)) | None => return true,
             };
             match trouble {
                 Trouble::None => return true,

@@ -148,6 +148,7 @@ pub(super) mod tests {
         let parts = Parts {
             takes_over: false,
             config: Config::new((Instant::now(), 0), 1),
+            express: None,
             dialer: Dialer::default(),
             attributor: Arc::new(Attributor::for_test(processes)),
             jobs: job_queue(8).0,

@@ -38,14 +38,15 @@ pub(in crate::app) struct Attributor {
 }
 
 impl Attributor {
-    pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>) -> Self {
+    /// `ours`: the inodes of our own raw sockets.
+    pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>, ours: Vec<u64>) -> Self {
         let (closed, without) = match ClosedSockets::watch(table.as_fd()) {
             Ok(closed) => (Some(closed), None),
             Err(error) => (None, Some(format!("UDP sockets that are closed at once and all raw sockets are nobody's: {error}"))),
         };
         without.iter().for_each(|note| tracing::info!("{note}"));
         let translations = if netns_of.is_none() { Translations::open().map(Mutex::new).ok() } else { None };
-        let (raw, looking, us) = (RawTables::default(), Mutex::default(), std::process::id());
+        let (raw, looking, us) = (RawTables::but_of(ours), Mutex::default(), std::process::id());
         Self { table: Mutex::new(table), translations, processes, netns_of, raw, looking, closed, without, us }
     }
 
@@ -134,9 +135,12 @@ impl Attributor {
 
     /// Ends the socket of a TCP flow by a link that its program named.
     pub(super) fn abort(&self, tuple: &FiveTuple, link: Option<u32>) {
-        if let Err(error) = locked(&self.table).by_link(link, |table| table.destroy(tuple)) {
-            tracing::debug!("the program is not told that {tuple} is refused: {error}");
-        }
+        tell_failure(tuple, locked(&self.table).by_link(link, |table| table.destroy(tuple)));
+    }
+
+    /// The same for the socket with this cookie alone.
+    pub(super) fn abort_one(&self, tuple: &FiveTuple, cookie: u64) {
+        tell_failure(tuple, locked(&self.table).destroy_one(tuple, cookie));
     }
 
     /// Who holds a socket, if that can be said in microseconds.
@@ -360,6 +364,12 @@ fn is_among(own: &[IpAddr], address: IpAddr) -> bool {
 
 pub(super) fn unattributed(uid: Option<u32>) -> Arc<Identity> {
     Arc::new(Identity::tagged(Tag::UNATTRIBUTED, uid))
+}
+
+fn tell_failure(tuple: &FiveTuple, destroyed: io::Result<bool>) {
+    if let Err(error) = destroyed {
+        tracing::debug!("the program is not told that {tuple} is refused: {error}");
+    }
 }
 
 /// What a search finds. One that panics finds nobody, which is refused by default; the panic's own message is on stderr already.

@@ -2,16 +2,15 @@
 
 use std::time::Instant;
 
-use mio::event::Event;
-
+use super::express::ExpressLane;
 use super::holder::{CLOSED, HELD, Holder};
 use super::linked::LinkLane;
 use super::raw::RawKey;
-use crate::egress::{Connecting, Datagrams, Pings, Stream};
+pub(super) use super::tcp_lane::{TcpLane, Upstream};
+use crate::egress::{Datagrams, Pings};
 use crate::flow::FlowId;
 use crate::packet::{LinkHeader, Signature};
 use crate::process::{Confidence, Socket};
-use crate::router::Failure;
 
 /// The upstream side of one flow. Dropping it closes the socket, which also ends its place in epoll.
 pub(super) enum Lane {
@@ -22,6 +21,8 @@ pub(super) enum Lane {
     Dns(FlowId),
     /// The link that the program named.
     Link(LinkLane),
+    /// The kernel alone.
+    Express(ExpressLane),
 }
 
 impl Lane {
@@ -32,7 +33,13 @@ impl Lane {
             Self::Echo(lane) => lane.id,
             Self::Dns(id) => *id,
             Self::Link(lane) => lane.id,
+            Self::Express(lane) => lane.id,
         }
+    }
+
+    /// What the kernel carries on.
+    pub(super) fn express(&self) -> Option<ExpressLane> {
+        if let Self::Express(lane) = self { Some(*lane) } else { None }
     }
 
     /// A connection whose program may have said what the upstream socket has not been given yet.
@@ -43,66 +50,6 @@ impl Lane {
     /// A connection whose upstream socket has been given the program's last byte.
     pub(super) fn is_finished_up(&self) -> bool {
         matches!(self, Self::Tcp(TcpLane { finished_up: true, .. }))
-    }
-}
-
-pub(super) enum Upstream {
-    Connecting(Connecting),
-    Open(Stream),
-    /// Between the two, and after a reset.
-    Gone,
-}
-
-pub(super) struct TcpLane {
-    pub(super) id: FlowId,
-    pub(super) upstream: Upstream,
-    pub(super) readable: bool,
-    pub(super) writable: bool,
-    /// The peer has said its last word: read until the end even after a short read.
-    pub(super) hung_up: bool,
-    /// An error was reported.
-    pub(super) troubled: bool,
-    /// When the program answered the SYN-ACK.
-    pub(super) answered: Option<Instant>,
-    /// The program has said its last word; what it said before may still wait for the upstream socket.
-    pub(super) program_finished: bool,
-    /// The program has finished and the upstream socket was told.
-    pub(super) finished_up: bool,
-    /// The peer has finished and the program was told.
-    pub(super) finished_down: bool,
-    /// The upstream connection is broken; what it said before still goes to the program, then the program
-    /// is told.
-    pub(super) broken: Option<(Failure, Instant)>,
-    /// The program asks whether the peer is still there.
-    pub(super) probe: Option<Box<super::alive::Probe>>,
-    pub(super) carried: u64,
-}
-
-impl TcpLane {
-    pub(super) fn new(id: FlowId, upstream: Upstream) -> Self {
-        Self {
-            id,
-            upstream,
-            readable: false,
-            writable: false,
-            hung_up: false,
-            troubled: false,
-            answered: None,
-            program_finished: false,
-            finished_up: false,
-            finished_down: false,
-            broken: None,
-            probe: None,
-            carried: 0,
-        }
-    }
-
-    /// Notes what epoll said; its edges come once.
-    pub(super) fn note(&mut self, event: &Event) {
-        self.readable |= event.is_readable() || event.is_read_closed() || event.is_error();
-        self.writable |= event.is_writable() || event.is_error();
-        self.hung_up |= event.is_read_closed() || event.is_error();
-        self.troubled |= event.is_error();
     }
 }
 

@@ -101,6 +101,9 @@ impl Shard {
     }
 
     pub(super) fn end_if_gone(&mut self, id: FlowId, now: Instant) {
+        if let Some(lane) = self.lanes.lane(id.index()).and_then(Lane::express) {
+            return self.end_express_if_gone(lane, now);
+        }
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return };
         if !self.attributor.is_there(&tuple, self.lanes.link(id).map(|header| header.link)) {
             self.cut(id, now);

@@ -18,7 +18,9 @@
 mod alive;
 mod closed;
 mod datagrams;
+mod delivery;
 mod errors;
+mod express;
 mod faults;
 mod fragments;
 mod held;
@@ -38,6 +40,7 @@ mod rush;
 mod start;
 mod strangers;
 mod tcp;
+mod tcp_lane;
 mod telling;
 mod turns;
 
@@ -59,7 +62,7 @@ use crate::egress::Dialer;
 use crate::flow::FlowId;
 use crate::netlink::BareLinks;
 use crate::packet::{
-    Arrival, Checksums, FRAME_HEADER_LEN, IpPacket, Kept, LinkHeader, Malformed, Transport, VNET_HEADER_LEN, datagrams_together,
+    Arrival, Checksums, FRAME_HEADER_LEN, IpPacket, LinkHeader, Malformed, Transport, VNET_HEADER_LEN, datagrams_together,
     is_unfinished,
 };
 use crate::router::{Counter, Input, Output, Router};
@@ -74,10 +77,11 @@ use lanes::{Lane, Lanes};
 use newcomers::Newcomers;
 use patience::Patience;
 pub(super) use ports::Ports;
-pub(super) use start::Parts;
+pub(super) use start::{Parts, tolerated};
 
 const TUN: Token = Token(usize::MAX);
 const INBOX: Token = Token(usize::MAX - 1);
+const GONE: Token = Token(usize::MAX - 2);
 /// Largest packet with its header.
 const PACKET_MAX: usize = VNET_HEADER_LEN + FRAME_HEADER_LEN + 65_535;
 /// A pump of one flow stops after so many bytes, so that one flow does not starve the rest.
@@ -94,6 +98,8 @@ pub(super) struct Shard {
     turns: Arc<AtomicU32>,
     tun: Queue,
     tun_ready: bool,
+    gone_ready: bool,
+    express: Option<express::Express>,
     router: Router,
     stack: Stack,
     lanes: Lanes,
@@ -145,12 +151,16 @@ impl Shard {
                 match event.token() {
                     TUN => self.tun_ready = true,
                     INBOX => {}
+                    GONE => self.gone_ready = true,
                     Token(slot) => self.take_event(slot, event, now),
                 }
             }
             self.drain_inbox(now);
             if self.tun_ready {
                 self.read_tun(now)?;
+            }
+            if self.gone_ready {
+                self.hear_gone(now);
             }
             self.pump_dirty(now);
             self.let_in(now);
@@ -238,69 +248,6 @@ impl Shard {
         }
     }
 
-    fn deliver(&mut self, id: FlowId, packet: &IpPacket<'_>, now: Instant) {
-        match self.lanes.lane(id.index()) {
-            Some(Lane::Tcp(_)) => {
-                if matches!(packet.transport(), Transport::Tcp(segment) if segment.opens()) {
-                    // The same ports again: the flow before may be over, and only a pump has yet to find out.
-                    self.pump(id.index(), now);
-                    if self.router.flow(id).is_none() {
-                        return self.router.handle(Input::Packet(packet), now);
-                    }
-                }
-                if self.passes_probe_on(id, packet, now) {
-                    return;
-                }
-                self.mark(id.index());
-                if self.holds(id, packet) {
-                    return;
-                }
-                self.send_held(id.index(), now);
-                self.stack.input(id.index(), packet.bytes(), &mut Sink(&self.tun), now);
-            }
-            Some(Lane::Udp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_)) => {
-                if self.came_the_same_way(id, packet) && self.is_still_held(id, Some(packet), true, now) {
-                    return self.send_datagram(id, packet, now);
-                }
-                self.abandon(id, now);
-                let input = if self.came_by.is_some() { Input::Linked(packet) } else { Input::Packet(packet) };
-                self.router.handle(input, now);
-            }
-            None => {}
-        }
-    }
-
-    /// Ends a flow whose socket has gone.
-    fn abandon(&mut self, id: FlowId, now: Instant) {
-        self.cut(id, now);
-        self.router.handle(Input::Ended { flow: id, outcome: "abandoned" }, now);
-    }
-
-    /// Parked packets of a flow that is open now.
-    fn release(&mut self, id: FlowId, packets: &[Kept], now: Instant) {
-        let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
-        let last = packets.last().and_then(|packet| packet.parse().ok());
-        if !is_tcp && !self.is_still_held(id, last.as_ref(), false, now) {
-            let (link, is_raw) = (self.lanes.link(id), self.lanes.is_raw(id));
-            self.abandon(id, now);
-            // What came last is another socket's, of which nothing else may come. Who sent it by a raw one cannot be said so late.
-            match (last.filter(|_| !is_raw), link) {
-                (Some(last), Some(header)) => self.on_linked(header.for_kept(&last), &last, now),
-                (Some(last), None) => self.router.handle(Input::Packet(&last), now),
-                (None, _) => {}
-            }
-            return;
-        }
-        for packet in packets {
-            let Ok(packet) = packet.parse() else { continue };
-            if is_tcp {
-                self.accept_tcp(id, &packet, now);
-            } else {
-                self.send_datagram(id, &packet, now);
-            }
-        }
-    }
-
     /// Writes a finished IP packet to the program.
     fn reply(&mut self, packet: &[u8]) {
         self.out.clear();
@@ -342,7 +289,7 @@ impl Shard {
                 self.on_tcp_event(slot, now);
             }
             Some(Lane::Udp(_) | Lane::Echo(_)) => self.on_datagram_event(slot, event.is_error(), now),
-            Some(Lane::Dns(_) | Lane::Link(_)) | None => {}
+            Some(Lane::Dns(_) | Lane::Link(_) | Lane::Express(_)) | None => {}
         }
     }
 

@@ -79,7 +79,13 @@ impl Shard {
         let now = Instant::now();
         let newcomer = self.newcomers.next(now);
         let is_due = newcomer.is_some_and(|at| at <= now);
-        if self.tun_ready || self.inbox_waits || is_due || !self.dirty.is_empty() || !self.unidentified.is_empty() {
+        if self.tun_ready
+            || self.inbox_waits
+            || self.gone_ready
+            || is_due
+            || !self.dirty.is_empty()
+            || !self.unidentified.is_empty()
+        {
             return Some(Duration::ZERO);
         }
         let fresh = self.datagrams.fresh.next();

@@ -80,6 +80,8 @@ pub(super) struct RawTables {
     v6: Mutex<Option<(Instant, Option<RawSockets>)>>,
     /// Who held those that were searched for last.
     held: Mutex<Option<Arc<Holders>>>,
+    /// The inodes of our own, by which no program sends.
+    ours: Vec<u64>,
 }
 
 /// The open ones of a family, and then who closed some.
@@ -97,6 +99,10 @@ impl RawSockets {
 }
 
 impl RawTables {
+    pub(super) fn but_of(ours: Vec<u64>) -> Self {
+        Self { ours, ..Self::default() }
+    }
+
     /// Who can have sent a packet; `read` looks at the family's sockets. None: that is uncertain.
     fn senders(&self, tuple: &FiveTuple, sent: Sent, read: impl FnOnce() -> Option<RawSockets>) -> Option<RawSenders> {
         let place = if tuple.local.is_ipv4() { &self.v4 } else { &self.v6 };
@@ -117,7 +123,7 @@ impl Attributor {
     fn raw_senders(&self, tuple: &FiveTuple, sent: Sent) -> Option<RawSenders> {
         let noted = self.closed.as_ref()?;
         self.raw.senders(tuple, sent, || {
-            let table = self.processes.raw_table(tuple.local.is_ipv4(), self.netns_of)?;
+            let table = self.processes.raw_table(tuple.local.is_ipv4(), self.netns_of)?.but_of(&self.raw.ours);
             // After the table.
             Some(RawSockets { table, notes: noted.raw_notes().ok()? })
         })

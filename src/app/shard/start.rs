@@ -12,6 +12,7 @@ use mio::unix::SourceFd;
 use mio::{Interest, Poll, Waker};
 
 use super::datagrams::Datagrams;
+use super::express::Express;
 use super::held::Held;
 use super::inbox::Handle;
 use super::linked::Links;
@@ -23,7 +24,7 @@ use super::{Attributor, Handles, INBOX, Jobs, Lanes, Message, PACKET_MAX, Shard,
 use crate::app::dns::{Datagram, Stream};
 use crate::app::older;
 use crate::app::shared::Shared;
-use crate::egress::Dialer;
+use crate::egress::{self, Dialer};
 use crate::flow::Numbers;
 use crate::netlink::BareLinks;
 use crate::router::{Config, Input, Router, Rules};
@@ -40,6 +41,8 @@ pub(in crate::app) struct Parts {
     pub(in crate::app) takes_over: bool,
     pub(in crate::app) config: Config,
     pub(in crate::app) dialer: Dialer,
+    /// The kernel alone carries accepted connections on.
+    pub(in crate::app) express: Option<Arc<egress::Express>>,
     pub(in crate::app) attributor: Arc<Attributor>,
     pub(in crate::app) jobs: Jobs,
     pub(in crate::app) dns: tokio::sync::mpsc::Sender<Datagram>,
@@ -48,6 +51,11 @@ pub(in crate::app) struct Parts {
     pub(in crate::app) bare_links: Arc<BareLinks>,
     /// Who knows the flows that are older; None: there can be none.
     pub(in crate::app) older: Option<older::Handle>,
+}
+
+/// Without the express lane connections go through the router's own stack.
+pub(in crate::app) fn tolerated<T>(express: io::Result<T>) -> Option<T> {
+    express.inspect_err(|error| tracing::warn!("this kernel has no express lane, TCP goes through the router: {error}")).ok()
 }
 
 /// Where a loop waits, and how it is reached.
@@ -87,9 +95,11 @@ impl Shard {
     }
 
     fn new((index, others): (usize, Handles), (tun, door): (Queue, Door), parts: Parts, shared: Arc<Shared>) -> io::Result<Self> {
-        let Parts { takes_over, config, dialer, attributor, jobs, dns, streams, own_addresses, bare_links, older } = parts;
+        let Parts { takes_over, config, dialer, express, attributor, jobs, dns, streams, own_addresses, bare_links, older } =
+            parts;
         let Door { poll, inbox, handle } = door;
         poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
+        let express = express.and_then(|way| tolerated(Express::new(way, &poll)));
         let now = Instant::now();
         let seed = config.seed;
         let rules = Rules::clone(&shared.rules());
@@ -105,6 +115,8 @@ impl Shard {
             turns: handle.turns,
             tun,
             tun_ready: true,
+            gone_ready: false,
+            express,
             router,
             stack: Stack::new(seed.rotate_left(32), now),
             lanes: Lanes::default(),

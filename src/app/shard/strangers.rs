@@ -64,7 +64,7 @@ impl Shard {
     pub(super) fn hearer(&self, local: SocketAddr) -> Option<FlowId> {
         self.lanes.iter().find_map(|lane| match lane {
             Lane::Udp(lane) => lane.lease.as_ref().filter(|lease| lease.hears_for(local)).map(|_| lane.id),
-            Lane::Tcp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_) => None,
+            Lane::Tcp(_) | Lane::Echo(_) | Lane::Dns(_) | Lane::Link(_) | Lane::Express(_) => None,
         })
     }
 }

@@ -51,6 +51,9 @@ impl Shard {
         if let Some(header) = self.lanes.link(id) {
             return self.open_linked(id, permit, (to, header.link), now);
         }
+        if self.open_express(id, permit, to, now) {
+            return;
+        }
         let opened = match protocol {
             Protocol::TCP => {
                 let Some(opener) = self.opener(id) else { return };
@@ -244,6 +247,9 @@ impl Shard {
             return;
         }
         let Some(lane) = self.lanes.take(id.index()) else { return };
+        if let Lane::Express(lane) = lane {
+            return self.cut_express(lane);
+        }
         if let Lane::Tcp(lane) = lane {
             self.stack.with_socket(id.index(), Socket::abort);
             self.stack.flush(id.index(), &mut Sink(&self.tun), now);

@@ -10,8 +10,10 @@ use netlink_packet_core::{
     DoneBuffer, Emitable, ErrorBuffer, NLMSG_ALIGNTO, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NetlinkHeader, NlasIterator,
     Parseable,
 };
-use netlink_packet_sock_diag::constants::{INET_DIAG_MARK, INET_DIAG_SKV6ONLY, SOCK_DIAG_BY_FAMILY};
+use netlink_packet_sock_diag::constants::{INET_DIAG_INFO, INET_DIAG_MARK, INET_DIAG_SKV6ONLY, SOCK_DIAG_BY_FAMILY};
 use netlink_packet_sock_diag::inet::{InetRequest, InetResponseHeader};
+
+use super::Carried;
 
 const NETLINK_HEADER_LEN: usize = 16;
 /// Bytes of a request: netlink header and `struct inet_diag_req_v2` (linux/inet_diag.h).
@@ -34,6 +36,8 @@ pub(super) struct Found {
     pub(super) v6_only: bool,
     /// Told to who has CAP_NET_ADMIN.
     pub(super) mark: u32,
+    /// Told where it is asked for.
+    pub(super) carried: Carried,
 }
 
 /// One netlink message of the kernel.
@@ -108,11 +112,13 @@ fn found(payload: &[u8]) -> io::Result<Found> {
         cgroup_id: None,
         v6_only: false,
         mark: 0,
+        carried: Carried::default(),
     };
     for attribute in NlasIterator::new(payload.get(ANSWER_HEADER_LEN..).unwrap_or_default()) {
         let attribute = attribute.map_err(|_| malformed("attribute"))?;
         match attribute.kind() {
             INET_DIAG_CGROUP_ID => found.cgroup_id = attribute.value().try_into().ok().map(u64::from_ne_bytes),
+            INET_DIAG_INFO => found.carried = Carried::read(attribute.value()),
             INET_DIAG_SKV6ONLY => found.v6_only = attribute.value() == [1],
             INET_DIAG_MARK => found.mark = attribute.value().try_into().map_or(0, u32::from_ne_bytes),
             _ => {}

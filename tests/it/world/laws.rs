@@ -48,7 +48,7 @@ pub(super) fn may_pass(router: &Router, sockets: &BTreeMap<FlowId, Socket>, id: 
     assert_eq!(packet.tuple(), flow.tuple, "a packet of another flow");
     match flow.service {
         Service::Dns => assert_eq!(flow.permit, None, "the resolver needs no permit"),
-        Service::Relay | Service::Link => {
+        Service::Relay | Service::Link | Service::Express => {
             assert_eq!(flow.permit.map(|permit| permit.epoch()), Some(router.rules().epoch), "{:?} {}", flow.state(), flow.tuple);
         }
     }

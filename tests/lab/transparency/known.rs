@@ -40,7 +40,8 @@ struct Entry {
     /// Of "exec" and "up".
     ways: Vec<String>,
     reason: String,
-    #[serde(skip)]
+    /// As for a fault.
+    #[serde(default)]
     sometimes: bool,
 }
 

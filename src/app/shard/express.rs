@@ -1,0 +1,159 @@
+//! Connections that the kernel alone carries on once they are accepted: what comes behind the first segment never reaches us.
+//!
+//! The kernel tells when a socket is gone, and what it has carried.
+//!
+//! Keeps one rule: each packet that is sent on from here is that of a flow with a permit; and whoever wants to begin a connection on the
+//! same ports is judged anew.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd as _, AsRawFd as _};
+use std::sync::Arc;
+use std::time::Instant;
+
+use foldhash::fast::FixedState;
+use mio::unix::SourceFd;
+use mio::{Interest, Poll};
+
+use super::lanes::Lane;
+use super::{GONE, Shard};
+use crate::egress::{self, failure_of};
+use crate::flow::{FlowId, Service};
+use crate::netlink::{Carried, Destroyed, Translations};
+use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, finished_tcp};
+use crate::router::{Counter, Input};
+use crate::verdict::{self, Permit};
+
+/// Sockets whose end is heard of in one turn.
+const TURN: usize = 256;
+
+/// A flow that the kernel carries on.
+#[derive(Clone, Copy)]
+pub(super) struct ExpressLane {
+    pub(super) id: FlowId,
+    tuple: FiveTuple,
+    /// Of the program's socket.
+    cookie: u64,
+}
+
+/// What it takes.
+pub(super) struct Express {
+    way: Arc<egress::Express>,
+    conntrack: Translations,
+    destroyed: Destroyed,
+    /// By the cookies of their sockets.
+    flows: HashMap<u64, FlowId, FixedState>,
+}
+
+impl Express {
+    pub(super) fn new(way: Arc<egress::Express>, poll: &Poll) -> io::Result<Self> {
+        let destroyed = Destroyed::listen()?;
+        poll.registry().register(&mut SourceFd(&destroyed.as_fd().as_raw_fd()), GONE, Interest::READABLE)?;
+        Ok(Self { way, conntrack: Translations::open()?, destroyed, flows: HashMap::default() })
+    }
+}
+
+impl Shard {
+    /// Leaves an accepted connection to the kernel; false where it must go through us.
+    pub(super) fn open_express(&mut self, id: FlowId, permit: Permit, to: SocketAddr, now: Instant) -> bool {
+        let cookie = self.lanes.cookie(id.index()).filter(|_| self.lanes.is_connected(id) && !self.lanes.goes_by_main(id));
+        let (Some(flow), Some(cookie)) = (self.router.flow(id), cookie) else { return false };
+        let (tuple, service) = (flow.tuple, flow.service);
+        let goes_on_as_it_is = service == Service::Relay && tuple.protocol == Protocol::TCP && tuple.remote == to;
+        if !goes_on_as_it_is || permit.lane() != verdict::Lane::Direct || !self.is_own(tuple.local.ip()) {
+            return false;
+        }
+        // What conntrack does not know by these ends has been translated by rules of others, which the answers need.
+        let Some(express) = &mut self.express else { return false };
+        if !matches!(express.conntrack.forget(&tuple), Ok(true)) {
+            return false;
+        }
+        let first = flow.parked().first().and_then(finished_tcp);
+        let sent = first.map(|first| express.way.send(tuple.remote.ip(), &first));
+        if let Err(error) = sent.unwrap_or_else(|| Err(io::ErrorKind::InvalidData.into())) {
+            self.router.handle(Input::Failed { flow: id, failure: failure_of(&error) }, now);
+            return true;
+        }
+        express.flows.insert(cookie, id);
+        self.lanes.put(Lane::Express(ExpressLane { id, tuple, cookie }));
+        self.router.handle(Input::Express(id), now);
+        true
+    }
+
+    /// Sends on what belongs to such a flow and came to us all the same: its first segment once more, or what conntrack has been made to
+    /// forget, which makes it known again.
+    pub(super) fn send_express(&mut self, lane: ExpressLane, packet: &IpPacket<'_>, now: Instant) {
+        let ExpressLane { id, tuple, cookie } = lane;
+        let is_another = || self.attributor.socket(&tuple, None).is_none_or(|socket| socket.cookie != cookie);
+        if matches!(packet.transport(), Transport::Tcp(segment) if segment.opens()) && is_another() {
+            self.abandon(id, now);
+            return self.router.handle(Input::Packet(packet), now);
+        }
+        let Some(express) = &mut self.express else { return };
+        // The entry that it made on its way to us leads nowhere else.
+        let forgotten = express.conntrack.forget(&tuple);
+        let sent = finished_tcp(packet.bytes()).map(|packet| express.way.send(tuple.remote.ip(), &packet));
+        if forgotten.is_err() || !matches!(sent, Some(Ok(()))) {
+            // What is too large comes again in smaller pieces.
+            self.router.count(Counter::UpstreamFull);
+        }
+    }
+
+    /// The kernel stops to carry a flow on; its socket is ended where it is still there.
+    pub(super) fn cut_express(&mut self, lane: ExpressLane) {
+        let ExpressLane { id: _, tuple, cookie } = lane;
+        // Before conntrack forgets it, so that the peer is told.
+        self.attributor.abort_one(&tuple, cookie);
+        let Some(express) = &mut self.express else { return };
+        express.flows.remove(&cookie);
+        if let Err(error) = express.conntrack.forget(&tuple) {
+            tracing::debug!("conntrack still knows {tuple}: {error}");
+        }
+    }
+
+    /// Hears which sockets are gone.
+    pub(super) fn hear_gone(&mut self, now: Instant) {
+        for _ in 0..TURN {
+            let Some(express) = &mut self.express else { return };
+            match express.destroyed.hear() {
+                Ok(Some(gone)) => {
+                    if let Some(id) = express.flows.remove(&gone.cookie) {
+                        self.end_express(id, &gone.carried, now);
+                    }
+                }
+                Ok(None) => return self.gone_ready = false,
+                Err(_) => self.look_for_gone(now),
+            }
+        }
+    }
+
+    fn end_express(&mut self, id: FlowId, carried: &Carried, now: Instant) {
+        self.lanes.take(id.index());
+        self.router.account(id, carried.up(), carried.down(), now);
+        if let Some(rtt) = carried.rtt_us() {
+            self.router.note_rtt(id, rtt);
+        }
+        let outcome = if carried.was_answered() { "closed" } else { "not answered" };
+        self.input(Input::Ended { flow: id, outcome }, now);
+    }
+
+    /// The kernel could not tell of all.
+    fn look_for_gone(&mut self, now: Instant) {
+        let lanes: Vec<ExpressLane> = self.lanes.iter().filter_map(Lane::express).collect();
+        lanes.into_iter().for_each(|lane| self.end_express_if_gone(lane, now));
+    }
+
+    /// A flow ends with its socket, of which nobody has told.
+    pub(super) fn end_express_if_gone(&mut self, lane: ExpressLane, now: Instant) {
+        // A table that does not answer says nothing.
+        let Ok(found) = self.attributor.look(&lane.tuple, None) else { return };
+        if found.is_none_or(|socket| socket.cookie != lane.cookie)
+            && let Some(express) = &mut self.express
+        {
+            express.flows.remove(&lane.cookie);
+            self.lanes.take(lane.id.index());
+            self.input(Input::Ended { flow: lane.id, outcome: "closed" }, now);
+        }
+    }
+}

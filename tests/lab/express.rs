@@ -1,0 +1,178 @@
+//! Connections that the kernel alone carries on under `up` once they are accepted: nothing of them passes the router, and nothing more than
+//! was accepted passes.
+
+use std::time::Duration;
+
+use portreeve::flow::Record;
+use serde_json::Value;
+
+use crate::harness::{Capture, Lab, Profiles, Router, Seen, Way, eventually, hold, probe_by};
+
+/// Binds a port, connects and closes with a reset, which leaves the port to whoever comes next: {"OK", or the name of the error}.
+const FROM_A_PORT: &str = "
+import errno, socket, struct, sys
+address, port = sys.argv[1], int(sys.argv[2])
+s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_STREAM)
+s.settimeout(4)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+s.bind(('', port))
+try:
+    s.connect((address, 7))
+    s.sendall(b'ask')
+    print('OK' if s.recv(3) == b'ask' else 'another answer')
+except OSError as error:
+    print(errno.errorcode.get(error.errno, repr(error)))
+";
+
+/// Has conntrack forget all that it knows (`IPCTNL_MSG_CT_DELETE` without a tuple).
+const FORGET_ALL: &str = "
+import socket, struct
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+s.send(struct.pack('=IHHIIBBH', 20, 0x0102, 5, 1, 0, 0, 0, 0))
+assert struct.unpack_from('=i', s.recv(100), 16) == (0,)
+";
+
+const BOTH: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
+
+fn up<'a>(lab: &Lab, profiles: &'a Profiles, express: bool) -> Router<'a> {
+    Router::start_with(lab, Way::Up, profiles, Some(&format!("express = {express}\n")))
+}
+
+/// Packets that have left by the TUN for the router so far.
+fn seen_by_the_router(lab: &Lab) -> u64 {
+    let text = lab.laptop().run(["ip", "-s", "-j", "link", "show", "portreeve0"]).expect_success();
+    let links: Value = serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"));
+    links.pointer("/0/stats64/tx/packets").and_then(Value::as_u64).unwrap_or_else(|| panic!("no packets in {text}"))
+}
+
+fn url(address: &str, file: &str) -> String {
+    if address.contains(':') { format!("http://[{address}]/{file}") } else { format!("http://{address}/{file}") }
+}
+
+#[test]
+fn bytes_of_an_accepted_connection_pass_the_kernel_alone_and_are_counted() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    for (express, few) in [(true, true), (false, false)] {
+        let router = up(&lab, &profiles, express);
+        for address in BOTH {
+            let before = seen_by_the_router(&lab);
+            let length = router.run(["curl", "-sS", "-o", "/dev/null", "-w", "%{size_download}", &url(address, "100m.bin")]);
+            assert_eq!(length.expect_success(), "104857600");
+            let seen = seen_by_the_router(&lab) - before;
+            assert_eq!(seen < 20, few, "{address}, express {express}: {seen} packets");
+            let record = router.record("the download", |record| record.end.is_some() && record.bytes_down > 100 << 20);
+            assert_eq!((record.verdict.as_str(), record.outcome.as_deref()), ("accept", Some("closed")));
+            assert!(record.bytes_up > 50 && record.rtt_us.is_some(), "{record:?}");
+        }
+        router.verb(&["down"]).expect_success();
+    }
+}
+
+#[test]
+fn whoever_takes_the_ports_of_an_accepted_connection_over_is_judged_anew() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let [accepted, refused] = ["accepted", "refused"].map(|name| lab.copy_of("/usr/bin/python3", name).display().to_string());
+    profiles.user("refused", refused.as_ref(), "endpoints = [\"- *\"]");
+    let router = up(&lab, &profiles, true);
+    for address in BOTH {
+        for (python, said) in
+            [(&accepted, "OK\n"), (&refused, "ECONNREFUSED\n"), (&accepted, "OK\n"), (&refused, "ECONNREFUSED\n")]
+        {
+            assert_eq!(router.run([python, "-c", FROM_A_PORT, address, "40404"]).expect_success(), said, "{address} {python}");
+        }
+    }
+}
+
+#[test]
+fn what_conntrack_is_made_to_forget_goes_on_and_comes_back_to_the_kernel() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = up(&lab, &profiles, true);
+    for address in BOTH {
+        let mut talk = router.spawn(hold(address));
+        assert_eq!(talk.line(), "talking");
+        let carried = || {
+            let is_it = |record: &Record| {
+                record.dst.starts_with(&url(address, "")[7..url(address, "").len() - 1]) && record.end.is_none()
+            };
+            router.records().into_iter().filter(is_it).map(|record| record.bytes_down).max().unwrap_or(0)
+        };
+        for _ in 0..2 {
+            router.run(["/usr/bin/python3", "-c", FORGET_ALL]).expect_success();
+            let before = carried();
+            eventually("the conversation goes on", || (carried() > before + 50).then_some(()));
+        }
+        let before = seen_by_the_router(&lab);
+        std::thread::sleep(Duration::from_millis(500));
+        assert!(seen_by_the_router(&lab) - before < 5, "the kernel carries it on again");
+        assert!(!talk.has_ended());
+    }
+}
+
+#[test]
+fn refused_open_connection_is_ended_on_both_sides_and_nothing_more_leaves() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let python = lab.copy_of("/usr/bin/python3", "talker");
+    let router = up(&lab, &profiles, true);
+    let mut talks: Vec<_> = BOTH.map(|address| router.spawn(probe_by(&python.display().to_string(), &["hold", address]))).into();
+    for talk in &mut talks {
+        assert_eq!(talk.line(), "talking");
+    }
+    profiles.user("talker", &python, "endpoints = [\"- *\"]");
+    router.verb(&["reload"]).expect_success();
+    for talk in talks {
+        assert_eq!(talk.finish().1, "ECONNABORTED\n");
+    }
+    let ends = "ss -Htn state established '( sport = :7 )' | wc -l";
+    eventually("the servers were told", || (lab.internet().run(["sh", "-c", ends]).expect_success().trim() == "0").then_some(()));
+    let capture = Capture::start(&lab, "refused");
+    std::thread::sleep(Duration::from_millis(500));
+    router.run(["curl", "-sS", "-o", "/dev/null", &url(Lab::OTHER_4, "hello")]).expect_success();
+    capture.stop_with_only(&[Seen::tcp(Lab::OTHER_4, 80)], &[]);
+}
+
+#[test]
+fn next_router_carries_nothing_on_that_it_has_not_judged_even_by_the_same_mark() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let plan = lab.dir().join("fixed.toml");
+    let shipped = std::fs::read_to_string(crate::harness::repository().join("routes/default.toml")).expect("the shipped plan");
+    std::fs::write(&plan, format!("mark = 0x2a000000\n{shipped}")).expect("the folder is ours");
+    let flags = ["--plan", plan.to_str().expect("a plain path")];
+    let mut router = Router::start(&lab, Way::Direct, &profiles);
+    router.up(&flags);
+    let mut talks = BOTH.map(|address| lab.laptop().spawn(hold(address)));
+    for talk in &mut talks {
+        assert_eq!(talk.line(), "talking");
+    }
+    router.daemon().take().expect("the daemon was started").kill();
+    profiles.user("python", &crate::harness::python(), "endpoints = [\"- *\"]");
+    router.up(&flags);
+    for talk in talks {
+        let said = talk.finish().1;
+        assert!(
+            ["ECONNRESET\n", "ECONNREFUSED\n", "EPIPE\n", "EHOSTUNREACH\n", "ENETUNREACH\n"].contains(&said.as_str()),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn program_that_is_killed_leaves_no_flow_behind_and_one_that_nobody_answers_is_told_so() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = up(&lab, &profiles, true);
+    for (address, silent) in BOTH.iter().zip(Lab::SILENT) {
+        let mut talk = router.spawn(hold(address));
+        assert_eq!(talk.line(), "talking");
+        talk.kill();
+        router
+            .record("the killed program's", |record| record.dst.contains(address) && record.outcome.as_deref() == Some("closed"));
+        router.run(["curl", "-sS", "-m", "1", &url(silent, "")]).expect_code(28);
+        router.record("what nobody answers", |record| record.outcome.as_deref() == Some("not answered"));
+    }
+}
