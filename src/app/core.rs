@@ -23,7 +23,7 @@ use super::room::Room;
 use super::shard::{self, Attributor, Handles, Parts, Shard};
 use super::shared::Shared;
 use super::threads::{Part, Vital, spawn};
-use super::watchdog;
+use super::watchdog::Watchdog;
 use crate::cli::remark;
 use crate::config::Config;
 use crate::control::{Event, Listener, render};
@@ -179,7 +179,8 @@ impl Core {
             })?);
         }
         let stalls = Arc::default();
-        vital.task(&runtime, "watchdog", watchdog::watch(handles.clone(), shared.clone(), Arc::clone(&stalls)));
+        let watchdog = Watchdog::new(handles.clone(), &runtime, &shared, Arc::clone(&stalls));
+        vital.spawn("watchdog", 0, move || watchdog.watch())?;
         let running = Arc::new(Running {
             facts,
             shared,

@@ -1,12 +1,13 @@
-//! Notices a packet loop that stands still, within five seconds.
+//! Notices a packet loop that stands still, and threads of control and DNS that all do, within five seconds.
 //!
 //! Keeps one rule: looks are counted, not seconds, so that a process or a machine that slept is not taken for a stall. Ends
 //! nothing: what such a loop would carry waits in the TUN, and the guard lets nothing past it.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Runtime;
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::shard::Handles;
@@ -52,37 +53,90 @@ impl Pulse {
     }
 }
 
-/// Looks at the loops until they are told to end.
-pub(super) async fn watch(loops: Handles, shared: Arc<Shared>, stalls: Arc<AtomicU64>) {
-    let mut pulses = vec![Pulse::default(); loops.count()];
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    while !loops.are_stopping() {
-        looks.tick().await;
-        for (index, (pulse, turns)) in pulses.iter_mut().zip(loops.turns()).enumerate() {
-            let name = || format!("packet loop {} of {}", index + 1, loops.count());
-            match pulse.look(turns) {
-                Finding::Nothing => {}
-                Finding::Wake => loops.wake(index),
-                Finding::Stall => {
-                    stalls.fetch_add(1, Ordering::Relaxed);
-                    let what = format!("{} stands still: what it carries waits, nothing of it passes", name());
-                    tracing::error!("{what}");
-                    shared.tell(|| Some(Event::Notice(what)));
-                }
-                Finding::Again(looks) => {
-                    let what = format!("{} turns again, after {looks} s", name());
-                    tracing::warn!("{what}");
-                    shared.tell(|| Some(Event::Notice(what)));
-                }
-            }
+/// What is looked at.
+pub(super) struct Watchdog {
+    loops: Handles,
+    pulses: Vec<Pulse>,
+    /// Grows as long as control and DNS go on.
+    beats: Arc<AtomicU32>,
+    control: Pulse,
+    shared: Weak<Shared>,
+    stalls: Arc<AtomicU64>,
+}
+
+impl Watchdog {
+    /// One that counts in `stalls` what stands still. It keeps nothing of `shared` alive.
+    pub(super) fn new(loops: Handles, runtime: &Runtime, shared: &Arc<Shared>, stalls: Arc<AtomicU64>) -> Self {
+        let beats = Arc::<AtomicU32>::default();
+        runtime.spawn(beat(Arc::clone(&beats)));
+        let pulses = vec![Pulse::default(); loops.count()];
+        Self { loops, pulses, beats, control: Pulse::default(), shared: Arc::downgrade(shared), stalls }
+    }
+
+    /// Looks until the loops are told to end. On a thread of its own, since it looks at tokio's as well.
+    pub(super) fn watch(mut self) {
+        while !self.loops.are_stopping() {
+            std::thread::sleep(LOOK);
+            self.look();
         }
+    }
+
+    fn look(&mut self) {
+        let count = self.loops.count();
+        for (index, turns) in self.loops.turns().enumerate() {
+            let Some(pulse) = self.pulses.get_mut(index) else { continue };
+            let found = pulse.look(turns);
+            if found == Finding::Wake {
+                self.loops.wake(index);
+            }
+            self.tell(found, || {
+                let name = format!("packet loop {} of {count}", index + 1);
+                (name, "what it carries waits, nothing of it passes")
+            });
+        }
+        let found = self.control.look(self.beats.load(Ordering::Relaxed));
+        self.tell(found, || ("the control side".to_owned(), "names are not resolved, and no verb is answered"));
+    }
+
+    fn tell(&self, found: Finding, of: impl FnOnce() -> (String, &'static str)) {
+        let what = match found {
+            Finding::Nothing | Finding::Wake => return,
+            Finding::Stall => {
+                self.stalls.fetch_add(1, Ordering::Relaxed);
+                let (name, meaning) = of();
+                let what = format!("{name} stands still: {meaning}");
+                tracing::error!("{what}");
+                what
+            }
+            Finding::Again(looks) => {
+                let what = format!("{} turns again, after {looks} s", of().0);
+                tracing::warn!("{what}");
+                what
+            }
+        };
+        if let Some(shared) = self.shared.upgrade() {
+            shared.tell(|| Some(Event::Notice(what)));
+        }
+    }
+}
+
+/// Twice as often as somebody looks.
+async fn beat(beats: Arc<AtomicU32>) {
+    let mut ticks = interval(LOOK / 2);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        beats.fetch_add(1, Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::app::shared::locked;
+    use crate::procfs::{Options, Processes};
+    use crate::profile::{Level, Policy, Setup};
+    use std::sync::Mutex;
 
     #[test]
     fn a_loop_that_turns_is_left_alone_also_when_its_count_begins_anew() {
@@ -113,5 +167,47 @@ mod tests {
         assert_eq!(found, [Finding::Wake, Finding::Stall]);
         assert_eq!(pulse.look(8), Finding::Again(30));
         assert_eq!(pulse.look(9), Finding::Nothing);
+    }
+
+    #[test]
+    fn control_side_whose_threads_all_wait_is_told_and_told_again_when_it_goes_on() {
+        let runtime = crate::app::threads::runtime().expect("a runtime");
+        let processes = Arc::new(Processes::new(Options::default()));
+        let policy = Policy::compile(&[], Setup::default()).expect("an empty set");
+        let shared = Arc::new(Shared::new(Arc::new(policy), Level::Dynamic, processes, None));
+        let mut events = shared.events.subscribe();
+        let stalls = Arc::<AtomicU64>::default();
+        let mut watchdog = Watchdog::new(Handles::none(), &runtime, &shared, Arc::clone(&stalls));
+        let until = |holds: &dyn Fn(&Watchdog) -> bool, watchdog: &Watchdog| {
+            while !holds(watchdog) {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        };
+        let beats = |watchdog: &Watchdog| watchdog.beats.load(Ordering::Relaxed);
+        until(&|watchdog| beats(watchdog) > 0, &watchdog);
+        watchdog.look();
+        assert_eq!(stalls.load(Ordering::Relaxed), 0);
+        // All of its threads, until the other end goes.
+        let (hold, held) = std::sync::mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        let (busy, all_busy) = std::sync::mpsc::channel();
+        for _ in 0..runtime.metrics().num_workers() {
+            let (held, busy) = (Arc::clone(&held), busy.clone());
+            runtime.spawn(async move {
+                let _ = busy.send(());
+                let _ = locked(&held).recv();
+            });
+        }
+        (0..runtime.metrics().num_workers()).for_each(|_| all_busy.recv().expect("it runs"));
+        (0..=STALL).for_each(|_| watchdog.look());
+        assert_eq!(stalls.load(Ordering::Relaxed), 1);
+        let before = beats(&watchdog);
+        drop(hold);
+        until(&|watchdog| beats(watchdog) > before, &watchdog);
+        watchdog.look();
+        let said: Vec<_> = std::iter::from_fn(|| events.try_recv().ok()).collect();
+        let is = |event: &Event, word: &str| matches!(event, Event::Notice(text) if text.contains(word));
+        let [stands, again] = &said[..] else { panic!("{said:?}") };
+        assert!(is(stands, "the control side stands still") && is(again, "the control side turns again"), "{said:?}");
     }
 }

@@ -55,7 +55,12 @@ impl Ways {
                 let wait = Timespec::try_from(if soon > 0 { OFTEN } else { SELDOM }).ok();
                 // An interrupted or empty wait only looks again.
                 let _ = poll(&mut fds, wait.as_ref());
-                let [Ok(moved), Ok(rerouted)] = watchers.each_ref().map(Watcher::changed) else { return };
+                let [Ok(moved), Ok(rerouted)] = watchers.each_ref().map(Watcher::changed) else {
+                    tracing::warn!(
+                        "the kernel tells no more of changes: where IPv6 leads inside, the MTU and the name servers stay as they are"
+                    );
+                    return;
+                };
                 changed = moved || rerouted;
                 soon = if changed { TIMES } else { soon.saturating_sub(1) };
             }

@@ -116,6 +116,12 @@ impl Handles {
         Self { all: handles.into(), stopping: Arc::default() }
     }
 
+    /// The way to no loop at all.
+    #[cfg(test)]
+    pub(in crate::app) fn none() -> Self {
+        Self::new(Vec::new())
+    }
+
     /// Sends to the shard of a flow. False when its loop is gone or cannot keep up; what was sent is then lost.
     pub(in crate::app) fn send(&self, flow: FlowId, message: Message) -> bool {
         self.send_to_giver(flow.serial(), message)
