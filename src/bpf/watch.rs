@@ -26,6 +26,8 @@ const MADE_ENTRIES: u32 = 16_384;
 const RAW_ENTRIES: u32 = 512;
 /// A socket that was made longer ago may have been passed on before anything was noted of its process.
 const NEW: Duration = Duration::from_secs(1);
+/// Trials until one shows what we do. A thread of ours may begin a process in the midst of one, which closes the socket last.
+const TRIALS: usize = 3;
 /// The discard port: nothing is sent to it.
 const DISCARD: u16 = 9;
 
@@ -156,7 +158,8 @@ impl ClosedSockets {
         let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         // Without IPv6 there are no packets of it either.
         let v6_is_off = UdpSocket::bind((v6, 0)).is_err();
-        if !maps.see_ours(v4).unwrap_or(false) || !(v6_is_off || maps.see_ours(v6).unwrap_or(false)) {
+        let sees = |loopback| (0..TRIALS).any(|_| maps.see_ours(loopback).unwrap_or(false));
+        if !sees(v4) || !(v6_is_off || sees(v6)) {
             return Err(Without::Trial);
         }
         drop(trial);
@@ -224,7 +227,13 @@ impl ClosedSockets {
     /// Whether a sender's process is the program still that it was when it made its socket. To be asked after the process was looked at.
     #[must_use]
     pub fn is_same_program(&self, sender: &Sender) -> bool {
-        Maps::time_of(&self.maps.executed, sender.pid).is_none_or(|at| at < sender.made)
+        self.has_executed_none(sender.pid, sender.made)
+    }
+
+    /// Whether a process has executed no program since a time, in nanoseconds since boot.
+    #[must_use]
+    pub fn has_executed_none(&self, pid: u32, since: u64) -> bool {
+        Maps::time_of(&self.maps.executed, pid).is_none_or(|at| at < since)
     }
 
     /// Whether a process has begun no other since a time, which would have inherited its sockets. To be asked after the process was looked

@@ -47,7 +47,7 @@ impl Snapshot {
     /// One that we may not look at has an executable; only its file stays unknown.
     pub(super) fn take(process: &Process) -> Option<Self> {
         let exe = match process.file("exe") {
-            Ok(stat) => Some(FileId::from(&stat)),
+            Ok(file) => Some(file),
             Err(Errno::SRCH | Errno::NOENT) => return None,
             Err(_) => None,
         };
@@ -75,7 +75,7 @@ pub(super) fn read(process: &Process, socket: &Socket, snapshot: &Snapshot, arou
         ancestors: &pids,
     };
     let tags = tags::tags(&facts);
-    let now = process.file("exe").ok().map(|stat| FileId::from(&stat));
+    let now = process.file("exe").ok();
     // Who has an executable is there.
     if now != snapshot.exe || exe.as_ref().map(exe_file) != now || now.is_none() && process.stat().is_none() {
         return None;
@@ -111,14 +111,13 @@ pub(super) fn exe_file(exe: &Exe) -> FileId {
 
 /// The executable, and whether its path could be compared.
 fn executable(process: &Process, mounts: &[FileId]) -> (Option<Exe>, bool) {
-    let (Ok(stat), Ok(shown)) = (process.file("exe"), process.link("exe")) else { return (None, false) };
-    let file = FileId::from(&stat);
+    let (Ok(file), Ok(shown)) = (process.file("exe"), process.link("exe")) else { return (None, false) };
     let exe = |path: PathBuf, path_is_ours| Exe { path, device: file.device, inode: file.inode, path_is_ours };
     if shown.is_absolute() && file_id(&shown) == Some(file) {
         return (Some(exe(shown, true)), true);
     }
     let Some(path) = without_deleted(&shown) else { return (Some(exe(shown, false)), true) };
-    let lives_with_us = process.file("ns/mnt").is_ok_and(|stat| mounts.contains(&FileId::from(&stat)));
+    let lives_with_us = process.file("ns/mnt").is_ok_and(|file| mounts.contains(&file));
     let path_is_ours = lives_with_us && path.is_absolute() && !is_memory(&path);
     (Some(exe(path, path_is_ours)), false)
 }
@@ -162,7 +161,7 @@ mod tests {
     /// A child once it is its own program: until exec is done it is a copy of this one, then for an instant one without arguments.
     fn started(pid: u32) -> Process {
         let ours = Process::open(Path::new("/proc"), std::process::id()).expect("we run");
-        let file = |process: &Process| process.file("exe").ok().map(|stat| FileId::from(&stat));
+        let file = |process: &Process| process.file("exe").ok();
         loop {
             let process = Process::open(Path::new("/proc"), pid).expect("it runs");
             if file(&process) != file(&ours) && !process.cmdline().is_empty() {

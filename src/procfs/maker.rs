@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use super::descriptors::{SocketLink, Walk};
 use super::process::Process;
 use super::quick::QUICK_LINKS;
-use super::search::Processes;
+use super::search::{Effort, Processes};
 use crate::process::{Identity, Socket};
 
 /// `USER_HZ`, in which the kernel tells times on every architecture (include/asm-generic/param.h): a tick in nanoseconds.
@@ -23,13 +23,13 @@ impl Processes {
     ///
     /// What was asked about had been sent by the time of `sent`, as with [`Self::find_quick`].
     #[must_use]
-    pub fn find_maker(&self, pid: u32, made: u64, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+    pub fn find_maker(&self, pid: u32, made: u64, socket: &Socket, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
         let (process, _) = self.maker(pid, made)?;
         // The owner of a process that is not dumpable is root: who its socket's user was cannot be told.
         if process.owner() != Some(socket.uid) {
             return None;
         }
-        self.identify(&process, socket, sent)
+        self.identify(&process, socket, sent, effort)
     }
 
     /// The program of the process that made `socket`, at `made`, where it holds it and its parents and children do not. None also where
@@ -49,7 +49,7 @@ impl Processes {
             }
         }
         let holder = (Arc::new(process), fd);
-        let identity = self.identify_holder(&holder, socket, sent)?;
+        let identity = self.identify_holder(&holder, socket, sent, Effort::Read)?;
         self.remember(&holder.0, socket, fd);
         Some(identity)
     }
@@ -82,7 +82,7 @@ mod tests {
     #[test]
     fn maker_is_the_process_of_that_user_that_ran_when_the_socket_was_made() {
         let (processes, uid) = (Processes::new(Options::default()), rustix::process::geteuid().as_raw());
-        let find = |pid: u32, made, uid| processes.find_maker(pid, made, &socket(uid), Instant::now());
+        let find = |pid: u32, made, uid| processes.find_maker(pid, made, &socket(uid), Instant::now(), Effort::Read);
         let ours = find(std::process::id(), u64::MAX, uid).expect("we run");
         assert_eq!((ours.pid, ours.confidence), (Some(std::process::id()), Confidence::Likely));
         assert_eq!(find(std::process::id(), 0, uid), None, "it began later");
@@ -120,7 +120,7 @@ mod tests {
         let (processes, uid) = (Processes::new(Options::default()), rustix::process::geteuid().as_raw());
         let (us, before) = (std::process::id(), Instant::now());
         assert_eq!(processes.seen_lately(us, uid, before), None, "it was not");
-        processes.find_maker(us, u64::MAX, &socket(uid), before).expect("we run");
+        processes.find_maker(us, u64::MAX, &socket(uid), before, Effort::Read).expect("we run");
         let seen = |uid, since| processes.seen_lately(us, uid, since).and_then(|seen| seen.pid);
         assert_eq!(seen(uid, before), Some(us));
         assert_eq!((seen(uid + 1, before), seen(uid, Instant::now())), (None, None), "it may be another program since");
@@ -132,7 +132,7 @@ mod tests {
         // Of its own network namespace there is none: it is told apart by the line of parents.
         let options = Options { enclosure: Some(u32::MAX), ..Options::default() };
         let uid = rustix::process::geteuid().as_raw();
-        let found = Processes::new(options).find_maker(child.id(), u64::MAX, &socket(uid), Instant::now());
+        let found = Processes::new(options).find_maker(child.id(), u64::MAX, &socket(uid), Instant::now(), Effort::Read);
         child.kill().expect("ours to kill");
         child.wait().expect("ours to reap");
         assert_eq!(found, None);

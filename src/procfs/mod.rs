@@ -6,7 +6,8 @@
 //! cgroup, their last descriptor number first. Where it is known who made a socket just now, [`Processes::find_at_maker`] looks there.
 //! What both miss goes to [`Processes::find`] off the data path: members of the cgroup, the user's processes, all; newest first. A cached answer is only a hint of where to look: the descriptor, the
 //! executable's device and inode, the arguments and the working directory are read again for every flow; once for those that were
-//! sent before they are read.
+//! sent before they are read. A packet loop leaves out what may wait: where the kernel notes who executes programs, that stands for the
+//! arguments, and whoever was not read before goes to [`Processes::find`] ([`Effort`]).
 //!
 //! Keeps one rule: no guess. A socket whose holder is not seen belongs to nobody, with its user kept.
 //!
@@ -30,4 +31,4 @@ mod text;
 mod users;
 
 pub use raw::{Holders, RawTable};
-pub use search::{Options, Processes};
+pub use search::{Effort, IsSame, Options, Processes};

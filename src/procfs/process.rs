@@ -15,7 +15,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicU32;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat as FileStat, fstat, openat, statat};
+use rustix::fs::{AtFlags, Mode, OFlags, RawDir, Stat as FileStat, StatxFlags, fstat, makedev, openat, statat, statx};
 use rustix::io::Errno;
 
 use super::text::{self, Stat};
@@ -35,7 +35,7 @@ pub(super) struct Process {
     pub(super) top: AtomicU32,
 }
 
-/// Device and inode of a file, and how many names it has.
+/// Device and inode of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct FileId {
     pub(super) device: u64,
@@ -102,9 +102,9 @@ impl Process {
         Ok(PathBuf::from(OsString::from_vec(target.into_bytes())))
     }
 
-    /// Looks at the file behind a name of the directory, links followed by the kernel, not by their text.
-    pub(super) fn file(&self, name: &str) -> Result<FileStat, Errno> {
-        statat(&self.dir, name, AtFlags::empty())
+    /// The file behind a name of the directory, links followed by the kernel, not by their text.
+    pub(super) fn file(&self, name: &str) -> Result<FileId, Errno> {
+        id_at(&self.dir, name)
     }
 
     /// The user who owns the directory: the effective user, or root for a process that is not dumpable.
@@ -163,7 +163,13 @@ pub(super) fn all(root: &Path) -> Vec<(u32, u32)> {
 
 /// The identity of the file at a path of our own mount namespace.
 pub(super) fn file_id(path: &Path) -> Option<FileId> {
-    rustix::fs::stat(path.as_os_str().as_bytes()).ok().map(|stat| FileId::from(&stat))
+    id_at(rustix::fs::CWD, path.as_os_str().as_bytes()).ok()
+}
+
+/// Device and inode are known here also of a file on a network or in user space (FUSE), so nobody is asked who may not answer.
+fn id_at(dir: impl AsFd, name: impl rustix::path::Arg) -> Result<FileId, Errno> {
+    let stat = statx(dir, name, AtFlags::STATX_DONT_SYNC, StatxFlags::INO)?;
+    Ok(FileId { device: makedev(stat.stx_dev_major, stat.stx_dev_minor), inode: stat.stx_ino })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::cache::Candidate;
 use super::descriptors::{SocketLink, Walk};
 use super::hints::Holder;
-use super::search::Processes;
+use super::search::{Effort, Processes};
 use crate::process::{Identity, Socket};
 
 /// Links that the quick search may read: some 0.6 µs each.
@@ -28,12 +28,12 @@ impl Processes {
     /// first holder, except that a socket which `find` saw in several programs is left to `find` again. Where it is known which process made
     /// the socket, a hot one of another number is not looked at.
     #[must_use]
-    pub fn find_quick(&self, socket: &Socket, maker: Option<u32>, sent: Instant) -> Option<Arc<Identity>> {
+    pub fn find_quick(&self, socket: &Socket, maker: Option<u32>, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
         if self.hints().ambiguous.find(&socket.inode).is_some() {
             return None;
         }
         let holder = self.quick_holder(socket, maker, sent)?;
-        let identity = self.identify_holder(&holder, socket, sent)?;
+        let identity = self.identify_holder(&holder, socket, sent, effort)?;
         let (process, fd) = holder;
         self.remember(&process, socket, fd);
         Some(identity)
@@ -57,8 +57,14 @@ impl Processes {
 
     /// The identity of a process that was found holding a socket. An exec since then closes most sockets, and then the socket was never the
     /// new program's; so the descriptor is looked at once more behind the identity.
-    pub(super) fn identify_holder(&self, (process, fd): &Holder, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
-        let identity = self.identify(process, socket, sent)?;
+    pub(super) fn identify_holder(
+        &self,
+        (process, fd): &Holder,
+        socket: &Socket,
+        sent: Instant,
+        effort: Effort<'_>,
+    ) -> Option<Arc<Identity>> {
+        let identity = self.identify(process, socket, sent, effort)?;
         let link = SocketLink::new(socket.inode);
         let holds = process.holds(*fd, &link) || process.search(&link, &mut Walk::short(QUICK_LINKS)).is_some();
         holds.then_some(identity)
@@ -181,7 +187,7 @@ mod tests {
             let process = Arc::new(Process::open(Path::new("/proc"), child.id()).expect("it runs"));
             let holder = (process, fd.parse().expect("a number"));
             let processes = Processes::new(Options::default());
-            let identify = || processes.identify_holder(&holder, &socket, Instant::now());
+            let identify = || processes.identify_holder(&holder, &socket, Instant::now(), Effort::Read);
             let before = identify().expect("it holds the socket");
             // It is `cat` as soon as it says again what it is told.
             to.write_all(b"\nnow\n").expect("it reads");
@@ -192,6 +198,30 @@ mod tests {
             drop(to);
             child.wait().expect("ours to reap");
         }
+    }
+
+    #[test]
+    fn who_waits_for_nobody_is_told_what_was_read_before_of_what_is_the_same_program_still() {
+        let made = UdpSocket::bind("127.0.0.1:0").expect("loopback");
+        let inode = std::fs::metadata(format!("/proc/self/fd/{}", made.as_raw_fd())).expect("open").ino();
+        let uid = rustix::process::geteuid().as_raw();
+        let socket = Socket { inode, uid, cookie: 7, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+        let processes = Processes::new(Options::default());
+        let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
+        let holder = (process, u32::try_from(made.as_raw_fd()).expect("positive"));
+        let before = Instant::now();
+        let known = |is_same: Option<bool>| {
+            let is_same = |pid, since| {
+                assert!(pid == std::process::id() && since >= before);
+                is_same
+            };
+            processes.identify_holder(&holder, &socket, Instant::now(), Effort::Known(&is_same)).is_some()
+        };
+        assert!(!known(Some(true)) && !known(None), "it was never read");
+        assert!(processes.identify_holder(&holder, &socket, Instant::now(), Effort::Read).is_some());
+        assert!(known(Some(true)));
+        assert!(!known(Some(false)), "it executed a program");
+        assert!(known(None), "its arguments are the same");
     }
 
     #[test]

@@ -13,7 +13,7 @@ use super::descriptors::{SocketLink, Walk};
 use super::hints::Holder;
 use super::identity;
 use super::process::all;
-use super::search::{Processes, THOROUGH_LINKS, ambiguous, is_same_program};
+use super::search::{Effort, Processes, THOROUGH_LINKS, ambiguous, is_same_program};
 use super::text::net_lines;
 use crate::packet::Protocol;
 use crate::process::{Confidence, Identity, Socket};
@@ -121,10 +121,10 @@ impl Processes {
         Some(Holders { began, of, found })
     }
 
-    /// The programs among the holders of a socket: nobody for each of whom that cannot be said any more.
+    /// The programs among the holders of a socket: nobody for each of whom that cannot be said any more, or not with such effort.
     #[must_use]
-    pub fn programs_of(&self, holders: &Holders, socket: &Socket, sent: Instant) -> Vec<Arc<Identity>> {
-        let identify = |holder| self.identify_holder(holder, socket, sent);
+    pub fn programs_of(&self, holders: &Holders, socket: &Socket, sent: Instant, effort: Effort<'_>) -> Vec<Arc<Identity>> {
+        let identify = |holder| self.identify_holder(holder, socket, sent, effort);
         let nobody = || Arc::new(identity::nobody(socket.uid, self.users()));
         holders.of_socket(socket).map(|holder| identify(holder).unwrap_or_else(nobody)).collect()
     }
@@ -178,7 +178,7 @@ mod tests {
         let (processes, before) = (Processes::new(Options::default()), Instant::now());
         let programs = |holders: &Holders| {
             let mut names: Vec<_> = processes
-                .programs_of(holders, &socket, Instant::now())
+                .programs_of(holders, &socket, Instant::now(), Effort::Read)
                 .iter()
                 .filter_map(|program| Some(program.exe.as_ref()?.path.file_name()?.to_string_lossy().into_owned()))
                 .collect();

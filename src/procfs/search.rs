@@ -35,6 +35,18 @@ const READS: usize = 3;
 /// Children of the first holder that are searched.
 const CHILDREN: usize = 32;
 
+/// Whether the process with this PID has surely been the same program since a time; `None`: that is not known.
+pub type IsSame<'a> = &'a dyn Fn(u32, Instant) -> Option<bool>;
+
+/// What may be done for an identity.
+#[derive(Clone, Copy)]
+pub enum Effort<'a> {
+    /// What was read before is looked up: a packet loop waits for nobody.
+    Known(IsSame<'a>),
+    /// It is read. That may last: the executable may lie on a file system that does not answer.
+    Read,
+}
+
 /// Where to look. The default is this machine, all of it.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -72,7 +84,7 @@ impl Processes {
     pub fn new(options: Options) -> Self {
         let enclosure = options.enclosure.map(|pid| Process::open(&options.proc_root, pid));
         let ours = file_id(&options.proc_root.join("self/ns/mnt"));
-        let theirs = enclosure.iter().flatten().filter_map(|init| init.file("ns/mnt").ok()).map(|stat| FileId::from(&stat));
+        let theirs = enclosure.iter().flatten().filter_map(|init| init.file("ns/mnt").ok());
         let mounts = ours.into_iter().chain(theirs).collect();
         let mountinfo = std::fs::read_to_string(options.proc_root.join("self/mountinfo")).unwrap_or_default();
         Self {
@@ -99,7 +111,7 @@ impl Processes {
         let mut holders = if hopeless { Vec::new() } else { self.holders(socket, first, now) };
         let mut found: Vec<Arc<Identity>> = Vec::new();
         for holder in &holders {
-            let Some(identity) = self.identify_holder(holder, socket, now) else { continue };
+            let Some(identity) = self.identify_holder(holder, socket, now, Effort::Read) else { continue };
             let (process, fd) = holder;
             self.remember(process, socket, *fd);
             if !found.iter().any(|other| is_same_program(other, &identity)) {
@@ -267,7 +279,7 @@ impl Processes {
     pub(super) fn is_inside(&self, process: &Process) -> bool {
         let Some(enclosure) = &self.enclosure else { return true };
         let Some(init) = enclosure else { return false };
-        let netns = |process: &Process| process.file("ns/net").ok().map(|stat| FileId::from(&stat));
+        let netns = |process: &Process| process.file("ns/net").ok();
         match (netns(process), netns(init)) {
             (Some(one), Some(other)) => one == other,
             _ => self.is_below(process, init),
@@ -288,7 +300,13 @@ impl Processes {
     }
 
     /// The identity of a holder; read again when it becomes another program while it is read.
-    pub(super) fn identify(&self, process: &Process, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
+    pub(super) fn identify(
+        &self,
+        process: &Process,
+        socket: &Socket,
+        sent: Instant,
+        effort: Effort<'_>,
+    ) -> Option<Arc<Identity>> {
         let holder = (process.pid, process.start_ticks, socket.uid, socket.confidence);
         if let Some((looked, identity)) = self.hints().looked.find(&holder)
             && *looked >= sent
@@ -296,15 +314,33 @@ impl Processes {
             return Some(Arc::clone(identity));
         }
         let now = Instant::now();
-        let identity = (0..READS).find_map(|_| self.identify_once(process, socket))?;
+        let identity = match effort {
+            Effort::Read => (0..READS).find_map(|_| self.identify_once(process, socket))?,
+            Effort::Known(is_same) => self.known(process, socket, is_same)?,
+        };
         let mut hints = self.hints();
         hints.looked.insert(holder, (now, Arc::clone(&identity)));
         hints.seen.insert(process.pid, (now, Arc::clone(&identity)));
         Some(identity)
     }
 
+    /// What was read of a process not long ago and is so still. Nothing is read that waits for a file system or for the process's memory,
+    /// unless `is_same` does not know of the process: then its arguments are compared, which lie in its memory.
+    fn known(&self, process: &Process, socket: &Socket, is_same: IsSame<'_>) -> Option<Arc<Identity>> {
+        let exe = process.file("exe").ok()?;
+        let key = (process.pid, process.start_ticks, Some(exe), socket.uid, socket.confidence);
+        let (snapshot, read_at, identity) = self.hints().identities.find(&key).cloned()?;
+        let is_fresh = read_at.elapsed() < IDENTITY_AGE;
+        let is_same = || match is_same(process.pid, read_at) {
+            Some(is_same) => is_same,
+            None => Snapshot::take(process).is_some_and(|now| now == snapshot),
+        };
+        (is_fresh && is_same()).then_some(identity)
+    }
+
     /// From the cache when nothing that an exec changes has changed.
     fn identify_once(&self, process: &Process, socket: &Socket) -> Option<Arc<Identity>> {
+        let began = Instant::now();
         // One without arguments is a thread of the kernel, or about to become another program.
         let snapshot = Snapshot::take(process).filter(|snapshot| !snapshot.cmdline.is_empty())?;
         let key = (process.pid, process.start_ticks, snapshot.exe, socket.uid, socket.confidence);
@@ -316,7 +352,7 @@ impl Processes {
         }
         let around = Surroundings { proc_root: &self.options.proc_root, users: &self.users, mounts: &self.mounts };
         let identity = Arc::new(identity::read(process, socket, &snapshot, &around)?);
-        self.hints().identities.insert(key, (snapshot, Instant::now(), Arc::clone(&identity)));
+        self.hints().identities.insert(key, (snapshot, began, Arc::clone(&identity)));
         Some(identity)
     }
 

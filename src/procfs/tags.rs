@@ -149,7 +149,7 @@ fn appimage(facts: &Facts<'_>) -> Option<PathBuf> {
     let mut children = line.filter_map(|pid| Process::open(facts.proc_root, pid)).flat_map(|parent| parent.children());
     let is_image = |pid: u32| {
         let child = Process::open(facts.proc_root, pid)?;
-        child.file("exe").ok().map(|stat| FileId::from(&stat) == image)
+        child.file("exe").ok().map(|file| file == image)
     };
     children.any(|pid| is_image(pid) == Some(true)).then_some(claimed)
 }

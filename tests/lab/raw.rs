@@ -11,6 +11,7 @@ through_a_router! {
     what_two_programs_may_have_sent_needs_both_to_be_accepted,
     who_writes_whole_packets_by_a_socket_of_icmp_passes_as_no_other,
     what_is_sent_by_a_socket_that_two_programs_have_needs_both_to_be_accepted,
+    who_sends_from_the_port_of_anothers_socket_does_not_pass_as_that_one,
     echo_by_a_raw_socket_needs_all_who_may_have_sent_it_to_be_accepted,
     what_was_sent_before_a_program_was_executed_is_not_that_programs_though_a_raw_socket_is_closed,
     what_a_closed_socket_sent_is_no_raw_sockets,
@@ -129,6 +130,26 @@ fn what_is_sent_by_a_socket_that_two_programs_have_needs_both_to_be_accepted(way
                 assert_eq!(record.confidence, Confidence::Ambiguous, "{way:?}: {record:?}");
                 assert_eq!(record.profile.as_deref() == Some("sleep"), refused, "{way:?}: {record:?}");
             }
+        }
+    }
+}
+
+/// The datagram alone: whoever has the very ends of a connection carries it on.
+fn who_sends_from_the_port_of_anothers_socket_does_not_pass_as_that_one(way: Way) {
+    let lab = Lab::new();
+    for refused in [None, Some("python"), Some("sleep")] {
+        let profiles = Profiles::accepting();
+        if let Some(name) = refused {
+            let program = if name == "python" { python() } else { executable("sleep") };
+            profiles.user(name, &program, "endpoints = [\"- *\"]");
+        }
+        let router = Router::start(&lab, way, &profiles);
+        for address in SERVERS {
+            router.run(raw(&["beside", address])).expect_success();
+            let [_, record] = records(&router, address, 40_013);
+            assert_eq!(record.confidence, Confidence::Ambiguous, "{way:?}: {record:?}");
+            assert_eq!(record.verdict, if refused.is_some() { "block" } else { "accept" }, "{way:?}: {record:?}");
+            assert_eq!(record.profile.as_deref().filter(|name| Some(*name) == refused), refused, "{way:?}: {record:?}");
         }
     }
 }

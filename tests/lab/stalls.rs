@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::harness::{Capture, Lab, Profiles, Router, Running, Seen, Way, eventually, repository};
+use crate::harness::{Capture, Lab, Profiles, Router, Running, Seen, Way, eventually, repository, stuck};
 use crate::whole::state;
 
 const TWO: &str = "queues = 2\n";
@@ -97,4 +97,25 @@ fn down_takes_everything_back_although_a_loop_stands_still() {
     router.daemon().take().expect("the daemon was started").finish();
     router.verb(&["status"]).expect_code(3);
     lab.laptop().run(["curl", "-sS", "http://203.0.113.10/hello"]).expect_success();
+}
+
+/// `ip netns exec` gives each program a mount namespace, so nobody else sees the file system. Loops that looked at the file would stand
+/// still, and the thread that searches, too.
+#[test]
+fn a_program_on_a_file_system_that_does_not_answer_holds_no_loop() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start_with(&lab, Way::Up, &profiles, Some(TWO));
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = dir.path().to_str().expect("text");
+    let ask = "for to in SERVERS; do for turn in 1 2 3 4; do\n\
+        exec 3<>/dev/udp/$to/7; echo $turn >&3; read -t 5 -N 1 answer <&3; echo $answer; sleep 1; done; done\n\
+        curl -sS --max-time 10 --resolve a.example:80:SERVER http://a.example/hello";
+    let script = ask.replace("SERVERS", &[Lab::SERVER_4, Lab::SERVER_6].join(" ")).replace("SERVER", Lab::SERVER_4);
+    let told = router.run(stuck(&[name, &script])).expect_success();
+    let wanted = ["stuck", "1", "2", "3", "4", "1", "2", "3", "4", "hello from the lab"];
+    assert_eq!(told.lines().collect::<Vec<_>>(), wanted);
+    assert_eq!(stalls(&status(&router)), 0);
+    let record = router.record("the program", |record| record.exe.as_deref().is_some_and(|exe| exe.ends_with("/program")));
+    assert_eq!(record.verdict, "accept", "{record:?}");
 }

@@ -55,7 +55,7 @@ impl Shard {
             return;
         }
         let is_tcp = matches!(self.lanes.lane(id.index()), Some(Lane::Tcp(_)));
-        let last = packets.last().and_then(|packet| packet.parse().ok());
+        let last = self.most_telling(id, packets).and_then(|packet| packet.parse().ok());
         if !is_tcp && !self.is_still_held(id, last.as_ref(), false, now) {
             let (link, is_raw) = (self.lanes.link(id), self.lanes.is_raw(id));
             self.abandon(id, now);

@@ -11,7 +11,7 @@ use super::jobs::{Job, JobQueue, Origin};
 use super::raw::RawTables;
 use super::{Handles, Message, Shard};
 use crate::app::shared::locked;
-use crate::bpf::{ClosedSockets, Sender};
+use crate::bpf::ClosedSockets;
 use crate::flow::FlowId;
 use crate::netlink::{SocketTable, Translations};
 use crate::packet::{FiveTuple, IpPacket, Protocol, Transport};
@@ -28,8 +28,6 @@ pub(in crate::app) struct Attributor {
     /// Whose /proc/PID/net lists the programs' ICMP and raw sockets; None: ours.
     pub(super) netns_of: Option<u32>,
     pub(super) raw: RawTables,
-    /// Held by the loop that looks at a new program.
-    looking: Mutex<()>,
     /// Who made sockets, and who closed UDP and raw ones, where the kernel tells.
     pub(super) closed: Option<ClosedSockets>,
     /// What is not known without them, and why.
@@ -46,8 +44,8 @@ impl Attributor {
         };
         without.iter().for_each(|note| tracing::info!("{note}"));
         let translations = if netns_of.is_none() { Translations::open().map(Mutex::new).ok() } else { None };
-        let (raw, looking, us) = (RawTables::but_of(ours), Mutex::default(), std::process::id());
-        Self { table: Mutex::new(table), translations, processes, netns_of, raw, looking, closed, without, us }
+        let (raw, us) = (RawTables::but_of(ours), std::process::id());
+        Self { table: Mutex::new(table), translations, processes, netns_of, raw, closed, without, us }
     }
 
     /// What is not known here, for those who ask what is judged.
@@ -65,7 +63,6 @@ impl Attributor {
             processes,
             netns_of: None,
             raw: RawTables::default(),
-            looking: Mutex::default(),
             closed: None,
             without: None,
             us: std::process::id(),
@@ -143,34 +140,6 @@ impl Attributor {
         tell_failure(tuple, locked(&self.table).destroy_one(tuple, cookie));
     }
 
-    /// Who holds a socket, if that can be said in microseconds.
-    pub(super) fn quick(&self, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
-        self.processes.find_quick(socket, self.maker_of_new(socket).map(|maker| maker.pid), sent)
-    }
-
-    /// Who holds a socket where that is the process alone that made it just now, as most new programs do: the short search.
-    fn holder_of_new(&self, socket: &Socket) -> Option<Arc<Identity>> {
-        let maker = self.maker_of_new(socket)?;
-        let identity = self.processes.find_at_maker(maker.pid, maker.made, socket, Instant::now())?;
-        // After the look: nobody has inherited it before.
-        self.closed.as_ref()?.has_begun_none(maker.pid, maker.made).then_some(identity)
-    }
-
-    /// The same for a loop, of which one looks at a time: none waits for another, since what is read may lie on a file system that does not
-    /// answer. Whoever finds another looking leaves it to the attribution thread.
-    fn holder_of_new_alone(&self, socket: &Socket) -> Option<Arc<Identity>> {
-        let _looking = self.looking.try_lock().ok()?;
-        self.holder_of_new(socket)
-    }
-
-    fn maker_of_new(&self, socket: &Socket) -> Option<Sender> {
-        self.closed.as_ref()?.maker_of_new(socket.cookie)
-    }
-
-    pub(super) fn find_maker(&self, pid: u32, made: u64, socket: &Socket, sent: Instant) -> Option<Arc<Identity>> {
-        self.processes.find_maker(pid, made, socket, sent)
-    }
-
     pub(super) fn is_us(&self, identity: &Identity) -> bool {
         identity.pid == Some(self.us)
     }
@@ -183,12 +152,6 @@ impl Attributor {
     /// The program got an answer at this socket, or all that its peer has to say, and may close it now.
     pub(super) fn answered(&self, cookie: u64) {
         self.processes.answered(cookie);
-    }
-
-    /// Who holds a socket. May take milliseconds.
-    pub(in crate::app) fn holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
-        let short = self.quick(socket, Instant::now()).or_else(|| self.holder_of_new(socket));
-        short.map_or_else(|| self.processes.find(socket), |identity| vec![identity])
     }
 
     /// The attribution thread: searches until the loop is gone.
@@ -210,21 +173,29 @@ impl Attributor {
     /// Who may have sent a flow, and whether the socket is closed by now.
     fn find(&self, Job { flow: _, of, tuple, link }: Job) -> (Vec<Arc<Identity>>, bool) {
         let (identities, is_closed) = match of {
-            Origin::Socket(mut socket) => {
-                if tuple.protocol == Protocol::TCP && !self.is_there(&tuple, link) {
-                    // Closed before it was connected; a search would be through all programs, and in vain.
-                    socket.inode = 0;
-                }
-                let (mut identities, is_closed) = self.search(&tuple, &socket);
-                if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(&tuple, &socket, link) {
-                    identities = vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))];
-                }
-                (identities, is_closed)
+            Origin::Socket(socket) => self.search_owner(&tuple, socket, link),
+            Origin::Either(socket, sent) => {
+                let (owners, _) = self.search_owner(&tuple, socket, link);
+                (Processes::one_of(owners.into_iter().chain(self.search_raw(&tuple, sent))), false)
             }
+            Origin::Closed(sender) => (vec![self.maker_of(&sender)], true),
             Origin::Raw(_, sent) => (self.search_raw(&tuple, sent), false),
         };
         let is_ours = identities.iter().any(|identity| self.is_us(identity));
         if is_ours { (vec![unattributed(None)], false) } else { (identities, is_closed) }
+    }
+
+    /// As [`Self::search`]; it may be the kernel's, too.
+    fn search_owner(&self, tuple: &FiveTuple, mut socket: Socket, link: Option<u32>) -> (Vec<Arc<Identity>>, bool) {
+        if tuple.protocol == Protocol::TCP && !self.is_there(tuple, link) {
+            // Closed before it was connected; a search would be through all programs, and in vain.
+            socket.inode = 0;
+        }
+        let (identities, is_closed) = self.search(tuple, &socket);
+        if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(tuple, &socket, link) {
+            return (vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))], is_closed);
+        }
+        (identities, is_closed)
     }
 
     /// Whether a socket that no process holds is the kernel's own (tunnels, network file systems): it is still there, so no process has left it.
@@ -269,22 +240,26 @@ impl Shard {
             return self.identified(id, &[unattributed(None)], now);
         }
         if matches!(looked, Ok(None))
-            && let Some((socket, maker)) = self.maker_of_last_word(id, &tuple, sent)
+            && let Some((sender, socket)) = self.sender_of_last_word(id, &tuple)
         {
             self.lanes.note_holder(id, Some(&socket), now);
             self.lanes.note_closed(id);
-            return self.identified(id, &[maker], now);
+            return match self.attributor.known_maker(&sender, sent) {
+                Some(maker) => self.identified(id, &[maker], now),
+                None => self.search_for(id, Origin::Closed(sender), tuple, now),
+            };
         }
         let (socket, holder) = looked.unwrap_or_default().unzip();
         self.lanes.note_holder(id, socket.as_ref(), now);
+        if let Some(socket) = socket
+            && let Some(sent) = self.note_raw_beside(id, &tuple, &socket, sent)
+        {
+            return self.search_for(id, Origin::Either(socket, sent), tuple, now);
+        }
         if let Some(holder) = holder.flatten() {
             return self.identified(id, &[holder], now);
         }
         match socket {
-            Some(socket) if self.turn.may_search() => match self.attributor.holder_of_new_alone(&socket) {
-                Some(holder) => self.identified(id, &[holder], now),
-                None => self.search_for(id, Origin::Socket(socket), tuple, now),
-            },
             Some(socket) => self.search_for(id, Origin::Socket(socket), tuple, now),
             // Without a socket of its own it is a raw one's, or nobody's.
             None => self.identify_raw(id, &tuple, sent, now),
@@ -320,6 +295,9 @@ impl Shard {
         }
         if let Some(closed) = self.lanes.closed(id) {
             return self.is_last_word_of(closed, &tuple, packet, now);
+        }
+        if packet.is_some_and(|packet| self.may_be_raw(id, &tuple, packet.arrival(), is_in_hand, now)) {
+            return false;
         }
         let link = self.lanes.link(id).map(|header| header.link);
         let forwarded = link.is_none() && !self.is_own(tuple.local.ip());

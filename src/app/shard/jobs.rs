@@ -10,6 +10,7 @@ use std::sync::{Arc, Mutex};
 use super::raw::{RawSenders, Sent};
 use super::turns::Turns;
 use crate::app::shared::locked;
+use crate::bpf::Sender;
 use crate::flow::FlowId;
 use crate::packet::FiveTuple;
 use crate::process::Socket;
@@ -29,6 +30,10 @@ pub(in crate::app) struct Job {
 pub(super) enum Origin {
     /// The socket at its end.
     Socket(Socket),
+    /// That one, or one of those that can send the like.
+    Either(Socket, Sent),
+    /// One that is closed.
+    Closed(Sender),
     /// One of those that can send the like.
     Raw(RawSenders, Sent),
 }
@@ -36,7 +41,8 @@ pub(super) enum Origin {
 impl Origin {
     fn group(&self) -> Group {
         match self {
-            Self::Socket(socket) => (socket.uid, socket.cgroup_id),
+            Self::Socket(socket) | Self::Either(socket, _) => (socket.uid, socket.cgroup_id),
+            Self::Closed(sender) => (sender.uid, None),
             Self::Raw(senders, _) => (senders.uid(), None),
         }
     }
@@ -129,7 +135,7 @@ mod tests {
         drop(other);
         let inode = |job: Job| match job.of {
             Origin::Socket(socket) => Some(socket.inode),
-            Origin::Raw(..) => None,
+            Origin::Either(..) | Origin::Closed(_) | Origin::Raw(..) => None,
         };
         assert_eq!([(); 3].map(|()| queue.next().and_then(inode)), [Some(1), Some(2), None]);
     }

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::Shard;
-use super::identify::Attributor;
+use super::identify::{Attributor, unattributed};
 use crate::bpf::Sender;
 use crate::flow::FlowId;
 use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol};
 use crate::process::{Confidence, Identity, Socket};
+use crate::procfs::Effort;
 
 /// The most that the search waits for a socket that is just being closed.
 const MOMENT: Duration = Duration::from_millis(1);
@@ -20,7 +21,7 @@ impl Attributor {
     /// Who made the socket of a flow, if it is closed. With its cookie it is the very socket, and a search through the programs is in vain.
     pub(super) fn maker_of_closed(&self, socket: &Socket) -> Option<Arc<Identity>> {
         let sender = self.closed.as_ref()?.maker(socket.cookie)?;
-        self.identity_of(&sender, Instant::now()).map(|(_, maker)| maker)
+        self.identity_of(&sender, Instant::now(), Effort::Read)
     }
 
     /// The same after a search in vain, during which it may have been closed. Its descriptor ends a moment before its closing is noted.
@@ -34,10 +35,14 @@ impl Attributor {
         })
     }
 
-    /// Who made the socket that sent the first packet of a flow that no socket is there for, and the socket.
-    fn maker_of_last_word(&self, tuple: &FiveTuple, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
-        let sender = self.closed.as_ref()?.sender(tuple)?;
-        self.identity_of(&sender, sent)
+    /// Who made and closed a socket, if the process was looked at before.
+    pub(super) fn known_maker(&self, sender: &Sender, sent: Instant) -> Option<Arc<Identity>> {
+        self.identity_of(sender, sent, Effort::Known(&|pid, since| self.is_same(pid, since)))
+    }
+
+    /// The same of whomever; nobody where that is not certain.
+    pub(super) fn maker_of(&self, sender: &Sender) -> Arc<Identity> {
+        self.identity_of(sender, Instant::now(), Effort::Read).unwrap_or_else(|| unattributed(Some(sender.uid)))
     }
 
     /// Whether the socket with this cookie, closed by now, sent another packet of its flow, or another one of the same program did. The
@@ -77,20 +82,24 @@ impl Attributor {
         self.closed.as_ref().is_some_and(|closed| closed.was_left_just_now(port))
     }
 
-    pub(super) fn identity_of(&self, sender: &Sender, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
-        let Sender { pid, uid, cookie, made } = *sender;
-        let socket = Socket { inode: 0, uid, cookie, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
-        let maker = self.find_maker(pid, made, &socket, sent)?;
+    pub(super) fn identity_of(&self, sender: &Sender, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
+        let maker = self.processes.find_maker(sender.pid, sender.made, &socket_of(sender), sent, effort)?;
         // After the look: what was looked at is what made the socket.
-        self.closed.as_ref()?.is_same_program(sender).then_some((socket, maker))
+        self.closed.as_ref()?.is_same_program(sender).then_some(maker)
     }
 }
 
+fn socket_of(sender: &Sender) -> Socket {
+    let Sender { uid, cookie, .. } = *sender;
+    Socket { inode: 0, uid, cookie, cgroup_id: None, mark: 0, confidence: Confidence::Likely }
+}
+
 impl Shard {
-    /// The socket, closed by now, that the first packet of a flow is of, and who made it.
-    pub(super) fn maker_of_last_word(&self, id: FlowId, tuple: &FiveTuple, sent: Instant) -> Option<(Socket, Arc<Identity>)> {
+    /// Who made and closed the socket that the first packet of a flow is of, and the socket, for a flow that no socket is there for.
+    pub(super) fn sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
         let arrival = self.router.flow(id)?.parked().arrival()?;
-        is_a_sockets(arrival).then(|| self.attributor.maker_of_last_word(tuple, sent))?
+        let sender = self.attributor.closed.as_ref()?.sender(tuple).filter(|_| is_a_sockets(arrival))?;
+        Some((sender, socket_of(&sender)))
     }
 
     /// Notes the socket of a flow as closed if it is so by now: then the port may be another's, who may have sent what is parked last.

@@ -12,7 +12,7 @@
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
 //! `start` makes the loops, `patience` waits, `rush` reads the TUN and lets `newcomers` wait, by `turns`; `lanes` holds what carries a flow,
-//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify` and `raw` ask who owns a flow, `faults` keeps a fault of our
+//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify`, `known` and `raw` ask who owns a flow, `faults` keeps a fault of our
 //! own to one flow; `inbox` is what other threads say, `telling` speaks to people.
 
 mod alive;
@@ -28,6 +28,7 @@ mod holder;
 mod identify;
 mod inbox;
 mod jobs;
+mod known;
 mod lanes;
 mod last_words;
 mod linked;

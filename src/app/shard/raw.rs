@@ -18,9 +18,9 @@ use super::jobs::Origin;
 use crate::app::shared::locked;
 use crate::bpf::{RawNotes, RawSender, since_boot};
 use crate::flow::FlowId;
-use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol};
+use crate::packet::{Arrival, FiveTuple, IpPacket, Kept, Protocol};
 use crate::process::{Identity, Socket};
-use crate::procfs::{Holders, Processes, RawTable};
+use crate::procfs::{Effort, Holders, Processes, RawTable};
 
 /// An answer to a raw datagram may come so late: so long traceroute(8) waits. No socket tells whether it is still waited for.
 pub(super) const WAITED_FOR: Duration = Duration::from_secs(5);
@@ -54,6 +54,8 @@ pub(super) enum RawKey {
     Open(u64),
     /// A process, and when it became the program that it is.
     Closed { pid: u32, executed: u64 },
+    /// The socket at the flow's end, by its cookie: it can have sent it, too.
+    Owner(u64),
 }
 
 impl RawSenders {
@@ -133,7 +135,7 @@ impl Attributor {
     fn only_raw_sender(&self, senders: &RawSenders, sent: Instant) -> Option<Arc<Identity>> {
         match (&*senders.open, &*senders.closed) {
             ([socket], []) => self.only_raw_holder(socket, sent),
-            ([], [closed]) => Some(self.raw_closer(closed, sent)),
+            ([], [closed]) => self.known_maker(&closed.sender, sent),
             _ => None,
         }
     }
@@ -144,7 +146,8 @@ impl Attributor {
         let (age, now) = (held.began().elapsed(), since_boot());
         let mut pids = held.pids(socket);
         let (pid, None) = (pids.next()?, pids.next()) else { return None };
-        let programs = (age < HELD).then(|| self.processes.programs_of(&held, socket, sent))?;
+        let effort = Effort::Known(&|pid, since| self.is_same(pid, since));
+        let programs = (age < HELD).then(|| self.processes.programs_of(&held, socket, sent, effort))?;
         let began = now.saturating_sub(u64::try_from(age.as_nanos()).unwrap_or(u64::MAX));
         let is_sure = self.closed.as_ref()?.has_begun_none(pid, began);
         programs.into_iter().next().filter(|program| is_sure && program.pid.is_some())
@@ -180,7 +183,7 @@ impl Attributor {
 
     /// The programs that hold a socket; we are none, since what we send does not come by the TUN.
     fn raw_programs(&self, holders: &Holders, socket: &Socket, sent: Instant) -> Vec<Arc<Identity>> {
-        let programs = self.processes.programs_of(holders, socket, sent);
+        let programs = self.processes.programs_of(holders, socket, sent, Effort::Read);
         if programs.is_empty() {
             return vec![unattributed(Some(socket.uid))];
         }
@@ -188,7 +191,7 @@ impl Attributor {
     }
 
     fn raw_closer(&self, closed: &RawSender, sent: Instant) -> Arc<Identity> {
-        let alive = self.identity_of(&closed.sender, sent).map(|(_, identity)| identity);
+        let alive = self.identity_of(&closed.sender, sent, Effort::Read);
         alive.or_else(|| self.ended_closer(closed)).unwrap_or_else(|| unattributed(Some(closed.sender.uid)))
     }
 
@@ -220,6 +223,40 @@ impl Shard {
         }
     }
 
+    /// Notes who can have sent a flow by raw sockets in the name of `owner`, the socket at its end, and says when: its first packet has its
+    /// checksum finished, as a raw one must have and few others.
+    pub(super) fn note_raw_beside(&mut self, id: FlowId, tuple: &FiveTuple, owner: &Socket, sent: Instant) -> Option<Sent> {
+        let arrival = self.router.flow(id)?.parked().arrival()?;
+        let sent = Sent { after: self.turn.sent_after(), by: sent };
+        let senders = self.raw_beside(id, tuple, arrival, sent)?;
+        let keys = std::iter::once(RawKey::Owner(owner.cookie)).chain(senders.keys());
+        self.lanes.note_raw(id, keys.collect(), sent.after);
+        Some(sent)
+    }
+
+    /// Whether a packet of a flow that was attributed to a socket may be a raw one's.
+    pub(super) fn may_be_raw(&self, id: FlowId, tuple: &FiveTuple, arrival: Arrival, is_in_hand: bool, now: Instant) -> bool {
+        let after = if is_in_hand { self.turn.sent_after() } else { 0 };
+        self.raw_beside(id, tuple, arrival, Sent { after, by: now }).is_some()
+    }
+
+    /// Who can have sent a packet by raw sockets that seems to be of a socket's; None: nobody. Without notes of closed sockets that is not
+    /// asked: every datagram that came in parts (`MSG_MORE`) would be nobody's.
+    fn raw_beside(&self, id: FlowId, tuple: &FiveTuple, arrival: Arrival, sent: Sent) -> Option<RawSenders> {
+        let is_led = self.lanes.link(id).is_some();
+        if is_led || arrival != Arrival::Finished || !tuple.protocol.has_ports() || self.attributor.closed.is_none() {
+            return None;
+        }
+        let senders = self.attributor.raw_senders(tuple, sent);
+        senders.map_or(Some(RawSenders::default()), |senders| (!senders.is_empty()).then_some(senders))
+    }
+
+    /// The last of a flow's packets, or of those that came in another way than the flow's do: with their checksums finished, or without.
+    pub(super) fn most_telling<'a>(&self, id: FlowId, packets: &'a [Kept]) -> Option<&'a Kept> {
+        let is_raw = self.lanes.is_raw(id);
+        packets.iter().rfind(|kept| (kept.arrival() == Arrival::Finished) != is_raw).or(packets.last())
+    }
+
     /// When the packets in hand were sent at the earliest, in nanoseconds since boot.
     fn sent_after(&self, is_led: bool) -> u64 {
         let after = self.turn.sent_after();
@@ -238,10 +275,13 @@ impl Shard {
         now: Instant,
     ) -> bool {
         let (attributor, came) = (&self.attributor, self.sent_after(self.lanes.link(id).is_some()));
+        let has_owner = self.lanes.cookie(id.index()).is_some();
+        let owner = || attributor.socket(tuple, None).map(|socket| RawKey::Owner(socket.cookie)).filter(|_| has_owner);
         packet.is_some_and(|packet| !tuple.protocol.has_ports() || packet.arrival() == Arrival::Finished)
             && self.lanes.still_raw(id, now, |began| {
                 let after = if is_in_hand { came } else { began };
-                Some(attributor.raw_senders(tuple, Sent { after, by: now })?.keys())
+                let senders = attributor.raw_senders(tuple, Sent { after, by: now })?;
+                Some(owner().into_iter().chain(senders.keys()).collect())
             })
     }
 }

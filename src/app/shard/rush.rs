@@ -32,7 +32,6 @@ pub(super) struct Turn {
     emptied: u64,
     /// The same before the turn that read those of its packets which have waited in places of their own; None: there are none.
     waited_since: Option<u64>,
-    has_searched: bool,
 }
 
 impl Turn {
@@ -54,11 +53,6 @@ impl Turn {
     /// Packets that were sent after `since`, and have waited in places of their own, are among its packets.
     fn takes_waiting(&mut self, since: u64) {
         self.waited_since = Some(self.waited_since.map_or(since, |other| other.min(since)));
-    }
-
-    /// Whether a program that was never seen before may be looked at here: one in a turn, since others' packets wait for it.
-    pub(super) fn may_search(&mut self) -> bool {
-        !std::mem::replace(&mut self.has_searched, true)
     }
 
     /// What is read from now on was sent after the queue was empty.
@@ -178,15 +172,6 @@ mod tests {
         };
         assert_eq!(after(2 * WOKEN), WOKEN, "it may have been sent as soon as it was looked for");
         assert_eq!(after(9 * WOKEN), 8 * WOKEN);
-    }
-
-    #[test]
-    fn one_new_program_is_looked_at_in_a_turn() {
-        let mut turn = Turn::default();
-        for _ in 0..2 {
-            assert!(turn.may_search() && !turn.may_search());
-            turn.end();
-        }
     }
 
     #[test]

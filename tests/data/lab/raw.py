@@ -3,6 +3,7 @@
 raw.py send|whole|disguised|once ADDRESS [HELD...]: by sockets of TCP and of UDP, or with an IP header of its own; disguised: by a socket of
 ICMP; once: by a socket for each packet, as nmap -6 does. A program `sleep` holds raw sockets of the protocols HELD meanwhile.
 raw.py shared ADDRESS: as send, while a `sleep` that is nobody's child has the sockets, too, at other numbers.
+raw.py beside ADDRESS: as whole, from the ports of sockets that a `sleep` has.
 raw.py echo ADDRESS [HELD...]: an echo request instead, and says whether there was a reply.
 raw.py become ADDRESS: as once, and becomes `sleep` right after it.
 raw.py closed ADDRESS [LINK]: sockets that are closed after one datagram each, while `sleep` alone holds raw ones.
@@ -85,17 +86,17 @@ class Net:
         time.sleep(0.1)
         return program
 
-    def share(self, made):
-        """A program gets copies of these sockets, and is nobody's child."""
+    def share(self, made, seconds):
+        """A program gets copies of these sockets for so long, and is nobody's child."""
         def copy():
             for number, one in enumerate(made, 50):
                 os.dup2(one.fileno(), number)
-        subprocess.run(["setsid", "--fork", "sleep", "6"], preexec_fn=copy, close_fds=False, stdin=subprocess.DEVNULL,
+        subprocess.run(["setsid", "--fork", "sleep", seconds], preexec_fn=copy, close_fds=False, stdin=subprocess.DEVNULL,
                        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
         time.sleep(0.1)
 
 
-SOURCES = {"send": 40001, "whole": 40003, "once": 40005, "become": 40007, "disguised": 40009, "shared": 40011}
+SOURCES = {"send": 40001, "whole": 40003, "once": 40005, "become": 40007, "disguised": 40009, "shared": 40011, "beside": 40013}
 # include/uapi/linux/in6.h
 IPV6_HDRINCL = 36
 
@@ -111,8 +112,12 @@ def send(net, how):
             os.execv("/usr/bin/sleep", ["sleep", "1.5"])
         time.sleep(1.5)
         return "sent"
-    if how in ("whole", "disguised"):
-        made = net.raw(WHOLE if how == "whole" else net.icmp)
+    if how in ("whole", "disguised", "beside"):
+        made = net.raw(net.icmp if how == "disguised" else WHOLE)
+        if how == "beside":
+            with socket.socket(net.domain, socket.SOCK_DGRAM) as owned:
+                owned.bind(("", source + 1))
+                net.share([owned], "2.5")
         if net.domain == socket.AF_INET:
             made.setsockopt(socket.IPPROTO_IP, socket.IP_HDRINCL, 1)
         else:
@@ -124,7 +129,7 @@ def send(net, how):
         return "sent"
     by_tcp, by_udp = net.raw(TCP), net.raw(UDP)
     if how == "shared":
-        net.share([by_tcp, by_udp])
+        net.share([by_tcp, by_udp], "6")
     by_tcp.sendto(segment, (net.remote, 0))
     answer = net.heard(by_tcp, source)
     by_udp.sendto(datagram, (net.remote, 0))

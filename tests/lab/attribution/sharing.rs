@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use portreeve::packet::Protocol;
 use portreeve::process::{Confidence, Identity, Tag};
+use portreeve::procfs::Effort;
 
 use super::harness::{Program, in_namespace, only_holder, owner, processes, python, table, tuple};
 
@@ -31,9 +32,9 @@ fn program_that_executes_another_with_its_socket_open_is_the_other() {
         // `cat` answers once it runs.
         program.go_on();
         assert!(program.next_line_may_be_empty());
-        let first = processes.find_quick(&socket, None, sent).expect("still held");
+        let first = processes.find_quick(&socket, None, sent, Effort::Read).expect("still held");
         assert_eq!(first.exe, before.exe, "what had been sent when it was read is the first program's");
-        let after = processes.find_quick(&socket, None, Instant::now()).expect("still held");
+        let after = processes.find_quick(&socket, None, Instant::now(), Effort::Read).expect("still held");
         assert_eq!((exe_name(&after), after.pid), (PathBuf::from("cat"), before.pid));
         assert_eq!(exe_name(&only_holder(&processes, &socket)), PathBuf::from("cat"));
     });
@@ -52,7 +53,7 @@ fn interpreter_that_executes_itself_with_another_script_is_read_again() {
         let before = only_holder(&processes, &socket);
         program.go_on();
         assert_eq!(program.next_line(), "second");
-        let after = processes.find_quick(&socket, None, Instant::now()).expect("still held");
+        let after = processes.find_quick(&socket, None, Instant::now(), Effort::Read).expect("still held");
         assert_eq!(after.exe, before.exe);
         assert_ne!(after.cmdline, before.cmdline);
     });
@@ -88,7 +89,11 @@ fn socket_inherited_by_another_program_has_both_as_ambiguous_holders() {
                 names.sort();
                 assert!(names.len() == 2 && names.contains(&PathBuf::from("sleep")), "{hand_over}: {names:?}");
                 assert!(found.iter().all(|identity| identity.confidence == Confidence::Ambiguous));
-                assert_eq!(processes.find_quick(&socket, None, Instant::now()), None, "one holder alone is no answer");
+                assert_eq!(
+                    processes.find_quick(&socket, None, Instant::now(), Effort::Read),
+                    None,
+                    "one holder alone is no answer"
+                );
             }
             end_children(&program);
         }
@@ -140,7 +145,7 @@ fn client_that_opens_one_socket_after_another_is_found_quickly_each_time() {
             program.go_on();
             let local = program.next_line().parse().expect("an address");
             let socket = owner(&tuple(Protocol::TCP, local, "192.0.2.1:80"));
-            match processes.find_quick(&socket, None, Instant::now()) {
+            match processes.find_quick(&socket, None, Instant::now(), Effort::Read) {
                 Some(found) => assert_eq!(found.pid, Some(program.pid())),
                 None => {
                     assert_eq!(round, 0, "only the first time it is unknown");

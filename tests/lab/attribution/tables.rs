@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use portreeve::packet::{Direction, Protocol};
 use portreeve::process::Confidence;
+use portreeve::procfs::Effort;
 
 use super::harness::{Program, in_namespace, only_holder, owner, processes, python, table, tuple};
 
@@ -26,9 +27,9 @@ fn held_syn_belongs_to_the_program_that_sent_it() {
             let socket = owner(&flow);
             assert_eq!((socket.uid, socket.confidence), (0, Confidence::Exact), "{flow}");
             let processes = processes();
-            assert_eq!(processes.find_quick(&socket, None, Instant::now()), None, "nothing is known yet");
+            assert_eq!(processes.find_quick(&socket, None, Instant::now(), Effort::Read), None, "nothing is known yet");
             assert_eq!(only_holder(&processes, &socket).pid, Some(program.pid()), "{flow}");
-            let again = processes.find_quick(&socket, None, Instant::now()).expect("known now");
+            let again = processes.find_quick(&socket, None, Instant::now(), Effort::Read).expect("known now");
             assert_eq!((again.pid, again.confidence), (Some(program.pid()), Confidence::Exact));
 
             let elsewhere = tuple(Protocol::TCP, program.local(), &format!("{remote}:81"));

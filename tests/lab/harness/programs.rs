@@ -40,6 +40,11 @@ pub(crate) fn closing(words: &[&str]) -> Vec<String> {
     script("/usr/bin/python3", "closing.py", words)
 }
 
+/// The command line of `tests/data/lab/stuck.py`, which runs a shell from a file system that does not answer any more.
+pub(crate) fn stuck(words: &[&str]) -> Vec<String> {
+    script("/usr/bin/python3", "stuck.py", words)
+}
+
 fn script(python: &str, name: &str, words: &[&str]) -> Vec<String> {
     let script = repository().join("tests/data/lab").join(name);
     let mut all = vec![python.to_owned(), script.to_string_lossy().into_owned()];
