@@ -28,11 +28,12 @@ fn inactive(path: &Path, error: &ClientError, json: bool) -> Exit {
         return out::fail(error);
     }
     let text = if json { as_json(left) } else { as_text(left, path) };
-    out::print(&text, Exit::NotActive)
+    out::print(&text, if matches!(left, Some(LeftBehind::Alive(_))) { Exit::Unreachable } else { Exit::NotActive })
 }
 
 fn as_json(left: Option<LeftBehind>) -> String {
     let closed = match left {
+        Some(LeftBehind::Alive(_)) => return "{\"state\":\"unreachable\",\"left_behind\":false,\"closed\":false}\n".to_owned(),
         None | Some(LeftBehind::Open) => "false",
         Some(LeftBehind::Closed) => "true",
         Some(LeftBehind::Unread) => "null",
@@ -47,6 +48,13 @@ fn as_text(left: Option<LeftBehind>, path: &Path) -> String {
             "Portreeve is not active (no socket at {})\n  `portreeve up` protects this machine, `portreeve exec -- CMD` one command\n",
             path.display()
         ),
+        Some(LeftBehind::Alive(pid)) => {
+            let pid = pid.map_or_else(|| "PID".to_owned(), |pid| pid.to_string());
+            let path = path.display();
+            format!(
+                "Portreeve is active, but somebody has removed its socket {path}: no verb reaches it\n  `kill {pid}` ends it as `down` does\n"
+            )
+        }
         Some(LeftBehind::Closed) => {
             format!(
                 "Portreeve is not active, and this machine is closed: an `up` was killed, and its guard lets nothing out\n{remedy}"

@@ -3,7 +3,7 @@
 //! Keeps one rule: an undo file is whole or not there, and a disk that fills up while a router runs keeps none from being written.
 
 use std::fs::{File, OpenOptions, Permissions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -29,6 +29,8 @@ pub(super) struct RunDir {
 /// How a killed router left this network namespace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeftBehind {
+    /// It is alive, and somebody has removed its control socket. Its process, where that is known.
+    Alive(Option<u32>),
     /// Its guard refuses what would leave.
     Closed,
     /// The guard has gone with it.
@@ -48,7 +50,20 @@ pub fn left_behind(run_dir: &Path) -> Option<LeftBehind> {
     };
     let Some(undo) = undo else { return Some(LeftBehind::Unread) };
     let is_ours = namespace().map_or(true, |namespace| namespace == undo.namespace);
-    is_ours.then_some(if undo.owned { LeftBehind::Open } else { LeftBehind::Closed })
+    let left = || match (holder_of_lock(run_dir), undo.owned) {
+        (Some(pid), _) => LeftBehind::Alive(pid),
+        (None, true) => LeftBehind::Open,
+        (None, false) => LeftBehind::Closed,
+    };
+    is_ours.then(left)
+}
+
+/// Who holds the lock; None: nobody, or it cannot be told.
+fn holder_of_lock(run_dir: &Path) -> Option<Option<u32>> {
+    let mut lock = File::open(run_dir.join(LOCK_FILE)).ok()?;
+    let is_held = matches!(flock(&lock, FlockOperation::NonBlockingLockShared), Err(rustix::io::Errno::WOULDBLOCK));
+    let mut text = String::new();
+    is_held.then(|| lock.read_to_string(&mut text).ok().and_then(|_| text.trim().parse().ok()))
 }
 
 impl RunDir {
@@ -64,7 +79,11 @@ impl RunDir {
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
             Err(rustix::io::Errno::WOULDBLOCK) => Err(CleanupError::Active(dir.to_owned())),
             Err(error) => Err(fail(&path)(error.into())),
-            Ok(()) => Ok(Self { dir: dir.to_owned(), _lock: lock }),
+            Ok(()) => {
+                // For whoever finds it held; on a full disk they find nothing.
+                let _ = lock.set_len(0).and_then(|()| (&lock).write_all(std::process::id().to_string().as_bytes()));
+                Ok(Self { dir: dir.to_owned(), _lock: lock })
+            }
         }
     }
 
@@ -186,14 +205,18 @@ mod tests {
     #[test]
     fn what_was_left_behind_is_told_by_its_failure_mode_and_only_in_its_own_namespace() {
         let dir = tempfile::tempdir().expect("a folder");
-        let run_dir = RunDir::lock(dir.path()).expect("the lock");
+        let lock = || RunDir::lock(dir.path()).expect("the lock");
+        let us = Some(LeftBehind::Alive(Some(std::process::id())));
         assert_eq!(left_behind(dir.path()), None);
         for (undo, expected) in [
             (sample(), Some(LeftBehind::Closed)),
             (Undo { owned: true, ..sample() }, Some(LeftBehind::Open)),
             (Undo { namespace: 1, ..sample() }, None),
         ] {
+            let run_dir = lock();
             run_dir.write(&undo).expect("written");
+            assert_eq!(left_behind(dir.path()), expected.and(us), "{undo:?}");
+            drop(run_dir);
             assert_eq!(left_behind(dir.path()), expected, "{undo:?}");
         }
         std::fs::write(dir.path().join(UNDO_FILE), "{").expect("written");

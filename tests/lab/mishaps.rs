@@ -246,3 +246,21 @@ fn run_directory_that_is_full_or_read_only_is_said_also_by_a_router_in_the_backg
         }
     }
 }
+
+#[test]
+fn router_whose_socket_somebody_removes_is_not_called_dead_and_ends_by_what_status_says() {
+    let lab = Lab::new();
+    let before = state(&lab);
+    let profiles = Profiles::accepting();
+    let mut router = Router::start(&lab, Way::Up, &profiles);
+    lab.laptop().run(["rm", "/run/portreeve/portreeve.sock"]).expect_success();
+    let told = router.verb(&["status"]).expect_code(4).stdout;
+    assert!(told.contains("is active") && told.contains("has removed its socket"), "{told}");
+    assert!(router.verb(&["status", "--json"]).expect_code(4).stdout.contains("\"state\":\"unreachable\""));
+    let remedy = told.split('`').nth(1).expect("a remedy");
+    assert_eq!(connect(&router, Lab::SERVER_4, 80).said, "OK", "it goes on");
+    lab.laptop().run(["sh", "-c", remedy]).expect_success();
+    assert!(router.daemon().take().expect("the daemon was started").finish().0.success());
+    assert_eq!(state(&lab), before);
+    assert!(router.verb(&["status"]).expect_code(3).stdout.contains("not active (no socket"), "nothing was left behind");
+}
