@@ -19,8 +19,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::bare::BareLinks;
-use super::express;
-use super::foremost;
 use super::guard::{Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
@@ -29,7 +27,7 @@ use super::run_dir::RunDir;
 use super::setup::{configure_tun, index_of, multicast_off, settings_of, settings_of_host};
 use super::steer;
 use super::undo::{CleanupError, Setting, Undo, namespace, remove_link};
-use super::{Mark, RequestError, RouteSocket};
+use super::{Mark, RequestError, RouteSocket, express, foremost};
 use crate::packet::{FiveTuple, LinkNumber};
 use crate::tun::{OpenError, Queue};
 

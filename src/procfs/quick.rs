@@ -8,7 +8,9 @@ use std::time::Instant;
 use super::cache::Candidate;
 use super::descriptors::{SocketLink, Walk};
 use super::hints::Holder;
-use super::search::{Effort, Processes};
+use super::identity::Snapshot;
+use super::process::Process;
+use super::search::{Effort, IDENTITY_AGE, IsSame, Processes};
 use crate::process::{Identity, Socket};
 
 /// Links that the quick search may read: some 0.6 µs each.
@@ -68,6 +70,20 @@ impl Processes {
         let link = SocketLink::new(socket.inode);
         let holds = process.holds(*fd, &link) || process.search(&link, &mut Walk::short(QUICK_LINKS)).is_some();
         holds.then_some(identity)
+    }
+
+    /// What was read of a process not long ago and is so still. Nothing is read that waits for a file system or for the process's memory,
+    /// unless `is_same` does not know of the process: then its arguments are compared, which lie in its memory.
+    pub(super) fn known(&self, process: &Process, socket: &Socket, is_same: IsSame<'_>) -> Option<Arc<Identity>> {
+        let exe = process.file("exe").ok()?;
+        let key = (process.pid, process.start_ticks, Some(exe), socket.uid, socket.confidence);
+        let (snapshot, read_at, identity) = self.hints().identities.find(&key).cloned()?;
+        let is_fresh = read_at.elapsed() < IDENTITY_AGE;
+        let is_same = || match is_same(process.pid, read_at) {
+            Some(is_same) => is_same,
+            None => Snapshot::take(process).is_some_and(|now| now == snapshot),
+        };
+        (is_fresh && is_same()).then_some(identity)
     }
 
     pub(super) fn quick_holder(&self, socket: &Socket, maker: Option<u32>, sent: Instant) -> Option<Holder> {
@@ -165,7 +181,6 @@ mod tests {
     use std::time::Duration;
 
     use crate::process::Confidence;
-    use crate::procfs::process::Process;
     use crate::procfs::search::Options;
 
     #[test]

@@ -25,7 +25,7 @@ use crate::process::{Confidence, Identity, Socket};
 /// Links that the thorough search may read over all processes.
 pub(super) const THOROUGH_LINKS: usize = 1_000_000;
 /// An identity is read anew after this time even if nothing seems changed: sessions, groups, cgroups.
-const IDENTITY_AGE: Duration = Duration::from_secs(5);
+pub(super) const IDENTITY_AGE: Duration = Duration::from_secs(5);
 /// After a walk over all processes in vain, the next one for the same user waits this long.
 const WALK_PAUSE: Duration = Duration::from_millis(250);
 /// Links that are read in one process that may be a server.
@@ -322,20 +322,6 @@ impl Processes {
         hints.looked.insert(holder, (now, Arc::clone(&identity)));
         hints.seen.insert(process.pid, (now, Arc::clone(&identity)));
         Some(identity)
-    }
-
-    /// What was read of a process not long ago and is so still. Nothing is read that waits for a file system or for the process's memory,
-    /// unless `is_same` does not know of the process: then its arguments are compared, which lie in its memory.
-    fn known(&self, process: &Process, socket: &Socket, is_same: IsSame<'_>) -> Option<Arc<Identity>> {
-        let exe = process.file("exe").ok()?;
-        let key = (process.pid, process.start_ticks, Some(exe), socket.uid, socket.confidence);
-        let (snapshot, read_at, identity) = self.hints().identities.find(&key).cloned()?;
-        let is_fresh = read_at.elapsed() < IDENTITY_AGE;
-        let is_same = || match is_same(process.pid, read_at) {
-            Some(is_same) => is_same,
-            None => Snapshot::take(process).is_some_and(|now| now == snapshot),
-        };
-        (is_fresh && is_same()).then_some(identity)
     }
 
     /// From the cache when nothing that an exec changes has changed.
