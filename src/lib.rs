@@ -38,7 +38,7 @@
 //! | | [`egress`] | upstream sockets |
 //! | | [`enclosure`] | `exec`'s namespaces |
 //! | | [`netlink`] | links, routes, rules, socket tables, the nftables guard |
-//! | | [`bpf`] | programs in the kernel that note who makes and closes sockets |
+//! | | [`bpf`] | programs in the kernel that note who makes and closes sockets, and which one sends |
 //! | | [`procfs`] | /proc and cgroups → identity |
 //! | | [`resolver`] | DNS in and out |
 //! | | [`store`] | profiles on disk |

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Mutex};
@@ -20,7 +21,7 @@ use super::engine::{Facts, Running};
 use super::older::Older;
 use super::policies::{Loaded, Loader};
 use super::room::Room;
-use super::shard::{self, Attributor, Handles, Parts, Shard};
+use super::shard::{self, Attributor, Handles, Parts, Senders, Shard};
 use super::shared::Shared;
 use super::threads::{Part, Vital, spawn};
 use super::watchdog::Watchdog;
@@ -126,7 +127,8 @@ impl Core {
         let dialer = Dialer::new(plan.mark);
         let express = plan.express.then(|| shard::tolerated(dialer.express()).map(Arc::new)).flatten();
         let ours = express.as_ref().map(|express| express.inodes()).unwrap_or_default();
-        let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of, ours));
+        let senders = Senders::watch(plan.tun.first().map(AsFd::as_fd), plan.mark, plan.loopback_dns.0.len());
+        let attributor = Arc::new(Attributor::new(sockets, plan.processes, plan.netns_of, ours, senders));
         let mut facts = plan.facts;
         facts.notes.extend(attributor.note());
         let (jobs, job_queue) = shard::job_queue(JOBS);

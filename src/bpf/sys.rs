@@ -5,8 +5,12 @@
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
 
-use super::program::Instruction;
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use super::code::Instruction;
 
 /// `enum bpf_cmd`.
 const MAP_CREATE: libc::c_int = 0;
@@ -49,6 +53,8 @@ pub(super) enum Hook {
     SocketMade,
     SocketReleased,
     Tracepoint,
+    /// A packet on its way to a socket or a device.
+    Filter,
 }
 
 impl Hook {
@@ -56,6 +62,7 @@ impl Hook {
         match self {
             Self::SocketMade | Self::SocketReleased => 9,
             Self::Tracepoint => 17,
+            Self::Filter => 1,
         }
     }
 
@@ -63,7 +70,7 @@ impl Hook {
         match self {
             Self::SocketMade => 2,
             Self::SocketReleased => 34,
-            Self::Tracepoint => 0,
+            Self::Tracepoint | Self::Filter => 0,
         }
     }
 }
@@ -140,9 +147,20 @@ pub(super) struct Map {
 
 impl Map {
     pub(super) fn make(kind: MapKind, key: usize, value: usize, entries: u32) -> io::Result<Self> {
+        Self::make_with(kind, key, value, entries, 0)
+    }
+
+    /// An array that a [`View`] shows, of so many words in each entry.
+    pub(super) fn make_shown(entries: u32, words: usize) -> io::Result<Self> {
+        /// `BPF_F_MMAPABLE`.
+        const SHOWN: u32 = 1 << 10;
+        Self::make_with(MapKind::Array, 4, words * size_of::<u64>(), entries, SHOWN)
+    }
+
+    fn make_with(kind: MapKind, key: usize, value: usize, entries: u32, flags: u32) -> io::Result<Self> {
         let size = |len: usize| u32::try_from(len).map_err(io::Error::other);
         let create =
-            MapCreate { map_type: kind.number(), key_size: size(key)?, value_size: size(value)?, max_entries: entries, flags: 0 };
+            MapCreate { map_type: kind.number(), key_size: size(key)?, value_size: size(value)?, max_entries: entries, flags };
         Ok(Self { fd: made(MAP_CREATE, &create)?, key, value, entries: usize::try_from(entries).map_err(io::Error::other)? })
     }
 
@@ -191,6 +209,48 @@ impl Map {
         }
         let count = usize::try_from(batch.count).map_err(io::Error::other)?;
         Ok(keys.into_iter().zip(values).take(count).collect())
+    }
+}
+
+/// The words of an array as the programs write them. Costs no system call to read.
+#[derive(Debug)]
+pub(super) struct View {
+    words: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: it is read alone, and by atomic operations.
+unsafe impl Send for View {}
+// SAFETY: as above.
+unsafe impl Sync for View {}
+
+impl View {
+    /// Of a map that [`Map::make_shown`] made; it outlives that.
+    pub(super) fn of(map: &Map) -> io::Result<Self> {
+        if !map.value.is_multiple_of(size_of::<u64>()) {
+            return Err(io::Error::from(io::ErrorKind::InvalidInput));
+        }
+        // SAFETY: a new place of the kernel's choice; the map has as many bytes, and it stays for as long as it is mapped.
+        let at = unsafe { mmap(std::ptr::null_mut(), map.entries * map.value, ProtFlags::READ, MapFlags::SHARED, &map.fd, 0) }?;
+        let words = NonNull::new(at.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { words, count: map.entries * map.value / size_of::<u64>() })
+    }
+
+    pub(super) fn at(&self, index: usize) -> Option<&AtomicU64> {
+        if index >= self.count {
+            return None;
+        }
+        // SAFETY: within what was mapped, which is as long as `count` words and begins at a page.
+        let word = unsafe { self.words.add(index) };
+        // SAFETY: the memory is mapped while this lives, and never written but by atomic operations.
+        Some(unsafe { word.as_ref() })
+    }
+}
+
+impl Drop for View {
+    fn drop(&mut self) {
+        // SAFETY: exactly what was mapped; no reference to it outlives this value.
+        let _ = unsafe { munmap(self.words.as_ptr().cast(), self.count * size_of::<u64>()) };
     }
 }
 

@@ -12,7 +12,8 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
-use super::program::{self, Instruction, Notes, Watched};
+use super::code::Instruction;
+use super::program::{self, Notes, Watched};
 use super::raw::{self, Note, RawNotes};
 use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
 use super::sys::{self, Hook, Map, MapKind};
@@ -268,7 +269,7 @@ fn root_cgroup() -> rustix::io::Result<OwnedFd> {
     openat(&mount, ".", OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn without(attempt: &'static str) -> impl Fn(io::Error) -> Without {
+pub(super) fn without(attempt: &'static str) -> impl Fn(io::Error) -> Without {
     move |error| match Errno::from_io_error(&error) {
         Some(Errno::PERM | Errno::ACCESS) => Without::Rights,
         _ => Without::Kernel { attempt, error },

@@ -45,7 +45,7 @@ pub use plan::{DEFAULT, Dns, Exclude, Failure, Plan, PlanFault};
 pub use route_socket::{RequestError, RouteSocket};
 pub use run_dir::{LeftBehind, left_behind};
 pub use show::commands;
-pub use sockdiag::{Carried, Conversation, SocketTable};
+pub use sockdiag::{Carried, Conversation, PortUse, SocketTable};
 pub use translated::Translations;
 pub use undo::{Cleaned, CleanupError, cleanup};
 pub use watch::Watcher;

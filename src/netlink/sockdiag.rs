@@ -12,6 +12,7 @@
 
 mod carried;
 mod conversations;
+mod ports;
 mod servers;
 mod wire;
 
@@ -30,6 +31,7 @@ use crate::packet::{FiveTuple, Protocol};
 use crate::process::{Confidence, Socket};
 pub use carried::Carried;
 pub use conversations::Conversation;
+pub use ports::PortUse;
 use wire::{Answer, Found};
 
 /// The kernel answers within the send call; only a starved machine needs longer. 100 µs is known to fail under load.
@@ -120,27 +122,6 @@ impl SocketTable {
     /// As [`Self::owner`].
     pub fn is_there(&mut self, tuple: &FiveTuple) -> io::Result<bool> {
         Ok(!tuple.protocol.has_ports() || self.exact(tuple)?.is_some())
-    }
-
-    /// All UDP sockets that may have sent a flow: members of an SO_REUSEPORT group, multicast sockets that share a port.
-    ///
-    /// Dumps the sockets of the local port, so it is for the side of the data path. TCP has one owner at most.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::owner`].
-    pub fn owners(&mut self, tuple: &FiveTuple) -> io::Result<Vec<Socket>> {
-        match tuple.protocol {
-            Protocol::TCP => Ok(self.owner(tuple)?.into_iter().collect()),
-            Protocol::UDP => {
-                let mut owners: Vec<Socket> = self.senders(tuple)?.into_iter().map(socket).collect();
-                if owners.len() > 1 {
-                    owners.iter_mut().for_each(|owner| owner.confidence = Confidence::Ambiguous);
-                }
-                Ok(owners)
-            }
-            _ => Ok(Vec::new()),
-        }
     }
 
     /// Ends a TCP connection or a connected UDP socket: its program sees ECONNABORTED, a TCP peer a RST. False when there is none.

@@ -149,7 +149,8 @@ impl Processes {
     }
 
     /// The folder with the tables of a network namespace.
-    pub(super) fn net_dir(&self, netns_of: Option<u32>) -> PathBuf {
+    #[must_use]
+    pub fn net_dir(&self, netns_of: Option<u32>) -> PathBuf {
         let owner = netns_of.map_or_else(|| "thread-self".to_owned(), |pid| pid.to_string());
         self.options.proc_root.join(owner).join("net")
     }

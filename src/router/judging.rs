@@ -299,6 +299,12 @@ impl Router {
         self.leave_prompts(id);
     }
 
+    pub(super) fn on_forgotten(&mut self, id: FlowId) {
+        if self.table.flow(id).is_some_and(|flow| flow.state() == State::Refused) {
+            self.forget(id);
+        }
+    }
+
     /// Forgets a flow that was refused; its record is written already.
     pub(super) fn forget(&mut self, id: FlowId) {
         self.disarm(id);

@@ -104,6 +104,8 @@ pub enum Input<'a> {
     Express(FlowId),
     /// The upstream socket failed, before or after it was connected.
     Failed { flow: FlowId, failure: Failure },
+    /// A refused flow is one of another program by now.
+    Forgotten(FlowId),
     /// Both ends are done with an open flow.
     Ended { flow: FlowId, outcome: &'static str },
     /// A person answered a prompt.
@@ -135,6 +137,8 @@ pub enum Output {
     Release { flow: FlowId, packets: Vec<Kept> },
     /// An IP packet for the program whose packet is in hand.
     Reply(Vec<u8>),
+    /// The packet in hand is of a flow that was refused before, and this is the answer for its program, empty where none is due.
+    RefusedAgain { flow: FlowId, reply: Vec<u8> },
     /// The same for the program of a flow, by the way that its packets come: who named a link hears nothing that comes in by another.
     ReplyTo { flow: FlowId, reply: Vec<u8> },
     /// Such a program's TCP flow is silent: without its socket it has ended.
@@ -206,6 +210,7 @@ impl Router {
             Input::Opened(flow) => self.on_opened(flow, now),
             Input::Express(flow) => self.on_express(flow, now),
             Input::Failed { flow, failure } => self.on_failed(flow, failure, now),
+            Input::Forgotten(flow) => self.on_forgotten(flow),
             Input::Ended { flow, outcome } => self.finish(flow, outcome, now),
             Input::Answered { prompt, answer } => self.on_answer(prompt, answer, now),
             Input::Learned { key, answer } => self.on_learned(key, answer, now),

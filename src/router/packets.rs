@@ -45,9 +45,8 @@ impl Router {
                     flow.last_active = now;
                 }
                 self.count(Counter::RefusedAgain);
-                if !drop {
-                    self.reject(packet);
-                }
+                let reply = if drop { None } else { rejection(packet) };
+                self.say(Output::RefusedAgain { flow: id, reply: reply.unwrap_or_default() });
             }
             State::Identifying | State::Asking | State::Opening => self.on_pending(id, packet, way, now),
         }

@@ -7,6 +7,7 @@ mod closed;
 mod forgery;
 mod harness;
 mod icmp;
+mod sending;
 mod sharing;
 mod signatures;
 mod tables;

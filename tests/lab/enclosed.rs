@@ -9,7 +9,7 @@ use crate::harness::{Finished, Lab, Profiles, Router, Way, binary, executable};
 pub(crate) const NOBODY: [&str; 4] = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"];
 
 /// Runs `portreeve exec` with these words behind it, as the user "nobody".
-fn exec_as_nobody(lab: &Lab, profiles: &Profiles, words: &[&str]) -> Finished {
+pub(crate) fn exec_as_nobody(lab: &Lab, profiles: &Profiles, words: &[&str]) -> Finished {
     let copy = binary_for_everyone(lab).display().to_string();
     let set = profiles.path().display().to_string();
     let all = NOBODY

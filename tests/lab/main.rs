@@ -30,6 +30,7 @@ mod refusal;
 mod route;
 mod scarce;
 mod served;
+mod sharing;
 mod stalls;
 mod transparency;
 mod tunnels;

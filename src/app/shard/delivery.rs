@@ -34,12 +34,17 @@ impl Shard {
                     return self.send_datagram(id, packet, now);
                 }
                 self.abandon(id, now);
-                let input = if self.came_by.is_some() { Input::Linked(packet) } else { Input::Packet(packet) };
-                self.router.handle(input, now);
+                self.handle_anew(packet, now);
             }
             Some(Lane::Express(lane)) => self.send_express(*lane, packet, now),
             None => {}
         }
+    }
+
+    /// The packet in hand, whose flow was not its own.
+    pub(super) fn handle_anew(&mut self, packet: &IpPacket<'_>, now: Instant) {
+        let input = if self.came_by.is_some() { Input::Linked(packet) } else { Input::Packet(packet) };
+        self.router.handle(input, now);
     }
 
     /// Ends a flow whose socket has gone.
@@ -58,6 +63,7 @@ impl Shard {
         let last = self.most_telling(id, packets).and_then(|packet| packet.parse().ok());
         if !is_tcp && !self.is_still_held(id, last.as_ref(), false, now) {
             let (link, is_raw) = (self.lanes.link(id), self.lanes.is_raw(id));
+            self.turn.takes_waiting(self.lanes.holder(id).map_or(0, |holder| holder.sent_after));
             self.abandon(id, now);
             // What came last is another socket's, of which nothing else may come. Who sent it by a raw one cannot be said so late.
             match (last.filter(|_| !is_raw), link) {

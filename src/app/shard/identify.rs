@@ -3,13 +3,13 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd as _;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::jobs::{Job, JobQueue, Origin};
+use super::Shard;
+use super::jobs::{Job, Origin};
 use super::raw::RawTables;
-use super::{Handles, Message, Shard};
+use super::senders::{Senders, Whose};
 use crate::app::shared::locked;
 use crate::bpf::ClosedSockets;
 use crate::flow::FlowId;
@@ -21,7 +21,7 @@ use crate::router::{Counter, Input};
 
 /// The kernel's socket tables and /proc.
 pub(in crate::app) struct Attributor {
-    table: Mutex<SocketTable>,
+    pub(super) table: Mutex<SocketTable>,
     /// Where this host's own rules act on what comes to us.
     translations: Option<Mutex<Translations>>,
     pub(super) processes: Arc<Processes>,
@@ -32,12 +32,19 @@ pub(in crate::app) struct Attributor {
     pub(super) closed: Option<ClosedSockets>,
     /// What is not known without them, and why.
     without: Option<String>,
+    pub(super) senders: Senders,
     us: u32,
 }
 
 impl Attributor {
     /// `ours`: the inodes of our own raw sockets.
-    pub(in crate::app) fn new(table: SocketTable, processes: Arc<Processes>, netns_of: Option<u32>, ours: Vec<u64>) -> Self {
+    pub(in crate::app) fn new(
+        table: SocketTable,
+        processes: Arc<Processes>,
+        netns_of: Option<u32>,
+        ours: Vec<u64>,
+        senders: Senders,
+    ) -> Self {
         let (closed, without) = match ClosedSockets::watch(table.as_fd()) {
             Ok(closed) => (Some(closed), None),
             Err(error) => (None, Some(format!("UDP sockets that are closed at once and all raw sockets are nobody's: {error}"))),
@@ -45,7 +52,8 @@ impl Attributor {
         without.iter().for_each(|note| tracing::info!("{note}"));
         let translations = if netns_of.is_none() { Translations::open().map(Mutex::new).ok() } else { None };
         let (raw, us) = (RawTables::but_of(ours), std::process::id());
-        Self { table: Mutex::new(table), translations, processes, netns_of, raw, closed, without, us }
+        let senders = senders.count_of(&processes, netns_of);
+        Self { table: Mutex::new(table), translations, processes, netns_of, raw, closed, without, senders, us }
     }
 
     /// What is not known here, for those who ask what is judged.
@@ -65,6 +73,7 @@ impl Attributor {
             raw: RawTables::default(),
             closed: None,
             without: None,
+            senders: Senders::watch(None, None, 0),
             us: std::process::id(),
         }
     }
@@ -153,72 +162,6 @@ impl Attributor {
     pub(super) fn answered(&self, cookie: u64) {
         self.processes.answered(cookie);
     }
-
-    /// The attribution thread: searches until the loop is gone.
-    pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
-        let mut told = false;
-        while let Some(job) = jobs.next() {
-            if shards.are_stopping() {
-                return;
-            }
-            let flow = job.flow;
-            let (identities, is_closed) = or_nobody(|| self.find(job));
-            if !shards.send(flow, Message::Identified { flow, identities, is_closed }) && !std::mem::replace(&mut told, true) {
-                // The flow's own deadline refuses it.
-                tracing::warn!("attributions are lost: the packet loop does not keep up");
-            }
-        }
-    }
-
-    /// Who may have sent a flow, and whether the socket is closed by now.
-    fn find(&self, Job { flow: _, of, tuple, link }: Job) -> (Vec<Arc<Identity>>, bool) {
-        let (identities, is_closed) = match of {
-            Origin::Socket(socket) => self.search_owner(&tuple, socket, link),
-            Origin::Either(socket, sent) => {
-                let (owners, _) = self.search_owner(&tuple, socket, link);
-                (Processes::one_of(owners.into_iter().chain(self.search_raw(&tuple, sent))), false)
-            }
-            Origin::Closed(sender) => (vec![self.maker_of(&sender)], true),
-            Origin::Raw(_, sent) => (self.search_raw(&tuple, sent), false),
-        };
-        let is_ours = identities.iter().any(|identity| self.is_us(identity));
-        if is_ours { (vec![unattributed(None)], false) } else { (identities, is_closed) }
-    }
-
-    /// As [`Self::search`]; it may be the kernel's, too.
-    fn search_owner(&self, tuple: &FiveTuple, mut socket: Socket, link: Option<u32>) -> (Vec<Arc<Identity>>, bool) {
-        if tuple.protocol == Protocol::TCP && !self.is_there(tuple, link) {
-            // Closed before it was connected; a search would be through all programs, and in vain.
-            socket.inode = 0;
-        }
-        let (identities, is_closed) = self.search(tuple, &socket);
-        if identities.iter().all(|identity| identity.pid.is_none()) && self.is_kernels(tuple, &socket, link) {
-            return (vec![Arc::new(Identity::tagged(Tag::KERNEL, Some(socket.uid)))], is_closed);
-        }
-        (identities, is_closed)
-    }
-
-    /// Whether a socket that no process holds is the kernel's own (tunnels, network file systems): it is still there, so no process has left it.
-    fn is_kernels(&self, tuple: &FiveTuple, socket: &Socket, link: Option<u32>) -> bool {
-        let is_same = |now: Socket| (now.cookie, now.inode) == (socket.cookie, socket.inode);
-        if self.closed.as_ref().is_some_and(|notes| notes.was_made(socket.cookie)) {
-            return false;
-        }
-        let is_there = || socket.cookie != 0 && self.socket(tuple, link).is_some_and(is_same);
-        is_there() && self.processes.is_kernels(socket) && is_there()
-    }
-
-    /// Who may have sent a flow, and whether the socket is closed by now and tells only who made it.
-    fn search(&self, tuple: &FiveTuple, socket: &Socket) -> (Vec<Arc<Identity>>, bool) {
-        if let Some(maker) = self.maker_of_closed(socket) {
-            return (vec![maker], true);
-        }
-        // Another search may have found the program meanwhile.
-        let found = self.holders(socket);
-        let is_nobodys = found.iter().all(|identity| identity.pid.is_none());
-        let maker = if is_nobodys { self.maker_of_closing(tuple, socket) } else { None };
-        maker.map_or((found, false), |maker| (vec![maker], true))
-    }
 }
 
 impl Shard {
@@ -251,10 +194,13 @@ impl Shard {
         }
         let (socket, holder) = looked.unwrap_or_default().unzip();
         self.lanes.note_holder(id, socket.as_ref(), now);
-        if let Some(socket) = socket
-            && let Some(sent) = self.note_raw_beside(id, &tuple, &socket, sent)
-        {
-            return self.search_for(id, Origin::Either(socket, sent), tuple, now);
+        if let Some(socket) = socket {
+            let whose = self.whose(id, &tuple, &socket, sent);
+            match (self.note_raw_beside(id, &tuple, &socket, sent), whose) {
+                (Some(sent), whose) => return self.search_for(id, Origin::Either(socket, whose, sent), tuple, now),
+                (None, Whose::Last(_) | Whose::Any) => return self.search_for(id, Origin::Port(socket, whose), tuple, now),
+                (None, Whose::Found) => {}
+            }
         }
         if let Some(holder) = holder.flatten() {
             return self.identified(id, &[holder], now);
@@ -291,6 +237,9 @@ impl Shard {
     pub(super) fn is_still_held(&mut self, id: FlowId, packet: Option<&IpPacket<'_>>, is_in_hand: bool, now: Instant) -> bool {
         let Some(tuple) = self.router.flow(id).map(|flow| flow.tuple) else { return false };
         if self.lanes.is_raw(id) {
+            if packet.is_some_and(|packet| self.is_of_another(id, packet)) {
+                return false;
+            }
             return self.is_still_raw(id, &tuple, packet, is_in_hand, now);
         }
         if let Some(closed) = self.lanes.closed(id) {
@@ -299,10 +248,13 @@ impl Shard {
         if packet.is_some_and(|packet| self.may_be_raw(id, &tuple, packet.arrival(), is_in_hand, now)) {
             return false;
         }
+        let signature = packet.and_then(IpPacket::signature);
+        if let Some(is_still_sent) = self.is_still_sent(id, &tuple, packet.filter(|_| is_in_hand), signature, now) {
+            return is_still_sent;
+        }
         let link = self.lanes.link(id).map(|header| header.link);
         let forwarded = link.is_none() && !self.is_own(tuple.local.ip());
         let (attributor, own) = (&self.attributor, &self.own_addresses);
-        let signature = packet.and_then(IpPacket::signature);
         let ask = || attributor.socket(&tuple, link).filter(|socket| !attributor.is_from_behind(&tuple, link, socket, own));
         let held = self.lanes.still_held(id, signature, now, || if forwarded { None } else { ask() });
         // Nobody else can have the ends of a connection that is in TIME-WAIT without a SYN.
@@ -347,28 +299,5 @@ pub(super) fn unattributed(uid: Option<u32>) -> Arc<Identity> {
 fn tell_failure(tuple: &FiveTuple, destroyed: io::Result<bool>) {
     if let Err(error) = destroyed {
         tracing::debug!("the program is not told that {tuple} is refused: {error}");
-    }
-}
-
-/// What a search finds. One that panics finds nobody, which is refused by default; the panic's own message is on stderr already.
-fn or_nobody(search: impl FnOnce() -> (Vec<Arc<Identity>>, bool)) -> (Vec<Arc<Identity>>, bool) {
-    // What searches share is whole between two of their steps.
-    catch_unwind(AssertUnwindSafe(search)).unwrap_or_else(|_| {
-        tracing::error!("a fault of Portreeve's own in the search for a flow's program; the flow is nobody's");
-        (vec![unattributed(None)], false)
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn search_that_panics_finds_nobody_and_the_next_one_is_made() {
-        let (found, is_closed) = or_nobody(|| panic!("a fault"));
-        assert!(!is_closed && found.len() == 1);
-        assert!(found.iter().all(|one| one.pid.is_none() && one.tags.iter().any(|tag| tag.0 == Tag::UNATTRIBUTED)));
-        let curl = Arc::new(Identity { pid: Some(7), ..Identity::tagged("", Some(1000)) });
-        assert_eq!(or_nobody(|| (vec![curl.clone()], true)), (vec![curl], true));
     }
 }

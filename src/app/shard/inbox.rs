@@ -25,6 +25,8 @@ pub(in crate::app) enum Message {
         identities: Vec<Arc<Identity>>,
         /// The socket was closed meanwhile; they are who made it.
         is_closed: bool,
+        /// The cookies of all that may have sent it, where these are several.
+        senders: Box<[u64]>,
     },
     /// The answer to a DNS datagram of this flow.
     Answered {
@@ -227,7 +229,10 @@ impl Shard {
         for _ in 0..A_TURN {
             let Ok(message) = self.inbox.try_recv() else { return };
             match message {
-                Message::Identified { flow, identities, is_closed } => self.on_identities(flow, &identities, is_closed, now),
+                Message::Identified { flow, identities, is_closed, senders } => {
+                    self.lanes.note_senders(flow, senders);
+                    self.on_identities(flow, &identities, is_closed, now);
+                }
                 Message::Answered { flow, payload } => self.answer_dns(flow, &payload, now),
                 Message::Prompt { id, answer } => self.input(Input::Answered { prompt: id, answer }, now),
                 Message::Learned { key, answer } => self.input(Input::Learned { key, answer }, now),

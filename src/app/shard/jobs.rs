@@ -8,6 +8,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 
 use super::raw::{RawSenders, Sent};
+use super::senders::Whose;
 use super::turns::Turns;
 use crate::app::shared::locked;
 use crate::bpf::Sender;
@@ -31,9 +32,11 @@ pub(super) enum Origin {
     /// The socket at its end.
     Socket(Socket),
     /// That one, or one of those that can send the like.
-    Either(Socket, Sent),
+    Either(Socket, Whose, Sent),
     /// One that is closed.
     Closed(Sender),
+    /// One of those of its port.
+    Port(Socket, Whose),
     /// One of those that can send the like.
     Raw(RawSenders, Sent),
 }
@@ -41,7 +44,7 @@ pub(super) enum Origin {
 impl Origin {
     fn group(&self) -> Group {
         match self {
-            Self::Socket(socket) | Self::Either(socket, _) => (socket.uid, socket.cgroup_id),
+            Self::Socket(socket) | Self::Either(socket, ..) | Self::Port(socket, _) => (socket.uid, socket.cgroup_id),
             Self::Closed(sender) => (sender.uid, None),
             Self::Raw(senders, _) => (senders.uid(), None),
         }
@@ -135,7 +138,7 @@ mod tests {
         drop(other);
         let inode = |job: Job| match job.of {
             Origin::Socket(socket) => Some(socket.inode),
-            Origin::Either(..) | Origin::Closed(_) | Origin::Raw(..) => None,
+            Origin::Either(..) | Origin::Port(..) | Origin::Closed(_) | Origin::Raw(..) => None,
         };
         assert_eq!([(); 3].map(|()| queue.next().and_then(inode)), [Some(1), Some(2), None]);
     }

@@ -10,7 +10,7 @@ pub(super) use super::tcp_lane::{TcpLane, Upstream};
 use crate::egress::{Datagrams, Pings};
 use crate::flow::FlowId;
 use crate::packet::{LinkHeader, Signature};
-use crate::process::{Confidence, Socket};
+use crate::process::Socket;
 
 /// The upstream side of one flow. Dropping it closes the socket, which also ends its place in epoll.
 pub(super) enum Lane {
@@ -98,11 +98,22 @@ impl Lanes {
 
     /// Whose socket a flow was attributed to.
     pub(super) fn note_holder(&mut self, id: FlowId, socket: Option<&Socket>, now: Instant) {
-        let connected = socket.is_none_or(|s| s.confidence == Confidence::Exact);
-        let by_main = socket.is_some_and(|s| s.mark != 0);
-        let (socket, raw) = (socket.map(|s| (s.cookie, s.inode)), [].into());
-        let holder = Holder { id, socket, connected, seen: now, signature: None, raw, raw_since: 0, closed: false, by_main };
-        self.place(id.index()).holder = Some(holder);
+        self.place(id.index()).holder = Some(Holder::new(id, socket, now));
+    }
+
+    pub(super) fn holder(&self, id: FlowId) -> Option<&Holder> {
+        self.0.get(id.index())?.holder.as_ref().filter(|holder| holder.id == id)
+    }
+
+    pub(super) fn holder_mut(&mut self, id: FlowId) -> Option<&mut Holder> {
+        self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id)
+    }
+
+    /// Remembers who may have sent a flow from its port; nobody: the socket that it was attributed to.
+    pub(super) fn note_senders(&mut self, id: FlowId, senders: Box<[u64]>) {
+        if let Some(holder) = self.holder_mut(id) {
+            holder.senders = senders;
+        }
     }
 
     /// Remembers by which link a flow's packets come.
@@ -117,14 +128,14 @@ impl Lanes {
 
     /// Remembers that the socket which a flow was attributed to was closed by then.
     pub(super) fn note_closed(&mut self, id: FlowId) {
-        if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
+        if let Some(holder) = self.holder_mut(id) {
             holder.closed = true;
         }
     }
 
     /// Remembers that a flow is that of a tunnel which the kernel itself holds.
     pub(super) fn note_tunnel(&mut self, id: FlowId) {
-        if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
+        if let Some(holder) = self.holder_mut(id) {
             holder.by_main = true;
         }
     }
@@ -143,7 +154,7 @@ impl Lanes {
 
     /// Remembers the raw sockets that may have sent a flow of no other socket after `since`.
     pub(super) fn note_raw(&mut self, id: FlowId, raw: Box<[RawKey]>, since: u64) {
-        if let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) {
+        if let Some(holder) = self.holder_mut(id) {
             (holder.raw, holder.raw_since) = (raw, since);
         }
     }
@@ -156,7 +167,7 @@ impl Lanes {
 
     /// Whether those who may have sent a flow by raw sockets are the same; `ask` looks. Last words are a closed one's for a moment.
     pub(super) fn still_raw(&mut self, id: FlowId, now: Instant, ask: impl FnOnce(u64) -> Option<Box<[RawKey]>>) -> bool {
-        let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
+        let Some(holder) = self.holder_mut(id) else { return false };
         let age = now.saturating_duration_since(holder.seen);
         if age < HELD {
             return true;
@@ -190,7 +201,7 @@ impl Lanes {
         now: Instant,
         ask: impl FnOnce() -> Option<Socket>,
     ) -> bool {
-        let Some(holder) = self.place(id.index()).holder.as_mut().filter(|holder| holder.id == id) else { return false };
+        let Some(holder) = self.holder_mut(id) else { return false };
         let age = now.saturating_duration_since(holder.seen);
         let last = holder.signs();
         let compared = |by: fn(Signature, Signature) -> bool| last.map(|last| signature.is_some_and(|this| by(this, last)));
@@ -238,6 +249,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::process::Confidence;
 
     const SOCKET: Socket = Socket { inode: 5, uid: 0, cookie: 6, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
 

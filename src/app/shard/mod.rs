@@ -12,8 +12,8 @@
 //! One rule: a socket is opened only for an `Open` that the router said, with the permit that came with it.
 //!
 //! `start` makes the loops, `patience` waits, `rush` reads the TUN and lets `newcomers` wait, by `turns`; `lanes` holds what carries a flow,
-//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify`, `known` and `raw` ask who owns a flow, `faults` keeps a fault of our
-//! own to one flow; `inbox` is what other threads say, `telling` speaks to people.
+//! `tcp` and `datagrams` move bytes, `alive` asks peers what programs ask, `identify`, `known`, `senders` and `raw` ask who owns a flow,
+//! `search` on a thread of its own, `faults` keeps a fault of our own to one flow; `inbox` is what other threads say, `telling` speaks to people.
 
 mod alive;
 mod closed;
@@ -38,6 +38,8 @@ mod ports;
 mod raw;
 mod runs;
 mod rush;
+mod search;
+mod senders;
 mod start;
 mod strangers;
 mod tcp;
@@ -78,6 +80,7 @@ use lanes::{Lane, Lanes};
 use newcomers::Newcomers;
 use patience::Patience;
 pub(super) use ports::Ports;
+pub(super) use senders::Senders;
 pub(super) use start::{Parts, tolerated};
 
 const TUN: Token = Token(usize::MAX);
@@ -231,6 +234,7 @@ impl Shard {
                 Output::Open { flow, permit, to } => self.open(flow, permit, to, now),
                 Output::OpenDns(id) => self.open_dns(id, now),
                 Output::Release { flow, packets } => self.release(flow, &packets, now),
+                Output::RefusedAgain { flow, reply } => self.refuse_again(flow, packet, &reply, now),
                 Output::Reply(reply) => self.reply_by(self.came_by, &reply),
                 Output::Cut(id) => self.cut(id, now),
                 Output::ReplyTo { flow, reply } => self.reply_by(self.lanes.link(flow), &reply),

@@ -51,7 +51,7 @@ impl Turn {
     }
 
     /// Packets that were sent after `since`, and have waited in places of their own, are among its packets.
-    fn takes_waiting(&mut self, since: u64) {
+    pub(super) fn takes_waiting(&mut self, since: u64) {
         self.waited_since = Some(self.waited_since.map_or(since, |other| other.min(since)));
     }
 

@@ -54,6 +54,22 @@ fn a_refused_program_that_sends_again_is_told_again_without_another_record() {
 }
 
 #[test]
+fn what_another_program_sends_on_a_refused_flow_is_judged_as_its_own_and_an_open_flow_is_not_forgotten() {
+    for way in ways(443).into_iter().filter(|way| way.kind != Kindred::Tcp) {
+        let mut bench = Bench::new(BLOCK);
+        bench.judged(&way, "/usr/bin/curl");
+        let again = bench.send(&way.opener());
+        let [Output::RefusedAgain { flow, .. }] = again[..] else { panic!("{again:?}") };
+        bench.router.handle(Input::Forgotten(flow), bench.now);
+        let outputs = bench.send(&way.opener());
+        assert!(matches!(outputs[..], [Output::Identify(_)]), "{way:?}: {outputs:?}");
+        let [Output::Identify(pending)] = outputs[..] else { panic!("{outputs:?}") };
+        bench.router.handle(Input::Forgotten(pending), bench.now);
+        assert!(bench.router.flow(pending).is_some());
+    }
+}
+
+#[test]
 fn a_dropped_flow_is_dropped_in_silence() {
     for way in ways(443) {
         let mut bench = Bench::new(BLOCK);
@@ -64,7 +80,7 @@ fn a_dropped_flow_is_dropped_in_silence() {
         assert_eq!((told(&outputs), records(&outputs).len()), (vec![], 1), "{way:?}");
         assert_eq!(bench.value(Counter::Dropped), 1);
         if way.kind != Kindred::Tcp {
-            assert!(bench.send(&way.opener()).is_empty(), "{way:?}");
+            assert_eq!(told(&bench.send(&way.opener())), [], "{way:?}");
         }
     }
 }

@@ -122,6 +122,7 @@ fn told(outputs: &[Output]) -> Vec<Told> {
 fn reply_of(output: &Output) -> Option<&Vec<u8>> {
     match output {
         Output::Reply(reply) | Output::ReplyTo { reply, .. } => Some(reply),
+        Output::RefusedAgain { reply, .. } => Some(reply).filter(|reply| !reply.is_empty()),
         _ => None,
     }
 }

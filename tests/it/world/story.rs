@@ -285,6 +285,11 @@ impl Story {
                 packets.iter().for_each(|bytes| laws::may_pass(&self.router, &self.sockets, flow, bytes));
             }
             Output::Reply(bytes) | Output::ReplyTo { reply: bytes, .. } => laws::is_sound_reply(&bytes),
+            Output::RefusedAgain { reply, .. } => {
+                if !reply.is_empty() {
+                    laws::is_sound_reply(&reply);
+                }
+            }
             Output::Cut(id) => {
                 self.seen.cut += 1;
                 self.sockets.remove(&id);
@@ -331,7 +336,7 @@ fn translated(to: SocketAddr) -> SocketAddr {
 fn line_of(output: &Output) -> String {
     let sum = |bytes: &[u8]| bytes.iter().fold(0_u64, |sum, byte| sum.wrapping_mul(31).wrapping_add(u64::from(*byte)));
     match output {
-        Output::Reply(bytes) => format!("reply {:x}", sum(bytes)),
+        Output::Reply(bytes) | Output::RefusedAgain { reply: bytes, .. } => format!("reply {:x}", sum(bytes)),
         Output::Release { flow, packets } => {
             format!("release {flow:?} {:x?}", packets.iter().map(|bytes| sum(bytes)).collect::<Vec<_>>())
         }

@@ -16,5 +16,5 @@ pub(crate) use host::{Finished, Host, Running, eventually};
 pub(crate) use laboratory::{Lab, repository};
 pub(crate) use observer::{Capture, Seen};
 pub(crate) use profiles::{Profiles, executable};
-pub(crate) use programs::{Connect, closing, connect, datagrams, hold, probe, probe_by, python, raw, stuck, told};
+pub(crate) use programs::{Connect, closing, connect, datagrams, hold, probe, probe_by, python, raw, sharing, stuck, told};
 pub(crate) use router::{Router, Way, binary};

@@ -45,6 +45,11 @@ pub(crate) fn stuck(words: &[&str]) -> Vec<String> {
     script("/usr/bin/python3", "stuck.py", words)
 }
 
+/// The command line of `tests/data/lab/sharing.py`, which sends from ports that several programs have.
+pub(crate) fn sharing(words: &[&str]) -> Vec<String> {
+    script("/usr/bin/python3", "sharing.py", words)
+}
+
 fn script(python: &str, name: &str, words: &[&str]) -> Vec<String> {
     let script = repository().join("tests/data/lab").join(name);
     let mut all = vec![python.to_owned(), script.to_string_lossy().into_owned()];

@@ -1,0 +1,90 @@
+//! UDP ports that several programs have: `tests/data/lab/sharing.py`.
+
+use crate::enclosed::exec_as_nobody;
+use crate::harness::{Lab, Profiles, Router, Running, Way, closing, sharing};
+
+in_all_ways! {
+    programs_that_share_a_port_and_are_all_accepted_are_heard,
+}
+
+through_a_router! {
+    a_refused_program_is_so_from_the_port_of_an_accepted_one_too,
+}
+
+const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
+const PORT: &str = "9100";
+/// Of one program, for one server.
+const SENT: usize = 16;
+
+fn collector(lab: &Lab) -> Running {
+    let mut server = lab.internet().spawn(closing(&["collect", PORT]));
+    assert_eq!(server.line(), "collecting");
+    server
+}
+
+/// What came in until now. The gateway, where no router is, says when to stop.
+fn collected(lab: &Lab, server: Running, address: &str) -> Vec<String> {
+    let end = format!("echo end >/dev/udp/{address}/{PORT}");
+    lab.gateway().run(["bash", "-c", &end]).expect_success();
+    let (status, told) = server.finish();
+    assert!(status.success());
+    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+}
+
+fn count(told: &[String], word: &str) -> usize {
+    told.iter().filter(|said| said.starts_with(word)).count()
+}
+
+fn programs_that_share_a_port_and_are_all_accepted_are_heard(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let other = lab.copy_of("/usr/bin/python3", "other");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run(sharing(&["share", address, PORT, &other.to_string_lossy()])).expect_success();
+        let told = collected(&lab, server, address);
+        let counts = ["mine", "again", "other"].map(|word| count(&told, word));
+        assert_eq!(counts, [SENT / 2, SENT / 2, SENT], "{way:?}, {address}: {told:?}");
+    }
+}
+
+fn a_refused_program_is_so_from_the_port_of_an_accepted_one_too(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let other = lab.copy_of("/usr/bin/python3", "other");
+    profiles.user("other", &other, "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run(sharing(&["share", address, PORT, &other.to_string_lossy()])).expect_success();
+        let told = collected(&lab, server, address);
+        let counts = ["mine", "again", "other"].map(|word| count(&told, word));
+        assert_eq!(counts, [SENT / 2, SENT / 2, 0], "{way:?}, {address}: {told:?}");
+    }
+}
+
+/// Without the kernel's notes of who sends all sockets of a port count. A socket that is closed at once is not there any more, and within a
+/// quarter of a second another program's first datagram may be taken for one that is not connected.
+#[test]
+fn an_ordinary_users_refused_program_is_so_too() {
+    let lab = Lab::new();
+    let other = lab.copy_of("/usr/bin/python3", "other");
+    for refused in [false, true] {
+        let profiles = Profiles::accepting();
+        if refused {
+            profiles.user("other", &other, "endpoints = [\"- *\"]");
+        }
+        for address in SERVERS {
+            let server = collector(&lab);
+            let share = sharing(&["share", address, PORT, &other.to_string_lossy(), "0.4"]);
+            let words: Vec<&str> = ["--"].into_iter().chain(share.iter().map(String::as_str)).collect();
+            exec_as_nobody(&lab, &profiles, &words).expect_success();
+            let told = collected(&lab, server, address);
+            let counts = ["mine", "other"].map(|word| count(&told, word));
+            // Once the other one has the port first.
+            let expected = if refused { [SENT / 4 - 1, 0] } else { [SENT / 4, SENT / 2] };
+            assert_eq!(counts, expected, "{address}: {told:?}");
+        }
+    }
+}
