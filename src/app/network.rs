@@ -79,7 +79,8 @@ pub(super) fn watch(
             let [moved, rerouted, reloaded] = [&addresses, &routes, &tables].map(|watcher| matches!(watcher.changed(), Ok(true)));
             let repair = |all| locked(&shelf).as_mut().map(|installed| upkeep.repair(installed, all));
             let tell = |own: &[IpAddr]| shards.send_all(|| Message::Addresses(own.to_vec()));
-            if !due.turn((moved || rerouted || reloaded, moved), &mut own, repair, own_addresses, tell) {
+            // Who has lost its address for a moment finds its way back when there is a route again.
+            if !due.turn((moved || rerouted || reloaded, moved || rerouted), &mut own, repair, own_addresses, tell) {
                 return;
             }
             // After each wait, also without an event.

@@ -47,6 +47,12 @@ pub(super) fn translated(plan: &Plan, mark: Mark) -> String {
         let _ = writeln!(rules, "\t\t{family} saddr {address} meta mark & {bits:#010x} == {full:#010x} masquerade");
         let _ = writeln!(others, "\t\t{family} saddr {address} meta l4proto tcp {} drop", is_marked(mark));
     }
+    // Where a link has no other address for a moment; conntrack remembers only what leaves.
+    let _ = writeln!(
+        others,
+        "\t\tip6 saddr fe80::/10 ip6 daddr != {{ fe80::/10, ff00::/8 }} meta l4proto tcp {} drop",
+        is_marked(mark)
+    );
     let device = &plan.device;
     format!(
         "\tchain express {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n{rules}\t}}\n\
@@ -82,6 +88,6 @@ mod tests {
     fn address_of_the_tun_leaves_in_neither_family() {
         let text = translated(&Plan::default(), mark());
         assert_eq!(text.matches("masquerade").count(), 2, "{text}");
-        assert_eq!(text.matches("== 0x2a000000 drop").count(), 2, "{text}");
+        assert_eq!(text.matches("== 0x2a000000 drop").count(), 3, "{text}");
     }
 }

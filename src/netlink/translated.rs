@@ -88,6 +88,25 @@ impl Translations {
         }
     }
 
+    /// From which address the packets of a conversation leave whose first one had these ends; `None` where nothing is known of it.
+    ///
+    /// # Errors
+    ///
+    /// The kernel does not answer in time, or refuses the question.
+    pub fn source(&mut self, tuple: &FiveTuple) -> io::Result<Option<IpAddr>> {
+        let question = request((GET, NLM_F_REQUEST), AS_WRITTEN, tuple, self.next());
+        rustix::net::send(&self.fd, &question, SendFlags::empty())?;
+        loop {
+            let (length, _) = rustix::net::recv(&self.fd, &mut *self.buffer, RecvFlags::empty())?;
+            let bytes = self.buffer.get(..length).unwrap_or_default();
+            let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Ok(None) };
+            if message.sequence_number() == self.sequence {
+                let is_entry = message.message_type() == ENTRY;
+                return Ok(is_entry.then(|| source(message.payload())).flatten());
+            }
+        }
+    }
+
     /// Has conntrack forget the conversation whose first packet had these ends; false where it knew of none.
     ///
     /// # Errors
@@ -192,6 +211,12 @@ fn written(body: &[u8], tuple: &FiveTuple) -> Option<FiveTuple> {
     Some(FiveTuple { protocol: tuple.protocol, local: end(from, from_port)?, remote: end(to, to_port)? })
 }
 
+/// Where answers go, from the body of an entry.
+fn source(body: &[u8]) -> Option<IpAddr> {
+    let addresses = find(find(body.get(FAMILY_HEADER_LEN..)?, ANSWERS)?, ADDRESSES)?;
+    ADDRESS_KINDS.iter().find_map(|[_, to]| ip(find(addresses, *to)?))
+}
+
 fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let ([l0, l1, k0, k1], _) = attributes.split_first_chunk()?;
@@ -236,6 +261,17 @@ mod tests {
         ] {
             let wanted = tuple(local, remote);
             assert_eq!(written(&entry(&wanted), &tuple(local, left)), Some(wanted));
+        }
+    }
+
+    #[test]
+    fn answers_go_to_the_address_that_packets_leave_from() {
+        for (local, remote) in [("10.9.0.2:40000", "203.0.113.10:80"), ("[fd09::2]:40000", "[2001:db8::10]:80")] {
+            let ends = tuple(local, remote);
+            // A question about an entry has the ends of its answers.
+            let body = question(&ends, 1).split_off(HEADER_LEN);
+            assert_eq!(source(&body), Some(ends.local.ip()));
+            assert_eq!(source(&body[..body.len() - 40]), None);
         }
     }
 

@@ -176,3 +176,26 @@ fn program_that_is_killed_leaves_no_flow_behind_and_one_that_nobody_answers_is_t
         router.record("what nobody answers", |record| record.outcome.as_deref() == Some("not answered"));
     }
 }
+
+#[test]
+fn download_goes_on_when_the_address_of_this_host_comes_back() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    // Slow enough to be in the middle of it, and whoever downloads says nothing by itself.
+    let limited = |address: &str| {
+        ["curl", "-sS", "--limit-rate", "20M", "-o", "/dev/null", "-w", "%{size_download}", &url(address, "100m.bin")]
+            .map(str::to_owned)
+    };
+    let away = "ip addr del 10.9.0.2/24 dev eth0; ip addr del fd09::2/64 dev eth0; sleep 1; \
+        ip addr add 10.9.0.2/24 dev eth0; ip addr add fd09::2/64 dev eth0 nodad; sleep 0.2; \
+        ip route replace default via 10.9.0.1; ip -6 route replace default via fd09::1";
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start(&lab, way, &profiles);
+        let downloads = BOTH.map(|address| router.spawn(limited(address)));
+        std::thread::sleep(Duration::from_secs(1));
+        lab.laptop().run(["sh", "-c", away]);
+        for download in downloads {
+            assert_eq!(download.finish().1, "104857600", "{way:?}");
+        }
+    }
+}

@@ -10,7 +10,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use foldhash::fast::FixedState;
 use mio::unix::SourceFd;
@@ -21,12 +21,17 @@ use super::{GONE, Shard};
 use crate::egress::{self, failure_of};
 use crate::flow::{FlowId, Service};
 use crate::netlink::{Carried, Destroyed, Translations};
-use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, finished_tcp};
+use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, finished_tcp, stale_segment};
 use crate::router::{Counter, Input};
 use crate::verdict::{self, Permit};
 
 /// Sockets whose end is heard of in one turn.
 const TURN: usize = 256;
+
+/// Whoever is made to repeat its last word does so twice a second at most (`net.ipv4.tcp_invalid_ratelimit`).
+const SOON: Duration = Duration::from_millis(600);
+/// A network that takes longer to come back changes again when it does.
+const LATE: Duration = Duration::from_secs(60);
 
 /// A flow that the kernel carries on.
 #[derive(Clone, Copy)]
@@ -44,13 +49,15 @@ pub(super) struct Express {
     destroyed: Destroyed,
     /// By the cookies of their sockets.
     flows: HashMap<u64, FlowId, FixedState>,
+    /// When to look for what the kernel has forgotten, and how long to wait then.
+    next_look: Option<(Instant, Duration)>,
 }
 
 impl Express {
     pub(super) fn new(way: Arc<egress::Express>, poll: &Poll) -> io::Result<Self> {
         let destroyed = Destroyed::listen()?;
         poll.registry().register(&mut SourceFd(&destroyed.as_fd().as_raw_fd()), GONE, Interest::READABLE)?;
-        Ok(Self { way, conntrack: Translations::open()?, destroyed, flows: HashMap::default() })
+        Ok(Self { way, conntrack: Translations::open()?, destroyed, flows: HashMap::default(), next_look: None })
     }
 }
 
@@ -136,6 +143,54 @@ impl Shard {
         }
         let outcome = if carried.was_answered() { "closed" } else { "not answered" };
         self.input(Input::Ended { flow: id, outcome }, now);
+    }
+
+    /// The network has changed. What the kernel has forgotten of a connection its next segment brings back; who only listens sends none, so
+    /// it is made to repeat its last word, and again while there is no way.
+    pub(super) fn refresh_express(&mut self, now: Instant) {
+        if let Some(express) = &mut self.express {
+            express.next_look = Some((now, SOON));
+        }
+    }
+
+    /// When connections are looked at that the kernel may have forgotten.
+    pub(super) fn express_timeout(&self) -> Option<Instant> {
+        self.express.as_ref()?.next_look.map(|(at, _)| at)
+    }
+
+    pub(super) fn look_for_forgotten(&mut self, now: Instant) {
+        let look = self.express.as_mut().and_then(|express| express.next_look.take_if(|(at, _)| *at <= now));
+        let Some((_, pause)) = look else { return };
+        let lanes: Vec<ExpressLane> = self.lanes.iter().filter_map(Lane::express).collect();
+        let mut are_whole = true;
+        for ExpressLane { tuple, .. } in lanes {
+            let Some(express) = &mut self.express else { return };
+            let Ok(source) = express.conntrack.source(&tuple) else { continue };
+            if source.is_none_or(|source| !self.is_own(source)) {
+                are_whole = false;
+                self.ask_for_last_word(&tuple);
+            }
+        }
+        if let Some(express) = self.express.as_mut().filter(|_| !are_whole && pause <= LATE) {
+            express.next_look = Some((now + pause, pause * 2));
+        }
+    }
+
+    /// A segment out of its window is answered with the one that was acknowledged last (RFC 9293 §3.10.7.4); one of two is outside.
+    fn ask_for_last_word(&mut self, tuple: &FiveTuple) {
+        for sequence in [0, 1 << 31] {
+            let mut segment = Vec::new();
+            stale_segment(tuple, sequence, &mut segment);
+            self.reply(&segment);
+        }
+        let answers = FiveTuple { local: tuple.remote, remote: tuple.local, ..*tuple };
+        let Some(express) = &mut self.express else { return };
+        // An entry that begins with our segment would lead the answer nowhere.
+        for tuple in [&answers, tuple] {
+            if let Err(error) = express.conntrack.forget(tuple) {
+                tracing::debug!("conntrack still knows {tuple}: {error}");
+            }
+        }
     }
 
     /// The kernel could not tell of all.

@@ -246,6 +246,7 @@ impl Shard {
                     self.own_addresses.clone_from(&own);
                     self.input(Input::Addresses(own), now);
                     self.end_all_stranded(now);
+                    self.refresh_express(now);
                 }
                 Message::Rules => self.take_rules(now),
                 Message::Stop(grace) => self.stop_at = Some(now + grace),

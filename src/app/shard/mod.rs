@@ -313,6 +313,7 @@ impl Shard {
             self.input(Input::Timeout, now);
         }
         self.end_closed(now);
+        self.look_for_forgotten(now);
     }
 
     /// Whether bytes of programs may still be on their way to the upstream sockets.

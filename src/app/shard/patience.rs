@@ -91,7 +91,11 @@ impl Shard {
         let fresh = self.datagrams.fresh.next();
         let later = self.later.first().map(|(at, _)| *at);
         let stack = [self.stack.poll_timeout(), self.stack.cool_timeout()];
-        let next = [self.router.poll_timeout(), self.stop_at, newcomer, fresh, later].into_iter().chain(stack).flatten().min()?;
+        let next = [self.router.poll_timeout(), self.stop_at, newcomer, fresh, later, self.express_timeout()]
+            .into_iter()
+            .chain(stack)
+            .flatten()
+            .min()?;
         // epoll counts in milliseconds; rounding up keeps a deadline from being met too early and again.
         Some(next.saturating_duration_since(now) + Duration::from_millis(1))
     }
