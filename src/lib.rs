@@ -11,12 +11,12 @@
 //!    once. Drop: a counter. Ask: the packet stays parked until the prompt is answered. Accept: a [`verdict::Permit`].
 //! 6. TCP: [`egress`] connects the upstream socket first, only then [`stack`] gives the SYN-ACK, so refused, unreachable and
 //!    timed out reach the program truthfully. UDP and ICMP echo: one upstream socket a flow. Replies walk back the same way.
-//!    Under `up` an accepted connection takes the express lane: its first packet is sent on as it is, and the kernel carries on the rest.
+//!    With `express = true` an accepted connection of `up` takes the express lane: its first packet is sent on, the kernel carries on the rest.
 //! 7. A policy change bumps the epoch: open flows are judged again and cut if refused. Every end writes one [`flow::Record`].
 //!
 //! Packets to port 53 become questions for [`resolver`]; nothing is asked upstream before the verdict.
 //!
-//! How the user's words are met: an accepted TCP flow ends in a smoltcp socket of its own ([`stack`]), unless the express lane of `up`
+//! How the user's words are met: an accepted TCP flow ends in a smoltcp socket of its own ([`stack`]), unless the express lane
 //! has it; UDP and ICMP, which have no transport state, are parsed and built by smoltcp's `wire`.
 //!
 //! # The rooms

@@ -101,7 +101,6 @@ struct Prepared {
     /// No upstream is configured: the system's resolvers are asked, and may change with the network.
     asks_system: bool,
     room: Room,
-    express: bool,
 }
 
 fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
@@ -112,6 +111,7 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         Some(path) => (Plan::load(path).map_err(|fault| UpError::Configuration(fault.to_string()))?, path.display().to_string()),
         None => (Plan::default(), "routes/default.toml (shipped)".to_owned()),
     };
+    let plan = Plan { express: config.express, ..plan };
     let faults = |faults: Vec<String>| UpError::Configuration(faults.join("\n"));
     // What a server of this host asks comes back to us.
     let near = Near::this_host(&network::own_addresses().unwrap_or_default());
@@ -131,7 +131,6 @@ fn prepare(args: &UpArgs) -> Result<Prepared, UpError> {
         upstreams,
         asks_system,
         room: Room::take(Way::Up, config.queues.unwrap_or_else(queues))?,
-        express: config.express,
     })
 }
 
@@ -222,7 +221,7 @@ pub(super) type Shelf = Arc<Mutex<Option<Installed>>>;
 fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, socket: PathBuf) -> Result<Core, UpError> {
     let mut guard = locked(shelf);
     let installed = guard.as_mut().ok_or_else(|| io::Error::other("the routes have been taken back already"))?;
-    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, room, express } = prepared;
+    let Prepared { plan, plan_name, loader, loaded, level, upstreams, asks_system: _, room } = prepared;
     let tun = installed.take_queues();
     let stubs: Vec<SocketAddr> = plan.dns.stubs.iter().map(|stub| SocketAddr::new(*stub, 53)).collect();
     let loopback_dns = if stubs.is_empty() { (Vec::new(), Vec::new()) } else { bind_stubs(plan.dns.port)? };
@@ -237,7 +236,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
         processes: older.processes(),
         netns_of: None,
         mark: Some(installed.mark().value()),
-        express,
+        express: plan.express,
         host_loopback: false,
         own_addresses: installed.own_addresses().to_vec(),
         loader,
@@ -250,7 +249,7 @@ fn start(runtime: Runtime, shelf: &Shelf, older: Older, prepared: Prepared, sock
             addresses: plan.addresses.iter().map(|net| (net.addr(), net.prefix_len())).collect(),
             upkeep: Arc::new(Upkeep::new(installed.mtu())),
             plan: Some(plan_name),
-            express,
+            express: plan.express,
             socket,
             notes: notes(&plan).into_iter().chain(room.note()).collect(),
         },

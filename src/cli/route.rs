@@ -63,7 +63,7 @@ fn describe(plan: &Plan, json: bool) -> Result<String, Box<dyn std::error::Error
 }
 
 fn as_json(plan: &Plan, lines: &[String]) -> String {
-    let Plan { device, addresses, table, priority, mark: _, failure, exclude, dns } = plan;
+    let Plan { device, addresses, table, priority, mark: _, failure, exclude, dns, express: _ } = plan;
     let Exclude { networks, interfaces, users } = exclude;
     let value = serde_json::json!({
         "device": device, "addresses": addresses, "table": table, "priority": priority, "failure": failure,

@@ -6,8 +6,7 @@
 //! ```toml
 //! level = "dynamic"                           # at start
 //! queues = 2                                  # of the TUN, each with a thread; else half as many as there are cores, or two
-//! express = false                             # under `up` TCP goes through the router to its end; else the kernel alone carries
-//!                                             # on what is accepted
+//! express = true                              # under `up` the kernel alone carries accepted TCP connections on; else the router
 //!
 //! [dns]
 //! upstream = ["tls://192.0.2.53#dns.example.com", "192.0.2.1"]   # in this order; else the system's resolvers
@@ -45,7 +44,7 @@ const MAX_QUEUES: usize = 4;
 const SCHEMES: [&str; 5] = ["udp", "tcp", "tls", "https", "quic"];
 
 /// The configuration of this machine, legal by type.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Config {
     /// The level at start.
     pub level: Level,
@@ -57,13 +56,6 @@ pub struct Config {
     /// `@name` of endpoint rules → entities, as typed.
     pub groups: BTreeMap<String, Vec<String>>,
     pub geo: Geo,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        let (dns, groups, geo) = (Dns::default(), BTreeMap::new(), Geo::default());
-        Self { level: Level::default(), queues: None, express: true, dns, groups, geo }
-    }
 }
 
 /// `[dns]`

@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::flow::EXPRESS;
+use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
 /// A raw socket for each family; `None` where the family is off.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ impl Express {
         let open = |domain| -> io::Result<Socket> {
             // Protocol 255: whole packets, with the sender's header; nothing comes in (raw(7)).
             let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
-            socket.set_mark(mark | EXPRESS)?;
+            socket.set_mark(mark | EXPRESS | EXPRESS_FIRST)?;
             Ok(socket)
         };
         Ok(Self { v4: Some(open(Domain::IPV4)?), v6: open(Domain::IPV6).ok() })

@@ -15,6 +15,8 @@ pub const BY_MAIN: u32 = 0x0000_1000;
 
 /// The bit of the packet mark that says that the kernel alone carries a connection on, past the router.
 pub const EXPRESS: u32 = 0x0020_0000;
+/// Beside it, for the first segment of such a connection. It is taken away on the way, so that the segment is routed like all that follow.
+pub const EXPRESS_FIRST: u32 = 0x0040_0000;
 
 pub use crate::packet::Direction;
 pub use accounts::{Amounts, Bound, Program};

@@ -8,11 +8,11 @@
 
 use std::fmt::Write;
 
-use super::guard::{is_marked, set_mark};
+use super::guard::is_marked;
 use super::mark::MASK;
 use super::plan::Plan;
 use super::{Mark, Translations};
-use crate::flow::EXPRESS;
+use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
 /// What a router before us has left to the kernel is nobody's verdict of now, and its mark may have been the same.
 pub(super) fn forget_old(mark: Mark) {
@@ -22,37 +22,83 @@ pub(super) fn forget_old(mark: Mark) {
     }
 }
 
+/// A SYN and nothing that answers one.
+const FIRST: &str = "meta l4proto tcp tcp flags & (syn | ack) == syn";
+
+/// What the texts call an address family.
+const FAMILIES: [(&str, char); 2] = [("ip", '4'), ("ip6", '6')];
+
+/// Both ends of a first segment, and its number, by which it is told from another socket's of the same ends.
+fn number(family: &str) -> String {
+    format!("{family} saddr . tcp sport . {family} daddr . tcp dport . tcp sequence")
+}
+
+fn full(mark: Mark) -> (u32, u32) {
+    (MASK | EXPRESS, mark.value() | EXPRESS)
+}
+
+/// The first segments that were sent on, as long as their programs repeat them.
+pub(super) fn sets(plan: &Plan) -> String {
+    let set = |(family, digit): &(&str, char)| {
+        format!("\tset opening{digit} {{ typeof {}; flags dynamic,timeout; size 16384; timeout 3m; }}\n", number(family))
+    };
+    if plan.express { FAMILIES.iter().map(set).collect() } else { String::new() }
+}
+
 /// In the output chain, before what is ours is accepted: the entry of what we send on.
-pub(super) fn opened(mark: Mark) -> String {
-    let (bits, full) = (MASK | EXPRESS, mark.value() | EXPRESS);
-    let keep = !bits;
-    format!("\t\tmeta mark & {bits:#010x} == {full:#010x} ct state new ct mark set ct mark & {keep:#010x} | {full:#010x}\n")
+pub(super) fn opened(plan: &Plan, mark: Mark) -> String {
+    let ((bits, full), mut text) = (full(mark), String::new());
+    if !plan.express {
+        return text;
+    }
+    let is_first = format!("meta mark & {:#010x} == {:#010x}", bits | EXPRESS_FIRST, full | EXPRESS_FIRST);
+    let _ = writeln!(text, "\t\t{is_first} ct state new ct mark set ct mark & {:#010x} | {full:#010x}", !bits);
+    for (family, digit) in FAMILIES {
+        let _ = writeln!(text, "\t\t{is_first} {FIRST} update @opening{digit} {{ {} }}", number(family));
+    }
+    let _ = writeln!(text, "\t\t{is_first} meta mark set meta mark & {:#010x}", !EXPRESS_FIRST);
+    text
 }
 
 /// In the same chain, for what programs send.
-pub(super) fn carried(mark: Mark) -> String {
-    let (bits, full) = (MASK | EXPRESS, mark.value() | EXPRESS);
-    let mark = set_mark(mark);
-    format!(
-        "\t\tmeta l4proto tcp ct direction original ct mark & {bits:#010x} == {full:#010x} tcp flags & (syn | ack) != syn {mark} accept\n"
-    )
+pub(super) fn carried(plan: &Plan, mark: Mark) -> String {
+    let ((bits, full), mut text) = (full(mark), String::new());
+    if !plan.express {
+        return text;
+    }
+    let then = format!("meta mark set meta mark & {:#010x} | {full:#010x} accept", !bits);
+    let belongs = format!("meta l4proto tcp ct direction original ct mark & {bits:#010x} == {full:#010x}");
+    let _ = writeln!(text, "\t\t{belongs} tcp flags & (syn | ack) != syn {then}");
+    for (family, digit) in FAMILIES {
+        let _ = writeln!(text, "\t\t{belongs} {FIRST} {} @opening{digit} {then}", number(family));
+    }
+    text
+}
+
+/// In the prerouting chain, behind what comes by loopback and by the TUN: what conntrack has been made to forget has no socket by the address
+/// that its peer knows, until its program says something; a reset of the kernel's would end it before.
+pub(super) fn unheard(plan: &Plan) -> String {
+    let is_stray = "meta l4proto tcp tcp flags & (syn | ack) != syn ct state new fib daddr type local";
+    if plan.express { format!("\t\t{is_stray} socket wildcard {{ 0, 1 }} accept\n\t\t{is_stray} drop\n") } else { String::new() }
 }
 
 /// The chains that put the link's address in the place of the TUN's, and see to it that nothing leaves with that.
 pub(super) fn translated(plan: &Plan, mark: Mark) -> String {
-    let (bits, full) = (MASK | EXPRESS, mark.value() | EXPRESS);
+    if !plan.express {
+        return String::new();
+    }
+    let (bits, full) = full(mark);
+    let own = is_marked(mark);
     let [mut rules, mut others] = [const { String::new() }; 2];
     for net in &plan.addresses {
         let (family, address) = (if net.addr().is_ipv4() { "ip" } else { "ip6" }, net.addr());
         let _ = writeln!(rules, "\t\t{family} saddr {address} meta mark & {bits:#010x} == {full:#010x} masquerade");
-        let _ = writeln!(others, "\t\t{family} saddr {address} meta l4proto tcp {} drop", is_marked(mark));
+        let _ = writeln!(others, "\t\t{family} saddr {address} meta l4proto tcp {own} drop");
     }
     // Where a link has no other address for a moment; conntrack remembers only what leaves.
-    let _ = writeln!(
-        others,
-        "\t\tip6 saddr fe80::/10 ip6 daddr != {{ fe80::/10, ff00::/8 }} meta l4proto tcp {} drop",
-        is_marked(mark)
-    );
+    let _ = writeln!(others, "\t\tip6 saddr fe80::/10 ip6 daddr != {{ fe80::/10, ff00::/8 }} meta l4proto tcp {own} drop");
+    let _ =
+        writeln!(others, "\t\tmeta mark & {bits:#010x} == {full:#010x} tcp flags & syn == syn tcp option maxseg size set rt mtu");
     let device = &plan.device;
     format!(
         "\tchain express {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n{rules}\t}}\n\
@@ -69,25 +115,39 @@ mod tests {
         Mark::new(0x2a00_0000).expect("a mark")
     }
 
+    fn plan() -> Plan {
+        Plan { express: true, ..Plan::default() }
+    }
+
     #[test]
-    fn first_segment_of_another_connection_is_never_carried_on() {
-        let text = carried(mark());
-        assert!(
-            text.contains(
-                "ct direction original ct mark & 0xff200000 == 0x2a200000 tcp flags & (syn | ack) != syn meta mark set"
-            )
-        );
+    fn first_segment_is_carried_on_only_where_it_is_the_same_again() {
+        let text = carried(&plan(), mark());
+        let belongs = "ct direction original ct mark & 0xff200000 == 0x2a200000";
+        assert_eq!(text.matches(belongs).count(), 3, "{text}");
+        assert!(text.contains(&format!("{belongs} tcp flags & (syn | ack) != syn meta mark set")), "{text}");
+        for (line, set) in text.lines().skip(1).zip(["@opening4 meta", "@opening6 meta"]) {
+            assert!(line.contains(FIRST) && line.contains(". tcp sequence ") && line.contains(set), "{line}");
+        }
     }
 
     #[test]
     fn entry_is_made_by_our_mark_alone() {
-        assert!(opened(mark()).starts_with("\t\tmeta mark & 0xff200000 == 0x2a200000 ct state new ct mark set"));
+        let text = opened(&plan(), mark());
+        assert!(text.starts_with("\t\tmeta mark & 0xff600000 == 0x2a600000 ct state new ct mark set"), "{text}");
+        assert!(text.lines().all(|line| line.contains("== 0x2a600000")), "{text}");
     }
 
     #[test]
     fn address_of_the_tun_leaves_in_neither_family() {
-        let text = translated(&Plan::default(), mark());
+        let text = translated(&plan(), mark());
         assert_eq!(text.matches("masquerade").count(), 2, "{text}");
         assert_eq!(text.matches("== 0x2a000000 drop").count(), 3, "{text}");
+    }
+
+    #[test]
+    fn without_the_express_lane_there_is_no_rule_for_it() {
+        let plan = Plan::default();
+        let texts = [sets(&plan), opened(&plan, mark()), carried(&plan, mark()), unheard(&plan), translated(&plan, mark())];
+        assert!(texts.iter().all(String::is_empty));
     }
 }

@@ -122,6 +122,7 @@ impl Guard<'_> {
         let flags = if owned { "\tflags owner\n" } else { "" };
         let (sets, prerouting, output) = (beside::SETS, self.live_prerouting(), self.live_output());
         let datagrams = datagrams::text(self.plan, self.mark) + &express::translated(self.plan, self.mark);
+        let sets = format!("{sets}{}", express::sets(self.plan));
         // A strict reverse-path filter looks at who asks by ARP, too.
         let arp = set_mark(self.mark);
         format!(
@@ -242,7 +243,8 @@ impl Guard<'_> {
              \t\tct mark & {MASK:#010x} == {inbound:#010x} {mark} accept\n\
              \t\tct direction reply ct mark & {bits:#010x} == {own:#010x} {mark} accept\n\
              \t\tct direction reply ct mark & {bits:#010x} == {by_main:#010x} {mark_by_main} accept\n\
-             \t\tfib daddr type {HERE} {mark}\n\t}}\n"
+             \t\tfib daddr type {HERE} {mark}\n{unheard}\t}}\n",
+            unheard = express::unheard(self.plan),
         )
     }
 
@@ -260,8 +262,8 @@ impl Guard<'_> {
              \t\t{is_answer} {TOLD_APART}\n\t\t{is_answer} {mark}\n\
              \t\t{RST} ct direction reply {mark}\n\t\t{ERROR} ct mark & {MASK:#010x} == {own:#010x} jump errors\n\
              \t\tjump beside\n{carried}{linked}\t}}\n",
-            opened = express::opened(self.mark),
-            carried = express::carried(self.mark),
+            opened = express::opened(self.plan, self.mark),
+            carried = express::carried(self.plan, self.mark),
             linked = linked::marked(&self.plan.device),
         )
     }

@@ -207,10 +207,7 @@ impl State {
         steer::add_rules(&mut self.socket, &steer::rules(plan, host, mark))?;
         self.lead_beside(&look(host), mark)?;
         self.load_guard(guard)?;
-        if let Some(found) = found {
-            self.take_over(plan, host, mark, found)?;
-        }
-        Ok(())
+        found.map_or(Ok(()), |found| self.take_over(plan, host, mark, found))
     }
 
     pub(super) fn load_guard(&mut self, guard: &Guard<'_>) -> Result<(), InstallError> {

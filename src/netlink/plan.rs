@@ -81,6 +81,8 @@ pub struct Plan {
     pub failure: Failure,
     pub exclude: Exclude,
     pub dns: Dns,
+    /// The kernel alone carries accepted connections on; not of the file, but of the configuration.
+    pub express: bool,
 }
 
 /// What passes unjudged.
@@ -162,6 +164,7 @@ impl Plan {
                 users: all(exclude.users, |uid| number(&uid, "a user id", |uid| uid != u32::MAX))?,
             },
             dns: Dns { port: port(dns.port.as_ref(), &dns.stubs)?, stubs: all(dns.stubs, stub)? },
+            express: false,
         })
     }
 }

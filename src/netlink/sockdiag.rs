@@ -132,29 +132,19 @@ impl SocketTable {
     ///
     /// No CAP_NET_ADMIN over the namespace, a kernel without CONFIG_INET_DIAG_DESTROY, or neither TCP nor UDP.
     pub fn destroy(&mut self, tuple: &FiveTuple) -> io::Result<bool> {
-        self.destroy_if(tuple, |_| true)
-    }
-
-    /// The same where that is the socket with this cookie.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::destroy`].
-    pub fn destroy_one(&mut self, tuple: &FiveTuple, cookie: u64) -> io::Result<bool> {
-        self.destroy_if(tuple, |found| found.cookie == cookie)
-    }
-
-    fn destroy_if(&mut self, tuple: &FiveTuple, is_it: impl Fn(&Found) -> bool) -> io::Result<bool> {
         if !tuple.protocol.has_ports() {
-            return Err(io::Error::new(
-                io::ErrorKind::Unsupported,
-                format!("sock_diag: destroy {tuple}: it has no socket table"),
-            ));
+            let what = format!("sock_diag: destroy {tuple}: it has no socket table");
+            return Err(io::Error::new(io::ErrorKind::Unsupported, what));
         }
-        let is_it = |found: &Found| is_connection(found, tuple) && is_it(found);
-        let Some(found) = self.exact(tuple)?.filter(is_it) else { return Ok(false) };
+        match self.exact(tuple)?.filter(|found| is_connection(found, tuple)) {
+            Some(found) => self.destroy_found(tuple, &found),
+            None => Ok(false),
+        }
+    }
+
+    fn destroy_found(&mut self, tuple: &FiveTuple, found: &Found) -> io::Result<bool> {
         // Unlike the question, this has the ends of UDP as they are (net/ipv4/udp_diag.c, `__udp_diag_destroy`).
-        let mut request = request(tuple, tuple.local, tuple.remote, self.interface);
+        let mut request = request(tuple, tuple.local, tuple.remote, found.interface);
         request.socket_id.cookie = found.cookie.to_ne_bytes();
         match self.ask(&request, SOCK_DESTROY, NLM_F_REQUEST | NLM_F_ACK, |_| {}) {
             Ok(()) => Ok(true),

@@ -10,7 +10,7 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use super::{Counter, Failure, Output, Router};
-use crate::flow::{Bound, Crowding, Flow, FlowId, Program, State};
+use crate::flow::{Bound, Crowding, Flow, FlowId, Program, Service, State};
 use crate::packet::{Checksums, IpPacket};
 use crate::verdict::{Check, Decision, Reason};
 
@@ -98,8 +98,10 @@ impl Router {
             self.forget(id);
             return true;
         }
-        // Open flows with a timer are those of datagrams, and those by a named link, which are judged anew at their next packet.
-        let is_idle = |flow: &&Flow| flow.state() == State::Open && flow.last_active + EVICTABLE <= now;
+        // Open flows with a timer are those of datagrams, and those by a named link, which are judged anew at their next packet. Of those
+        // that the kernel carries on nobody knows whether they rest.
+        let is_idle =
+            |flow: &&Flow| flow.state() == State::Open && flow.service != Service::Express && flow.last_active + EVICTABLE <= now;
         let of_most = candidates().filter(is_idle).max_by_key(|flow| {
             let holds = self.table.flows_of_program(flow.id);
             (holds, std::cmp::Reverse((flow.last_active, flow.id.serial())))

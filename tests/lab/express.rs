@@ -1,4 +1,4 @@
-//! Connections that the kernel alone carries on under `up` once they are accepted: nothing of them passes the router, and nothing more than
+//! With `express` connections are carried on by the kernel alone under `up` once they are accepted: nothing of them passes the router, and nothing more than
 //! was accepted passes.
 
 use std::time::Duration;
@@ -143,7 +143,7 @@ fn next_router_carries_nothing_on_that_it_has_not_judged_even_by_the_same_mark()
     let shipped = std::fs::read_to_string(crate::harness::repository().join("routes/default.toml")).expect("the shipped plan");
     std::fs::write(&plan, format!("mark = 0x2a000000\n{shipped}")).expect("the folder is ours");
     let flags = ["--plan", plan.to_str().expect("a plain path")];
-    let mut router = Router::start(&lab, Way::Direct, &profiles);
+    let mut router = Router::start_with(&lab, Way::Direct, &profiles, Some("express = true\n"));
     router.up(&flags);
     let mut talks = BOTH.map(|address| lab.laptop().spawn(hold(address)));
     for talk in &mut talks {
@@ -177,25 +177,46 @@ fn program_that_is_killed_leaves_no_flow_behind_and_one_that_nobody_answers_is_t
     }
 }
 
+/// Says something every 50 ms for 5 s: "listening", then nothing.
+const TALKER: &str = "
+import socket, sys, time
+address = sys.argv[1]
+s = socket.create_server((address, 9555), family=socket.AF_INET6 if ':' in address else socket.AF_INET)
+print('listening', flush=True)
+c, _ = s.accept()
+for _ in range(100):
+    c.sendall(b'x' * 100)
+    time.sleep(0.05)
+c.close()
+";
+
+/// Only listens: "listening", then how many bytes came.
+const LISTENER: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 9555), 20)
+came = len(s.recv(100))
+print('listening', flush=True)
+while more := s.recv(10000): came += len(more)
+print(came)
+";
+
 #[test]
-fn download_goes_on_when_the_address_of_this_host_comes_back() {
+fn who_only_listens_goes_on_to_hear_when_the_address_of_this_host_comes_back() {
     let lab = Lab::new();
     let profiles = Profiles::accepting();
-    // Slow enough to be in the middle of it, and whoever downloads says nothing by itself.
-    let limited = |address: &str| {
-        ["curl", "-sS", "--limit-rate", "20M", "-o", "/dev/null", "-w", "%{size_download}", &url(address, "100m.bin")]
-            .map(str::to_owned)
-    };
+    let python = |code, address| ["/usr/bin/python3", "-c", code, address];
     let away = "ip addr del 10.9.0.2/24 dev eth0; ip addr del fd09::2/64 dev eth0; sleep 1; \
-        ip addr add 10.9.0.2/24 dev eth0; ip addr add fd09::2/64 dev eth0 nodad; sleep 0.2; \
-        ip route replace default via 10.9.0.1; ip -6 route replace default via fd09::1";
+                ip addr add 10.9.0.2/24 dev eth0; ip addr add fd09::2/64 dev eth0 nodad; sleep 0.2; \
+                ip route replace default via 10.9.0.1; ip -6 route replace default via fd09::1";
     for way in [Way::Direct, Way::Up] {
-        let router = Router::start(&lab, way, &profiles);
-        let downloads = BOTH.map(|address| router.spawn(limited(address)));
-        std::thread::sleep(Duration::from_secs(1));
+        let router = Router::start_with(&lab, way, &profiles, Some("express = true\n"));
+        let mut talkers = BOTH.map(|address| lab.internet().spawn(python(TALKER, address)));
+        talkers.iter_mut().for_each(|talker| assert_eq!(talker.line(), "listening"));
+        let mut listeners = BOTH.map(|address| router.spawn(python(LISTENER, address)));
+        listeners.iter_mut().for_each(|listener| assert_eq!(listener.line(), "listening"));
         lab.laptop().run(["sh", "-c", away]);
-        for download in downloads {
-            assert_eq!(download.finish().1, "104857600", "{way:?}");
+        for listener in listeners {
+            assert_eq!(listener.finish().1, "10000\n", "{way:?}");
         }
     }
 }

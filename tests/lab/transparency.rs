@@ -22,15 +22,24 @@ through_a_router! {
 }
 
 fn sockets_behave_as_without_a_router(way: Way) {
+    behave(way, if way == Way::Up { "up" } else { "exec" }, None);
+}
+
+#[test]
+fn sockets_behave_by_the_express_lane_as_without_a_router() {
+    behave(Way::Up, "express", Some("express = true\n"));
+}
+
+fn behave(way: Way, name: &str, config: Option<&str>) {
     let lab = Lab::new();
     let site = Site::build(&lab);
     let profiles = Profiles::accepting();
     let direct = Router::start(&lab, Way::Direct, &profiles);
     let mut without = site.ask(&direct, &[]);
-    let known = Known::read(way);
+    let known = Known::read(name);
     let (expected, mut differing): (Vec<_>, Vec<_>);
     {
-        let router = Router::start(&lab, way, &profiles);
+        let router = Router::start_with(&lab, way, &profiles, config);
         let through = site.ask(&router, &[]);
         without.expect_same_questions(&through);
         (expected, differing) = without.differing(&through).into_iter().partition(|(key, _)| known.holds(key));
@@ -45,7 +54,7 @@ fn sockets_behave_as_without_a_router(way: Way) {
         without.replace(again);
     }
     differing.extend(expected);
-    known.judge(way, &without, &differing);
+    known.judge(name, &without, &differing);
 }
 
 fn whatever_reaches_the_network_is_refused_and_nothing_leaves(way: Way) {

@@ -82,9 +82,13 @@ impl Shard {
             self.router.handle(Input::Failed { flow: id, failure: failure_of(&error) }, now);
             return true;
         }
-        express.flows.insert(cookie, id);
+        let before = express.flows.insert(cookie, id);
         self.lanes.put(Lane::Express(ExpressLane { id, tuple, cookie }));
         self.router.handle(Input::Express(id), now);
+        if let Some(before) = before {
+            // The same socket connects once more.
+            self.end_express(before, &Carried::default(), now);
+        }
         true
     }
 
@@ -98,8 +102,14 @@ impl Shard {
             return self.router.handle(Input::Packet(packet), now);
         }
         let Some(express) = &mut self.express else { return };
-        // The entry that it made on its way to us leads nowhere else.
-        let forgotten = express.conntrack.forget(&tuple);
+        let (written, source) = (express.conntrack.as_written(&tuple), express.conntrack.source(&tuple));
+        let (Ok(None), Ok(source)) = (written, source) else {
+            // Somebody behind this host was given the same ends by a rule of others; or it is not known who.
+            return self.router.count(Counter::Stranger);
+        };
+        // The entry that it made on its way to us leads nowhere else. One that translates is the flow's own.
+        let is_own = source.is_some_and(|source| source != tuple.local.ip());
+        let forgotten = if is_own { Ok(true) } else { express.conntrack.forget(&tuple) };
         let sent = finished_tcp(packet.bytes()).map(|packet| express.way.send(tuple.remote.ip(), &packet));
         if forgotten.is_err() || !matches!(sent, Some(Ok(()))) {
             // What is too large comes again in smaller pieces.
@@ -109,11 +119,13 @@ impl Shard {
 
     /// The kernel stops to carry a flow on; its socket is ended where it is still there.
     pub(super) fn cut_express(&mut self, lane: ExpressLane) {
-        let ExpressLane { id: _, tuple, cookie } = lane;
+        let ExpressLane { id, tuple, cookie } = lane;
         // Before conntrack forgets it, so that the peer is told.
-        self.attributor.abort_one(&tuple, cookie);
+        self.attributor.abort(&tuple, None, Some(cookie));
         let Some(express) = &mut self.express else { return };
-        express.flows.remove(&cookie);
+        if express.flows.get(&cookie) == Some(&id) {
+            express.flows.remove(&cookie);
+        }
         if let Err(error) = express.conntrack.forget(&tuple) {
             tracing::debug!("conntrack still knows {tuple}: {error}");
         }
@@ -136,7 +148,15 @@ impl Shard {
     }
 
     fn end_express(&mut self, id: FlowId, carried: &Carried, now: Instant) {
+        let is_it = |lane: &ExpressLane| lane.id == id;
+        let Some(lane) = self.lanes.lane(id.index()).and_then(Lane::express).filter(is_it) else { return };
         self.lanes.take(id.index());
+        if !carried.was_answered()
+            && let Some(express) = &mut self.express
+            && let Err(error) = express.conntrack.forget(&lane.tuple)
+        {
+            tracing::debug!("conntrack still knows {}: {error}", lane.tuple);
+        }
         self.router.account(id, carried.up(), carried.down(), now);
         if let Some(rtt) = carried.rtt_us() {
             self.router.note_rtt(id, rtt);
@@ -201,14 +221,11 @@ impl Shard {
 
     /// A flow ends with its socket, of which nobody has told.
     pub(super) fn end_express_if_gone(&mut self, lane: ExpressLane, now: Instant) {
-        // A table that does not answer says nothing.
-        let Ok(found) = self.attributor.look(&lane.tuple, None) else { return };
-        if found.is_none_or(|socket| socket.cookie != lane.cookie)
-            && let Some(express) = &mut self.express
-        {
-            express.flows.remove(&lane.cookie);
-            self.lanes.take(lane.id.index());
-            self.input(Input::Ended { flow: lane.id, outcome: "closed" }, now);
+        if self.attributor.holds(&lane.tuple, lane.cookie) {
+            return;
         }
+        self.lanes.take(lane.id.index());
+        self.cut_express(lane);
+        self.input(Input::Ended { flow: lane.id, outcome: "closed" }, now);
     }
 }

@@ -125,8 +125,8 @@ impl Attributor {
     /// The ends that a program wrote, where rules of this host have changed them since. Of TCP alone, whose sockets have both ends: the
     /// port of a datagram from behind this host may be that of any program here.
     fn as_written(&self, tuple: &FiveTuple, link: Option<u32>) -> Option<FiveTuple> {
-        let translations = self.translations.as_ref().filter(|_| link.is_none() && tuple.protocol == Protocol::TCP)?;
-        locked(translations).as_written(tuple).ok().flatten()
+        let translations = self.translations.as_ref().filter(|_| link.is_none() && tuple.protocol == Protocol::TCP);
+        locked(translations?).as_written(tuple).ok().flatten()
     }
 
     /// Whether a datagram that seems to be of this socket was sent from behind this host: a rule gave it an address of ours, and the port
@@ -139,14 +139,20 @@ impl Attributor {
         !written.is_ok_and(|written| written.is_none_or(|written| is_among(own, written.local.ip())))
     }
 
-    /// Ends the socket of a TCP flow by a link that its program named.
-    pub(super) fn abort(&self, tuple: &FiveTuple, link: Option<u32>) {
-        tell_failure(tuple, locked(&self.table).by_link(link, |table| table.destroy(tuple)));
+    /// Ends the socket of a TCP flow that comes by this link, if it is named, and has this cookie, if one is named.
+    pub(super) fn abort(&self, tuple: &FiveTuple, link: Option<u32>, cookie: Option<u64>) {
+        let destroyed = locked(&self.table).by_link(link, |table| match cookie {
+            Some(cookie) => table.destroy_one(tuple, cookie),
+            None => table.destroy(tuple),
+        });
+        if let Err(error) = destroyed {
+            tracing::debug!("the program is not told that {tuple} is refused: {error}");
+        }
     }
 
-    /// The same for the socket with this cookie alone.
-    pub(super) fn abort_one(&self, tuple: &FiveTuple, cookie: u64) {
-        tell_failure(tuple, locked(&self.table).destroy_one(tuple, cookie));
+    /// Whether a program still has the connection with this cookie.
+    pub(super) fn holds(&self, tuple: &FiveTuple, cookie: u64) -> bool {
+        locked(&self.table).holds(tuple, cookie).unwrap_or(true)
     }
 
     pub(super) fn is_us(&self, identity: &Identity) -> bool {
@@ -294,10 +300,4 @@ fn is_among(own: &[IpAddr], address: IpAddr) -> bool {
 
 pub(super) fn unattributed(uid: Option<u32>) -> Arc<Identity> {
     Arc::new(Identity::tagged(Tag::UNATTRIBUTED, uid))
-}
-
-fn tell_failure(tuple: &FiveTuple, destroyed: io::Result<bool>) {
-    if let Err(error) = destroyed {
-        tracing::debug!("the program is not told that {tuple} is refused: {error}");
-    }
 }

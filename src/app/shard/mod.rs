@@ -239,7 +239,9 @@ impl Shard {
                 Output::Cut(id) => self.cut(id, now),
                 Output::ReplyTo { flow, reply } => self.reply_by(self.lanes.link(flow), &reply),
                 Output::IsThere(id) => self.end_if_gone(id, now),
-                Output::Abort { flow, tuple } => self.attributor.abort(&tuple, self.lanes.link(flow).map(|header| header.link)),
+                Output::Abort { flow, tuple } => {
+                    self.attributor.abort(&tuple, self.lanes.link(flow).map(|header| header.link), None);
+                }
                 Output::Ask(question) => self.tell_prompt(&question, now),
                 Output::Learned { key, answer } => {
                     self.others.send_others(self.index, || Message::Learned { key: key.clone(), answer });

@@ -7,8 +7,9 @@ use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST};
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, SOCK_DIAG_BY_FAMILY};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 
-use super::{MAX_DUMPED, SocketTable};
-use crate::packet::Protocol;
+use super::wire::Found;
+use super::{MAX_DUMPED, SocketTable, is_connection};
+use crate::packet::{FiveTuple, Protocol};
 
 /// `tcpi_rtt`, `tcpi_bytes_acked`, `…_received`, `…_sent` and `…_retrans` in `struct tcp_info` (linux/tcp.h); the last two since Linux 4.19.
 const RTT: usize = 68;
@@ -61,6 +62,41 @@ impl Carried {
 }
 
 impl SocketTable {
+    /// Whether a program still has the TCP connection with this cookie, whatever link it has bound it to since. Costs a dump where the
+    /// nearest look misses it, so it is for the side of the data path.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::owner`].
+    pub fn holds(&mut self, tuple: &FiveTuple, cookie: u64) -> io::Result<bool> {
+        Ok(self.by_cookie(tuple, cookie)?.is_some())
+    }
+
+    /// Ends the TCP connection with this cookie as [`Self::destroy`] does; found as [`Self::holds`] finds it.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::destroy`].
+    pub fn destroy_one(&mut self, tuple: &FiveTuple, cookie: u64) -> io::Result<bool> {
+        match self.by_cookie(tuple, cookie)? {
+            Some(found) => self.destroy_found(tuple, &found),
+            None => Ok(false),
+        }
+    }
+
+    fn by_cookie(&mut self, tuple: &FiveTuple, cookie: u64) -> io::Result<Option<Found>> {
+        let is_it = |found: &Found| found.cookie == cookie && is_connection(found, tuple);
+        if let Some(found) = self.exact(tuple)?.filter(is_it) {
+            return Ok(Some(found));
+        }
+        let states = || StateFlags::all() - StateFlags::LISTEN - StateFlags::TIME_WAIT;
+        let mut found = Vec::new();
+        for family in [AF_INET, AF_INET6] {
+            found.extend(self.dump(family, Protocol::TCP, states(), tuple.local.port(), is_it)?);
+        }
+        Ok(found.pop())
+    }
+
     /// What each TCP connection has carried, by its local and its remote end. Dumps all, so it is for the side of the data path.
     ///
     /// # Errors

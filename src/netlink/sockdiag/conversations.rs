@@ -90,6 +90,7 @@ mod tests {
             cgroup_id: None,
             v6_only: false,
             mark: 0,
+            interface: 0,
             carried: super::super::Carried::default(),
         }
     }

@@ -13,6 +13,7 @@ fn found(local: &str, remote: &str) -> Found {
         cgroup_id: None,
         v6_only: false,
         mark: 0,
+        interface: 0,
         carried: Carried::default(),
     }
 }

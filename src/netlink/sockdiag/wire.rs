@@ -36,6 +36,8 @@ pub(super) struct Found {
     pub(super) v6_only: bool,
     /// Told to who has CAP_NET_ADMIN.
     pub(super) mark: u32,
+    /// The link that it is bound to; 0: none.
+    pub(super) interface: u32,
     /// Told where it is asked for.
     pub(super) carried: Carried,
 }
@@ -112,6 +114,7 @@ fn found(payload: &[u8]) -> io::Result<Found> {
         cgroup_id: None,
         v6_only: false,
         mark: 0,
+        interface: header.socket_id.interface_id,
         carried: Carried::default(),
     };
     for attribute in NlasIterator::new(payload.get(ANSWER_HEADER_LEN..).unwrap_or_default()) {
