@@ -60,7 +60,7 @@ pub(super) fn maker_of_new(cookie: u64, bytes: &[u8; MADE_LEN], age: Duration, n
     made_by(cookie, bytes).filter(|sender| Duration::from_nanos(now.saturating_sub(sender.made)) < age)
 }
 
-fn made_by(cookie: u64, bytes: &[u8; MADE_LEN]) -> Option<Sender> {
+pub(super) fn made_by(cookie: u64, bytes: &[u8; MADE_LEN]) -> Option<Sender> {
     Some(Sender {
         pid: u32::from_ne_bytes(part(bytes, MADE_PID)?),
         uid: u32::from_ne_bytes(part(bytes, MADE_UID)?),

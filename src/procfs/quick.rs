@@ -28,7 +28,7 @@ impl Processes {
     ///
     /// What was asked about had been sent by the time of `sent`: a program that was read after it need not be read again. Stops at the
     /// first holder, except that a socket which `find` saw in several programs is left to `find` again. Where it is known which process made
-    /// the socket, a hot one of another number is not looked at.
+    /// the socket, one of another number is not looked at.
     #[must_use]
     pub fn find_quick(&self, socket: &Socket, maker: Option<u32>, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
         if self.hints().ambiguous.find(&socket.inode).is_some() {
@@ -98,14 +98,15 @@ impl Processes {
         {
             return Some((process, fd));
         }
-        let passed = self.hints().take_passed(socket.inode);
+        let is_maker = |process: &Process| maker.is_none_or(|maker| process.pid == maker);
+        let passed = self.hints().take_passed(socket.inode).filter(|((process, _), _)| is_maker(process));
         if let Some(((process, fd), looked)) = passed
             && (looked >= sent || process.holds(fd, &link))
         {
             return Some((process, fd));
         }
         let mut hot = self.hints().hot.candidates(socket, QUICK_PROCESSES, sent);
-        hot.retain(|entry| maker.is_none_or(|maker| entry.process.pid == maker));
+        hot.retain(|entry| is_maker(&entry.process));
         let mut walk = Walk::short(QUICK_LINKS);
         let likely =
             hot.iter().find_map(|entry| Some((Arc::clone(&entry.process), self.look_where_likely(entry, &link, &mut walk)?)));

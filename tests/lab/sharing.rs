@@ -1,4 +1,4 @@
-//! UDP ports that several programs have: `tests/data/lab/sharing.py`.
+//! UDP ports that several programs have (`tests/data/lab/sharing.py`), and sockets that one passes on to another.
 
 use crate::enclosed::exec_as_nobody;
 use crate::harness::{Lab, Profiles, Router, Running, Way, closing, sharing};
@@ -9,6 +9,7 @@ in_all_ways! {
 
 through_a_router! {
     a_refused_program_is_so_from_the_port_of_an_accepted_one_too,
+    a_socket_that_a_refused_program_passed_on_is_its_own_still,
 }
 
 const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
@@ -85,6 +86,42 @@ fn an_ordinary_users_refused_program_is_so_too() {
             // Once the other one has the port first.
             let expected = if refused { [SENT / 4 - 1, 0] } else { [SENT / 4, SENT / 2] };
             assert_eq!(counts, expected, "{address}: {told:?}");
+        }
+    }
+}
+
+/// Makes a socket, waits until that is old, and has another program, which has just talked to a server by a socket of its own, connect it.
+const PASSED_ON: &str = "
+import socket, subprocess, sys, time
+address, other = sys.argv[1:3]
+s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_STREAM)
+time.sleep(1.5)
+subprocess.run([other, '-c', sys.argv[3], address, str(s.fileno())], pass_fds=[s.fileno()], check=True)
+";
+
+/// What the other program is told, by its own socket and by the passed one.
+const PASSED: &str = "
+import errno, socket, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+for fd in [None, int(sys.argv[2])]:
+    s = socket.socket(family, socket.SOCK_STREAM, fileno=fd)
+    s.settimeout(5)
+    try: s.connect((sys.argv[1], 7)); print('OK', flush=True)
+    except OSError as error: print(errno.errorcode[error.errno], flush=True)
+";
+
+fn a_socket_that_a_refused_program_passed_on_is_its_own_still(way: Way) {
+    let lab = Lab::new();
+    let [maker, other] = ["maker", "other"].map(|name| lab.copy_of("/usr/bin/python3", name).to_string_lossy().into_owned());
+    for (refused, said) in [(false, "OK\nOK\n"), (true, "OK\nECONNREFUSED\n")] {
+        let profiles = Profiles::accepting();
+        if refused {
+            profiles.user("maker", maker.as_ref(), "endpoints = [\"- *\"]");
+        }
+        let router = Router::start(&lab, way, &profiles);
+        for address in SERVERS {
+            let told = router.run([maker.as_str(), "-c", PASSED_ON, address, &other, PASSED]).expect_success();
+            assert_eq!(told, said, "{way:?}, {address}, refused: {refused}");
         }
     }
 }

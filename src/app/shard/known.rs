@@ -18,7 +18,9 @@ impl Attributor {
     }
 
     fn quick_with(&self, socket: &Socket, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
-        self.processes.find_quick(socket, self.maker_of_new(socket).map(|maker| maker.pid), sent, effort)
+        // Whoever else holds it was given it, and the maker may hold it still: then all of them are searched for.
+        let maker = self.closed.as_ref().and_then(|notes| notes.maker_of(socket.cookie));
+        self.processes.find_quick(socket, maker, sent, effort)
     }
 
     /// Whether a process has executed no program since a time; None: nobody notes that.
