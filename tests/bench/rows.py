@@ -9,7 +9,7 @@ import typing
 
 import measures
 
-OURS = ("exec", "up")
+OURS = ("exec", "up", "express")
 NO_PEERS = ("direct", *OURS)
 
 

@@ -113,9 +113,11 @@ class Way:
             "pasta": "pasta --config-net --quiet --runas 0 --no-map-gw -t none -u none -T none -U none --".split(),
             "exec": [self.options.binary, "exec", "--profiles", str(self.profiles), "--"],
         }.get(self.name, [])
-        if self.name == "up":
+        if self.name in ("up", "express"):
+            config = pathlib.Path(self.options.work) / "portreeve.toml"
+            config.write_text(f"express = {'true' if self.name == 'express' else 'false'}\n")
             # In the background, as a service: in the foreground it would print a line a flow.
-            self.lab.run("laptop", [self.options.binary, "up", "--profiles", str(self.profiles)])
+            self.lab.run("laptop", ["env", f"PORTREEVE_CONFIG={config}", self.options.binary, "up", "--profiles", str(self.profiles)])
             self.is_up = True
         words = self.lab.words("laptop", [*prefix, "bash", "--norc", "--noprofile"])
         self.shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
