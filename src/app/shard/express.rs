@@ -5,7 +5,7 @@
 //! Keeps one rule: each packet that is sent on from here is that of a flow with a permit; and whoever wants to begin a connection on the
 //! same ports is judged anew.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, AsRawFd as _};
@@ -33,6 +33,9 @@ const SOON: Duration = Duration::from_millis(600);
 /// A network that takes longer to come back changes again when it does.
 const LATE: Duration = Duration::from_secs(60);
 
+/// So long conntrack remembers a connection that is over, on this side.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
 /// A flow that the kernel carries on.
 #[derive(Clone, Copy)]
 pub(super) struct ExpressLane {
@@ -49,6 +52,8 @@ pub(super) struct Express {
     destroyed: Destroyed,
     /// By the cookies of their sockets.
     flows: HashMap<u64, FlowId, FixedState>,
+    /// Connections that are over, the oldest first, and when conntrack may forget them.
+    over: VecDeque<(Instant, FiveTuple)>,
     /// When to look for what the kernel has forgotten, and how long to wait then.
     next_look: Option<(Instant, Duration)>,
 }
@@ -57,7 +62,14 @@ impl Express {
     pub(super) fn new(way: Arc<egress::Express>, poll: &Poll) -> io::Result<Self> {
         let destroyed = Destroyed::listen()?;
         poll.registry().register(&mut SourceFd(&destroyed.as_fd().as_raw_fd()), GONE, Interest::READABLE)?;
-        Ok(Self { way, conntrack: Translations::open()?, destroyed, flows: HashMap::default(), next_look: None })
+        Ok(Self {
+            way,
+            conntrack: Translations::open()?,
+            destroyed,
+            flows: HashMap::default(),
+            over: VecDeque::new(),
+            next_look: None,
+        })
     }
 }
 
@@ -151,11 +163,10 @@ impl Shard {
         let is_it = |lane: &ExpressLane| lane.id == id;
         let Some(lane) = self.lanes.lane(id.index()).and_then(Lane::express).filter(is_it) else { return };
         self.lanes.take(id.index());
-        if !carried.was_answered()
-            && let Some(express) = &mut self.express
-            && let Err(error) = express.conntrack.forget(&lane.tuple)
-        {
-            tracing::debug!("conntrack still knows {}: {error}", lane.tuple);
+        if let Some(express) = &mut self.express {
+            // Whoever closed last may have to say so again.
+            let wait = if carried.was_answered() { LAST_WORD } else { Duration::ZERO };
+            express.over.push_back((now + wait, lane.tuple));
         }
         self.router.account(id, carried.up(), carried.down(), now);
         if let Some(rtt) = carried.rtt_us() {
@@ -175,7 +186,22 @@ impl Shard {
 
     /// When connections are looked at that the kernel may have forgotten.
     pub(super) fn express_timeout(&self) -> Option<Instant> {
-        self.express.as_ref()?.next_look.map(|(at, _)| at)
+        let express = self.express.as_ref()?;
+        let looks = [express.next_look.map(|(at, _)| at), express.over.front().map(|(at, _)| *at)];
+        looks.into_iter().flatten().min()
+    }
+
+    /// Has conntrack forget what is over: the next connection with these ends begins anew, and nobody else sends as this one.
+    pub(super) fn forget_over(&mut self, now: Instant) {
+        while let Some(express) = &mut self.express
+            && let Some((_, tuple)) = express.over.pop_front_if(|(at, _)| *at <= now)
+        {
+            if self.router.find(&tuple).is_none()
+                && let Err(error) = express.conntrack.forget(&tuple)
+            {
+                tracing::debug!("conntrack still knows {tuple}: {error}");
+            }
+        }
     }
 
     pub(super) fn look_for_forgotten(&mut self, now: Instant) {

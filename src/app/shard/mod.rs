@@ -316,6 +316,7 @@ impl Shard {
         }
         self.end_closed(now);
         self.look_for_forgotten(now);
+        self.forget_over(now);
     }
 
     /// Whether bytes of programs may still be on their way to the upstream sockets.
