@@ -150,6 +150,8 @@ impl Shard {
             match express.destroyed.hear() {
                 Ok(Some(gone)) => {
                     if let Some(id) = express.flows.remove(&gone.cookie) {
+                        // The program's next socket takes its descriptor.
+                        self.attributor.closing(gone.cookie);
                         self.end_express(id, &gone.carried, now);
                     }
                 }
