@@ -50,7 +50,7 @@ impl Destroyed {
         Ok(Self { fd, buffer: vec![0; RECEIVE_LEN].into_boxed_slice() })
     }
 
-    /// The next ones, or none for now.
+    /// The socket that went next; `None` where nobody has gone since.
     ///
     /// # Errors
     ///

@@ -74,18 +74,8 @@ impl Translations {
     /// The kernel does not answer in time, or refuses the question.
     pub fn as_written(&mut self, tuple: &FiveTuple) -> io::Result<Option<FiveTuple>> {
         let question = question(tuple, self.next());
-        rustix::net::send(&self.fd, &question, SendFlags::empty())?;
-        loop {
-            let (length, _) = rustix::net::recv(&self.fd, &mut *self.buffer, RecvFlags::empty())?;
-            let bytes = self.buffer.get(..length).unwrap_or_default();
-            let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Ok(None) };
-            // Another number: a late answer to a question that was given up.
-            if message.sequence_number() == self.sequence {
-                let is_entry = message.message_type() == ENTRY;
-                let written = is_entry.then(|| written(message.payload(), tuple)).flatten();
-                return Ok(written.filter(|written| written != tuple));
-            }
-        }
+        let written = self.entry(&question)?.and_then(|body| written(body, tuple));
+        Ok(written.filter(|written| written != tuple))
     }
 
     /// From which address the packets of a conversation leave whose first one had these ends; `None` where nothing is known of it.
@@ -95,16 +85,7 @@ impl Translations {
     /// The kernel does not answer in time, or refuses the question.
     pub fn source(&mut self, tuple: &FiveTuple) -> io::Result<Option<IpAddr>> {
         let question = request((GET, NLM_F_REQUEST), AS_WRITTEN, tuple, self.next());
-        rustix::net::send(&self.fd, &question, SendFlags::empty())?;
-        loop {
-            let (length, _) = rustix::net::recv(&self.fd, &mut *self.buffer, RecvFlags::empty())?;
-            let bytes = self.buffer.get(..length).unwrap_or_default();
-            let Ok(message) = NetlinkBuffer::new_checked(bytes) else { return Ok(None) };
-            if message.sequence_number() == self.sequence {
-                let is_entry = message.message_type() == ENTRY;
-                return Ok(is_entry.then(|| source(message.payload())).flatten());
-            }
-        }
+        Ok(self.entry(&question)?.and_then(source))
     }
 
     /// Has conntrack forget the conversation whose first packet had these ends; false where it knew of none.
@@ -136,19 +117,35 @@ impl Translations {
         self.sequence
     }
 
+    /// The body of the entry that a question is about, if there is one.
+    fn entry(&mut self, question: &[u8]) -> io::Result<Option<&[u8]>> {
+        let message = self.answer(question)?;
+        Ok((message.message_type() == ENTRY).then(|| message.payload()))
+    }
+
     /// Sends what is only acknowledged.
     fn done(&mut self, request: &[u8]) -> io::Result<()> {
+        let code = ErrorBuffer::new_checked(self.answer(request)?.payload()).map_err(malformed)?.code();
+        code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code.get().saturating_abs())))
+    }
+
+    /// Sends what was numbered last, and gives what the kernel says to it.
+    fn answer(&mut self, request: &[u8]) -> io::Result<NetlinkBuffer<&[u8]>> {
         rustix::net::send(&self.fd, request, SendFlags::empty())?;
         loop {
             let (length, _) = rustix::net::recv(&self.fd, &mut *self.buffer, RecvFlags::empty())?;
-            let malformed = |_| io::Error::from(io::ErrorKind::InvalidData);
-            let message = NetlinkBuffer::new_checked(self.buffer.get(..length).unwrap_or_default()).map_err(malformed)?;
-            if message.sequence_number() == self.sequence {
-                let code = ErrorBuffer::new_checked(message.payload()).map_err(malformed)?.code();
-                return code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code.get().saturating_abs())));
+            let number =
+                NetlinkBuffer::new_checked(self.buffer.get(..length).unwrap_or_default()).map_err(malformed)?.sequence_number();
+            // Another number: a late answer to a question that was given up.
+            if number == self.sequence {
+                return NetlinkBuffer::new_checked(self.buffer.get(..length).unwrap_or_default()).map_err(malformed);
             }
         }
     }
+}
+
+fn malformed<E>(_: E) -> io::Error {
+    io::ErrorKind::InvalidData.into()
 }
 
 /// Asks for the entry whose answers have these ends, the other way round.

@@ -71,6 +71,13 @@ impl Express {
             next_look: None,
         })
     }
+
+    /// Has conntrack forget what began with these ends, where it knows of it.
+    fn forget(&mut self, tuple: &FiveTuple) {
+        if let Err(error) = self.conntrack.forget(tuple) {
+            tracing::debug!("conntrack still knows {tuple}: {error}");
+        }
+    }
 }
 
 impl Shard {
@@ -83,14 +90,14 @@ impl Shard {
         if !goes_on_as_it_is || permit.lane() != verdict::Lane::Direct || !self.is_own(tuple.local.ip()) {
             return false;
         }
+        // Where more than a plain header stands in front of it, the stack knows better.
+        let Some(first) = flow.parked().first().and_then(finished_tcp) else { return false };
         // What conntrack does not know by these ends has been translated by rules of others, which the answers need.
         let Some(express) = &mut self.express else { return false };
         if !matches!(express.conntrack.forget(&tuple), Ok(true)) {
             return false;
         }
-        let first = flow.parked().first().and_then(finished_tcp);
-        let sent = first.map(|first| express.way.send(tuple.remote.ip(), &first));
-        if let Err(error) = sent.unwrap_or_else(|| Err(io::ErrorKind::InvalidData.into())) {
+        if let Err(error) = express.way.send(tuple.remote.ip(), &first) {
             self.router.handle(Input::Failed { flow: id, failure: failure_of(&error) }, now);
             return true;
         }
@@ -138,9 +145,7 @@ impl Shard {
         if express.flows.get(&cookie) == Some(&id) {
             express.flows.remove(&cookie);
         }
-        if let Err(error) = express.conntrack.forget(&tuple) {
-            tracing::debug!("conntrack still knows {tuple}: {error}");
-        }
+        express.forget(&tuple);
     }
 
     /// Hears which sockets are gone.
@@ -165,10 +170,11 @@ impl Shard {
         let is_it = |lane: &ExpressLane| lane.id == id;
         let Some(lane) = self.lanes.lane(id.index()).and_then(Lane::express).filter(is_it) else { return };
         self.lanes.take(id.index());
-        if let Some(express) = &mut self.express {
+        match &mut self.express {
             // Whoever closed last may have to say so again.
-            let wait = if carried.was_answered() { LAST_WORD } else { Duration::ZERO };
-            express.over.push_back((now + wait, lane.tuple));
+            Some(express) if carried.was_answered() => express.over.push_back((now + LAST_WORD, lane.tuple)),
+            Some(express) => express.forget(&lane.tuple),
+            None => {}
         }
         self.router.account(id, carried.up(), carried.down(), now);
         if let Some(rtt) = carried.rtt_us() {
@@ -198,10 +204,8 @@ impl Shard {
         while let Some(express) = &mut self.express
             && let Some((_, tuple)) = express.over.pop_front_if(|(at, _)| *at <= now)
         {
-            if self.router.find(&tuple).is_none()
-                && let Err(error) = express.conntrack.forget(&tuple)
-            {
-                tracing::debug!("conntrack still knows {tuple}: {error}");
+            if self.router.find(&tuple).is_none() {
+                express.forget(&tuple);
             }
         }
     }
@@ -234,11 +238,7 @@ impl Shard {
         let answers = FiveTuple { local: tuple.remote, remote: tuple.local, ..*tuple };
         let Some(express) = &mut self.express else { return };
         // An entry that begins with our segment would lead the answer nowhere.
-        for tuple in [&answers, tuple] {
-            if let Err(error) = express.conntrack.forget(tuple) {
-                tracing::debug!("conntrack still knows {tuple}: {error}");
-            }
-        }
+        [&answers, tuple].into_iter().for_each(|tuple| express.forget(tuple));
     }
 
     /// The kernel could not tell of all.
