@@ -26,7 +26,7 @@ use crate::procfs::{Effort, Holders, Processes, RawTable};
 pub(super) const WAITED_FOR: Duration = Duration::from_secs(5);
 
 /// Times that those who can have sent a packet are searched for while they close their sockets.
-const LOOKS: usize = 3;
+const LOOKS: usize = 5;
 
 /// What names a link waits for its neighbour to answer at most: three questions, a second apart (`mcast_solicit`, `retrans_time_ms` in
 /// net/ipv4/arp.c and net/ipv6/ndisc.c), and some.
@@ -159,10 +159,12 @@ impl Attributor {
         for _ in 0..LOOKS {
             let Some(RawSenders { open, closed }) = self.raw_senders(tuple, sent) else { return vec![unattributed(None)] };
             let Some(holders) = self.raw_holders(&open, sent.by) else { return vec![unattributed(None)] };
-            let programs = open.iter().flat_map(|socket| self.raw_programs(&holders, socket, sent.by));
+            let programs: Vec<_> = open.iter().flat_map(|socket| self.raw_programs(&holders, socket, sent.by)).collect();
+            // Who cannot be told may have closed it since the table was read, before or after it was seen to hold it.
+            let is_settled = programs.iter().all(|program| program.pid.is_some());
             let closers = closed.iter().map(|closed| self.raw_closer(closed, sent.by));
-            found = Processes::one_of(programs.chain(closers));
-            if open.iter().all(|socket| holders.pids(socket).next().is_some()) {
+            found = Processes::one_of(programs.into_iter().chain(closers));
+            if is_settled {
                 break;
             }
             sent.by = Instant::now();
