@@ -21,6 +21,7 @@ use super::engine::{Facts, Running};
 use super::older::Older;
 use super::policies::{Loaded, Loader};
 use super::room::Room;
+use super::searchers::{self, Searching};
 use super::shard::{self, Attributor, Handles, Parts, Senders, Shard};
 use super::shared::Shared;
 use super::threads::{Part, Vital, spawn};
@@ -88,6 +89,7 @@ pub(super) struct Core {
     pub(super) running: Arc<Running>,
     pub(super) undone: watch::Sender<Option<Result<(), String>>>,
     pub(super) ending: watch::Receiver<bool>,
+    /// Packet loops.
     threads: Vec<JoinHandle<()>>,
     recorder: Option<JoinHandle<()>>,
     /// Disconnected when all of `threads` have ended.
@@ -165,14 +167,12 @@ impl Core {
             let askers = dns::Askers { attributor: attributor.clone(), stubs: stubs.clone(), places };
             vital.task(&runtime, "loopback question streams", dns::serve_loopback_tcp(listener, resolver.clone(), askers));
         }
-        let searching = (attributor, handles.clone());
         let (undone, ended) = watch::channel(None);
         let (living, alive) = sync_channel(0);
-        let search = living.clone();
-        let mut threads = vec![vital.spawn("attribution", 0, move || {
-            searching.0.serve(&job_queue, &searching.1);
-            drop(search);
-        })?];
+        let (shards_too, vital_too) = (handles.clone(), vital.clone());
+        let searching = Searching { attributor, jobs: job_queue, shards: shards_too, vital: vital_too, done: Arc::default() };
+        searching.start()?;
+        let mut threads = Vec::new();
         for (index, shard) in shards.into_iter().enumerate() {
             let (vital, living) = (vital.clone(), living.clone());
             threads.push(spawn("packets", PACKETS, move || {
@@ -182,7 +182,8 @@ impl Core {
         }
         let stalls = Arc::default();
         let watchdog = Watchdog::new(handles.clone(), &runtime, &shared, Arc::clone(&stalls));
-        vital.spawn("watchdog", 0, move || watchdog.watch())?;
+        let look = searchers::watched(searching);
+        vital.spawn("watchdog", 0, move || watchdog.watch(look))?;
         let running = Arc::new(Running {
             facts,
             shared,

@@ -14,6 +14,7 @@ mod older;
 mod policies;
 mod prompts;
 mod room;
+mod searchers;
 mod shard;
 mod shared;
 mod signals;

@@ -73,11 +73,12 @@ impl Watchdog {
         Self { loops, pulses, beats, control: Pulse::default(), shared: Arc::downgrade(shared), stalls }
     }
 
-    /// Looks until the loops are told to end. On a thread of its own, since it looks at tokio's as well.
-    pub(super) fn watch(mut self) {
+    /// Looks until the loops are told to end, and has `others` look as often. On a thread of its own, since it looks at tokio's as well.
+    pub(super) fn watch(mut self, mut others: impl FnMut()) {
         while !self.loops.are_stopping() {
             std::thread::sleep(LOOK);
             self.look();
+            others();
         }
     }
 

@@ -113,6 +113,8 @@ impl Dialer {
         socket.set_out_of_band_inline(true).map_err(|source| kernel("set SO_OOBINLINE", to, source))?;
         options::prepare_connect(&SockRef::from(&socket), to.is_ipv4(), hop_limit)
             .map_err(|source| kernel("set IP_RECVERR and IP_TTL", to, source))?;
+        // The program may want its port for another connection before this one's last word is said.
+        socket.set_reuse_address(true).map_err(|source| kernel("set SO_REUSEADDR", to, source))?;
         match choice {
             Choice::Connect(port) => source::choose(&socket, port),
             Choice::Bind(port) => source::bind(&socket, to.is_ipv4(), port, || self.source_to(permit, to)),

@@ -69,13 +69,12 @@ pub(super) fn choose(socket: &Socket, port: u16) -> io::Result<()> {
 }
 
 /// Binds to `port`, whatever other connections leave from there. `source` tells the address that the connection will leave from: the
-/// program's own socket may hold the port on every other one.
+/// program's own socket may hold the port on every other one. The socket has `SO_REUSEADDR`.
 pub(super) fn bind(socket: &Socket, v4: bool, port: u16, source: impl FnOnce() -> io::Result<IpAddr>) -> io::Result<()> {
     let any: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
     if !v4 {
         socket.set_only_v6(true)?;
     }
-    socket.set_reuse_address(true)?;
     match socket.bind(&SockAddr::from(SocketAddr::new(any, port))) {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => socket.bind(&SockAddr::from(SocketAddr::new(source()?, port))),
         other => other,

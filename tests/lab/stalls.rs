@@ -119,3 +119,30 @@ fn a_program_on_a_file_system_that_does_not_answer_holds_no_loop() {
     let record = router.record("the program", |record| record.exe.as_deref().is_some_and(|exe| exe.ends_with("/program")));
     assert_eq!(record.verdict, "accept", "{record:?}");
 }
+
+/// The same in the mount namespace of the router, which looks at the program's path.
+#[test]
+fn a_program_whose_path_cannot_be_looked_at_keeps_no_other_waiting() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start_with(&lab, Way::Up, &profiles, Some(TWO));
+    let pid = status(&router).get("pid").and_then(Value::as_u64).expect("status tells the process").to_string();
+    let dir = tempfile::tempdir().expect("a directory");
+    let name = dir.path().to_str().expect("text");
+    let script = format!("(exec 3<>/dev/tcp/{}/80) & sleep 12; kill -9 $!", Lab::SERVER_4);
+    let words =
+        [["nsenter", "--mount", "--target", &pid].map(str::to_owned).to_vec(), stuck(&[name, &script, "nameless"])].concat();
+    let mut held = lab.laptop().spawn(words);
+    assert_eq!(held.line(), "stuck");
+    let pending = |status: &Value| status.get("flows_pending").and_then(Value::as_u64);
+    eventually("its flow waits", || pending(&status(&router)).filter(|pending| *pending > 0));
+    for (name, host) in [("one", "203.0.113.10"), ("two", "[2001:db8::10]")] {
+        let program = lab.copy_of("curl", name).display().to_string();
+        let told = router.run([&program, "-sS", &format!("http://{host}/hello")]);
+        assert_eq!(told.expect_success(), "hello from the lab\n");
+        let record = router.record("the program", |record| record.exe.as_deref() == Some(&program));
+        assert_eq!(record.verdict, "accept", "{record:?}");
+    }
+    router.verb(&["down"]).expect_success();
+    held.finish();
+}

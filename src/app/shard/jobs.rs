@@ -1,4 +1,4 @@
-//! Sockets on their way to the attribution thread.
+//! Sockets on their way to the attribution threads.
 //!
 //! Keeps one rule: each cgroup of each user has its turn, and within it each host that is called: beside a scan, a program that was
 //! never seen before is searched for soon.
@@ -62,17 +62,18 @@ pub(in crate::app) struct Jobs {
     tokens: SyncSender<()>,
 }
 
-/// Where the attribution thread takes them out.
+/// Where the attribution threads take them out.
+#[derive(Clone)]
 pub(in crate::app) struct JobQueue {
     queues: Arc<Mutex<Turns<Group, IpAddr, Job>>>,
-    tokens: Receiver<()>,
+    tokens: Arc<Mutex<Receiver<()>>>,
 }
 
 /// A queue of at most so many jobs.
 pub(in crate::app) fn job_queue(capacity: usize) -> (Jobs, JobQueue) {
     let queues = Arc::new(Mutex::new(Turns::new(capacity)));
     let (sender, receiver) = sync_channel(capacity);
-    (Jobs { queues: Arc::clone(&queues), tokens: sender }, JobQueue { queues, tokens: receiver })
+    (Jobs { queues: Arc::clone(&queues), tokens: sender }, JobQueue { queues, tokens: Arc::new(Mutex::new(receiver)) })
 }
 
 impl Jobs {
@@ -84,10 +85,16 @@ impl Jobs {
 }
 
 impl JobQueue {
+    /// Whether nobody waits for a search to begin.
+    pub(in crate::app) fn is_empty(&self) -> bool {
+        locked(&self.queues).is_empty()
+    }
+
     /// Waits for the next job; None when nobody can hand in one any more.
     pub(super) fn next(&self) -> Option<Job> {
         loop {
-            self.tokens.recv().ok()?;
+            // Whoever is next waits for this one to have heard.
+            locked(&self.tokens).recv().ok()?;
             if let Some(job) = locked(&self.queues).pop(|_| true) {
                 return Some(job);
             }

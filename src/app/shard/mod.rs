@@ -75,7 +75,7 @@ use datagrams::Datagrams;
 use held::Held;
 pub(super) use identify::Attributor;
 pub(super) use inbox::{Handles, Message, Snapshot};
-pub(super) use jobs::{Jobs, job_queue};
+pub(super) use jobs::{JobQueue, Jobs, job_queue};
 use lanes::{Lane, Lanes};
 use newcomers::Newcomers;
 use patience::Patience;

@@ -1,9 +1,10 @@
-//! The attribution thread: who holds the sockets of flows that the loops cannot attribute at once.
+//! The attribution threads: who holds the sockets of flows that the loops cannot attribute at once.
 //!
 //! Keeps one rule: a search that fails, or finds ourselves, finds nobody.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::identify::{Attributor, unattributed};
 use super::jobs::{Job, JobQueue, Origin};
@@ -29,8 +30,8 @@ impl Found {
 }
 
 impl Attributor {
-    /// The attribution thread: searches until the loop is gone.
-    pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles) {
+    /// An attribution thread: searches until the loops are gone, and counts what is `done`.
+    pub(in crate::app) fn serve(&self, jobs: &JobQueue, shards: &Handles, done: &AtomicU32) {
         let mut told = false;
         while let Some(job) = jobs.next() {
             if shards.are_stopping() {
@@ -38,6 +39,7 @@ impl Attributor {
             }
             let flow = job.flow;
             let Found { identities, is_closed, senders } = or_nobody(|| self.find(job));
+            done.fetch_add(1, Ordering::Relaxed);
             if !shards.send(flow, Message::Identified { flow, identities, is_closed, senders })
                 && !std::mem::replace(&mut told, true)
             {

@@ -204,6 +204,8 @@ impl Shard {
             if closes { self.attributor.closing(cookie) } else { self.attributor.answered(cookie) }
         }
         if let Turn::Broken(_) = turn {
+            // Who hears of it may want the same port at once.
+            self.hang_up(slot);
             // A peer that finished before it reset has said both.
             self.stack.flush(slot, &mut Sink(&self.tun), now);
             self.stack.with_socket(slot, Socket::abort);
@@ -230,15 +232,21 @@ impl Shard {
     }
 
     fn end_tcp(&mut self, slot: usize, now: Instant, input: Input<'_>) {
+        self.hang_up(slot);
         if let Some(Lane::Tcp(lane)) = self.lanes.take(slot) {
-            if let Upstream::Open(stream) = &lane.upstream
-                && let Some(rtt) = stream.rtt_us()
-            {
-                self.router.note_rtt(lane.id, rtt);
-            }
             self.stack.remove(slot, lane.carried);
         }
         self.input(input, now);
+    }
+
+    /// Closes the upstream socket of a flow, if it is still open.
+    fn hang_up(&mut self, slot: usize) {
+        if let Some(Lane::Tcp(lane)) = self.lanes.lane_mut(slot)
+            && let Upstream::Open(stream) = std::mem::replace(&mut lane.upstream, Upstream::Gone)
+            && let Some(rtt) = stream.rtt_us()
+        {
+            self.router.note_rtt(lane.id, rtt);
+        }
     }
 
     /// Ends a flow at both ends at once: a reset each way.

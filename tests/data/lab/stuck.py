@@ -1,8 +1,9 @@
 """Runs a copy of bash from a file system in user space (FUSE) that does not say what its files are any more once that runs.
 
-stuck.py DIR SCRIPT: serves DIR/program and runs `DIR/program -c SCRIPT`. What it is asked about the program's file afterwards stays without
-an answer, as of a network file system whose server is gone; what the program reads of it comes. Says in one line whether the file of the
-running program can be looked at (it cannot, as long as nothing is wrong with this script), and then what the script says.
+stuck.py DIR SCRIPT [nameless]: serves DIR/program and runs `DIR/program -c SCRIPT`. What it is asked about the program's file afterwards
+stays without an answer, as of a network file system whose server is gone; with nameless so does the question for its name. What the
+program reads of it comes. Says in one line whether the file of the running program can be looked at (it cannot, as long as nothing is wrong
+with this script), and then what the script says.
 """
 
 import ctypes
@@ -20,8 +21,8 @@ LIMIT_S = 1
 
 
 class Server:
-    def __init__(self, directory):
-        self.fd, self.silent = os.open("/dev/fuse", os.O_RDWR), False
+    def __init__(self, directory, nameless):
+        self.fd, self.silent, self.nameless = os.open("/dev/fuse", os.O_RDWR), False, nameless
         with open("/bin/bash", "rb") as program:
             self.bytes = program.read()
         options = f"fd={self.fd},rootmode=40000,user_id=0,group_id=0,allow_other,default_permissions".encode()
@@ -45,8 +46,10 @@ class Server:
         if operation == LOOKUP:
             if node != ROOT or body.rstrip(b"\0") != b"program":
                 return errno.ENOENT
-            # The name is good for a while, what the file is for no time at all.
-            return struct.pack("<4Q2I", PROGRAM, 0, 60, 0, 0, 0) + self.attributes(PROGRAM)
+            if self.nameless and self.silent:
+                return None
+            # What the file is is good for no time at all, and its name for a while, if it has one.
+            return struct.pack("<4Q2I", PROGRAM, 0, 0 if self.nameless else 60, 0, 0, 0) + self.attributes(PROGRAM)
         if operation == GETATTR:
             silent = node == PROGRAM and self.silent
             return None if silent else struct.pack("<Q2I", 0, 0, 0) + self.attributes(node)
@@ -73,12 +76,12 @@ class Server:
             os.write(self.fd, struct.pack("<IiQ", 16 + len(said), error, unique) + said)
 
 
-def begin(directory):
+def begin(directory, nameless):
     """A process of its own, since Python waits for what it executes. The one that begins it goes on when the files are there."""
     ready, told = os.pipe()
     server = os.fork()
     if server == 0:
-        made = Server(directory)
+        made = Server(directory, nameless)
         signal.signal(signal.SIGUSR1, lambda *_: made.fall_silent())
         os.write(told, b".")
         made.serve()
@@ -88,8 +91,8 @@ def begin(directory):
 
 
 def main():
-    directory, script = sys.argv[1:]
-    server = begin(directory)
+    directory, script, *how = sys.argv[1:]
+    server = begin(directory, how == ["nameless"])
     try:
         program = subprocess.Popen([f"{directory}/program", "-c", f"read go; {script}"], stdin=subprocess.PIPE)
         os.kill(server, signal.SIGUSR1)
