@@ -111,11 +111,10 @@ def main():
         sys.exit(f"bench: the ways are direct, pasta, exec, up and express, not {', '.join(sorted(unknown))}")
     ways = [Way(lab, name) for name in names]
     results = report.Results()
-    with lab.traffic_server():
-        if options.profile:
-            profile(lab, chosen(options.profile), ways, options)
-            return
-        measure(lab, chosen(options.rows), ways, options, results)
+    if options.profile:
+        profile(lab, chosen(options.profile), ways, options)
+        return
+    measure(lab, chosen(options.rows), ways, options, results)
     print(f"Medians of {options.runs} runs of {options.seconds} s; MTU 1500, reno, client, router and server on the same {os.cpu_count()} cores.")
     print("The crowd of processes and sockets is in the namespace of the program; its sockets are TCP on loopback, past the router.\n")
     print(report.table(results, names))

@@ -7,7 +7,7 @@ import contextlib
 import json
 import time
 
-from ways import PORT, SERVER4, SERVER6, SILENT, Failure, machine_cpu
+from ways import SERVER4, SERVER6, SILENT, Failure, machine_cpu
 
 IDLE_FLOWS = 10_000
 PORTS = 10_000
@@ -73,11 +73,11 @@ def short(way):
 
 
 def new_flows(way, protocol, at_a_time, family=4):
-    return small(way, ["new", protocol, server_of(family), PORT, str(short(way)), str(at_a_time)], short(way))
+    return small(way, ["new", protocol, server_of(family), way.port, str(short(way)), str(at_a_time)], short(way))
 
 
 def trips(way, protocol, family=4):
-    return small(way, ["trips", protocol, server_of(family), PORT, str(short(way))], short(way))
+    return small(way, ["trips", protocol, server_of(family), way.port, str(short(way))], short(way))
 
 
 def crowded(way, at_a_time):
@@ -97,14 +97,14 @@ def beside_scan(way):
 
 
 def rate(way, direction, family=4):
-    told = way.json(["rate", direction, server_of(family), PORT, "1400"])
+    told = way.json(["rate", direction, server_of(family), way.port, "1400"])
     if not told["per_second"]:
         raise Failure("no rate has less than 1 % loss")
     return told
 
 
 def super_packets(way, direction):
-    told = way.json(["super", direction, SERVER4, PORT, str(way.options.seconds)])
+    told = way.json(["super", direction, SERVER4, way.port, str(way.options.seconds)])
     if not told["received_gbps"]:
         raise Failure("no super-packet came through")
     return told

@@ -15,7 +15,6 @@ import time
 
 SERVER4, SERVER6 = "203.0.113.10", "2001:db8::10"
 SILENT = "203.0.113.66"
-PORT = "7000"
 TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
 ACCEPT_ALL = """name = "Fallback"
@@ -86,7 +85,7 @@ class Lab:
             server.kill()
             server.wait()
 
-    def traffic_server(self, port=PORT):
+    def traffic_server(self, port):
         return self.server([f"{self.options.work}/traffic", "serve", port, SERVER4, SERVER6], "serving")
 
     def laptop_pids(self):
@@ -94,12 +93,13 @@ class Lab:
 
 
 class Way:
-    """A shell whose commands reach the server in one way; `open` starts its router anew."""
+    """A shell whose commands reach a server in one way; `open` starts router and server anew. What another way left in TIME-WAIT at its
+    server is nothing to this one: a SYN from the same port may seem older there, since the clock of its timestamps is another."""
 
     def __init__(self, lab, name):
         self.lab, self.name, self.options = lab, name, lab.options
         self.number = itertools.count()
-        self.shell, self.is_up = None, False
+        self.shell, self.is_up, self.server, self.port = None, False, contextlib.ExitStack(), None
         self.profiles = pathlib.Path(self.options.work) / "profiles"
         self.profiles.mkdir(exist_ok=True)
         (self.profiles / "fallback.toml").write_text(ACCEPT_ALL)
@@ -109,6 +109,8 @@ class Way:
         return self.name != "direct"
 
     def open(self):
+        self.port = str(next(self.lab.ports))
+        self.server.enter_context(self.lab.traffic_server(self.port))
         prefix = {
             "pasta": "pasta --config-net --quiet --runas 0 --no-map-gw -t none -u none -T none -U none --".split(),
             "exec": [self.options.binary, "exec", "--profiles", str(self.profiles), "--"],
@@ -130,11 +132,17 @@ class Way:
         """Until the first flow gets through. A family that never does shows in its own rows."""
         for _ in range(30):
             with contextlib.suppress(Failure):
-                self.json(["trips", "tcp", server, PORT, "0"])
+                self.json(["trips", "tcp", server, self.port, "0"])
                 return
             time.sleep(0.1)
 
     def close(self):
+        try:
+            self.close_router()
+        finally:
+            self.server.close()
+
+    def close_router(self):
         if self.shell:
             self.shell.stdin.close()
             try:
