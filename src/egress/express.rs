@@ -1,19 +1,25 @@
-//! The first packet of a connection that the kernel alone is to carry on: sent again as it is, by a raw socket.
+//! The first packet of a connection that the kernel alone is to carry on: sent again as it is, by a raw socket. And from which address it
+//! leaves.
 //!
 //! Keeps one rule: nothing is read here; answers go to the program by the kernel's own way.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::{Mutex, PoisonError};
 
+use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
-/// A raw socket for each family; `None` where the family is off.
+/// Raw sockets for each family; `None` where the family is off.
 #[derive(Debug)]
 pub struct Express {
     v4: Option<Socket>,
     v6: Option<Socket>,
+    /// Those that are connected to ask for the way, and send nothing.
+    ways: Mutex<[Option<Socket>; 2]>,
+    mark: u32,
 }
 
 impl Express {
@@ -24,13 +30,38 @@ impl Express {
             socket.set_mark(mark | EXPRESS | EXPRESS_FIRST)?;
             Ok(socket)
         };
-        Ok(Self { v4: Some(open(Domain::IPV4)?), v6: open(Domain::IPV6).ok() })
+        let ways = Mutex::new([Some(open(Domain::IPV4)?), open(Domain::IPV6).ok()]);
+        Ok(Self { v4: Some(open(Domain::IPV4)?), v6: open(Domain::IPV6).ok(), ways, mark: mark | EXPRESS })
+    }
+
+    /// On what belongs to such a connection.
+    #[must_use]
+    pub fn mark(&self) -> u32 {
+        self.mark
+    }
+
+    /// The address of this host that a packet to this one leaves from.
+    ///
+    /// # Errors
+    ///
+    /// There is no way to it.
+    pub fn source(&self, to: IpAddr) -> io::Result<IpAddr> {
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let socket = ways[usize::from(to.is_ipv6())].as_ref().ok_or(io::ErrorKind::Unsupported)?;
+        // Without this the last one's address stays.
+        connect_unspec(socket)?;
+        socket.connect(&SocketAddr::new(to, 0).into())?;
+        let source = socket.local_addr()?.as_socket().map(|source| source.ip()).ok_or(io::ErrorKind::InvalidData)?;
+        let leads_nowhere = matches!((source, to), (IpAddr::V6(source), IpAddr::V6(to))
+            if source.is_unicast_link_local() && !to.is_unicast_link_local());
+        if leads_nowhere { Err(io::Error::from_raw_os_error(libc::ENETUNREACH)) } else { Ok(source) }
     }
 
     /// The inodes of its sockets: no program sends by these.
     #[must_use]
     pub fn inodes(&self) -> Vec<u64> {
-        let sockets = self.v4.iter().chain(&self.v6);
+        let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
+        let sockets = self.v4.iter().chain(&self.v6).chain(ways.iter().flatten());
         sockets.filter_map(|socket| rustix::fs::fstat(socket).ok()).map(|stat| stat.st_ino).collect()
     }
 

@@ -1,10 +1,10 @@
 //! Connections that the kernel alone carries on once they are accepted, as nft text.
 //!
-//! The first segment of a connection goes into the TUN, where it is judged. Sent again by us with a mark that says so, it makes an entry of
-//! conntrack; what belongs to that, but for another first segment, is routed anew as what we send ourselves, and comes no more to us. It
-//! gets the address of the link by which it leaves, as nobody knows the TUN's.
+//! The first segment of a connection goes into the TUN, where it is judged. We enter it into conntrack then (`entered`), with the address of
+//! this host by which it leaves, as nobody knows the TUN's, and send it again; what belongs to the entry, but for another first segment, is
+//! routed anew as what we send ourselves, and comes no more to us.
 //!
-//! Keeps one rule: nothing but our mark makes such an entry, and the mark that lets it pass dies with us, in all failure modes.
+//! Keeps one rule: nobody but us makes such an entry, and the mark that lets it pass dies with us, in all failure modes.
 
 use std::fmt::Write;
 
@@ -15,8 +15,8 @@ use super::{Mark, Translations};
 use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
 /// What a router before us has left to the kernel is nobody's verdict of now, and its mark may have been the same.
-pub(super) fn forget_old(mark: Mark) {
-    let (bits, full) = (MASK | EXPRESS, mark.value() | EXPRESS);
+pub(super) fn forget_old(mark: u32) {
+    let (bits, full) = (MASK | EXPRESS, mark | EXPRESS);
     if let Err(error) = Translations::open().and_then(|mut conntrack| conntrack.forget_marked(full, bits)) {
         tracing::debug!("conntrack may remember connections of before: {error}");
     }
@@ -45,14 +45,13 @@ pub(super) fn sets(plan: &Plan) -> String {
     if plan.express { FAMILIES.iter().map(set).collect() } else { String::new() }
 }
 
-/// In the output chain, before what is ours is accepted: the entry of what we send on.
+/// In the output chain, before what is ours is accepted: the number of what we send on.
 pub(super) fn opened(plan: &Plan, mark: Mark) -> String {
     let ((bits, full), mut text) = (full(mark), String::new());
     if !plan.express {
         return text;
     }
     let is_first = format!("meta mark & {:#010x} == {:#010x}", bits | EXPRESS_FIRST, full | EXPRESS_FIRST);
-    let _ = writeln!(text, "\t\t{is_first} ct state new ct mark set ct mark & {:#010x} | {full:#010x}", !bits);
     for (family, digit) in FAMILIES {
         let _ = writeln!(text, "\t\t{is_first} {FIRST} update @opening{digit} {{ {} }}", number(family));
     }
@@ -82,26 +81,23 @@ pub(super) fn unheard(plan: &Plan) -> String {
     if plan.express { format!("\t\t{is_stray} socket wildcard {{ 0, 1 }} accept\n\t\t{is_stray} drop\n") } else { String::new() }
 }
 
-/// The chains that put the link's address in the place of the TUN's, and see to it that nothing leaves with that.
+/// A chain without which addresses are not translated at all, and one that sees to it that nothing leaves with the TUN's.
 pub(super) fn translated(plan: &Plan, mark: Mark) -> String {
     if !plan.express {
         return String::new();
     }
     let (bits, full) = full(mark);
     let own = is_marked(mark);
-    let [mut rules, mut others] = [const { String::new() }; 2];
+    let mut others = String::new();
     for net in &plan.addresses {
         let (family, address) = (if net.addr().is_ipv4() { "ip" } else { "ip6" }, net.addr());
-        let _ = writeln!(rules, "\t\t{family} saddr {address} meta mark & {bits:#010x} == {full:#010x} masquerade");
         let _ = writeln!(others, "\t\t{family} saddr {address} meta l4proto tcp {own} drop");
     }
-    // Where a link has no other address for a moment; conntrack remembers only what leaves.
-    let _ = writeln!(others, "\t\tip6 saddr fe80::/10 ip6 daddr != {{ fe80::/10, ff00::/8 }} meta l4proto tcp {own} drop");
     let _ =
         writeln!(others, "\t\tmeta mark & {bits:#010x} == {full:#010x} tcp flags & syn == syn tcp option maxseg size set rt mtu");
     let device = &plan.device;
     format!(
-        "\tchain express {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n{rules}\t}}\n\
+        "\tchain express {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\t}}\n\
          \tchain untranslated {{\n\t\ttype filter hook postrouting priority 101; policy accept;\n\
          \t\toifname {{ \"lo\", \"{device}\" }} accept\n{others}\t}}\n"
     )
@@ -131,17 +127,17 @@ mod tests {
     }
 
     #[test]
-    fn entry_is_made_by_our_mark_alone() {
+    fn number_is_noted_by_our_mark_alone_and_no_rule_makes_an_entry() {
         let text = opened(&plan(), mark());
-        assert!(text.starts_with("\t\tmeta mark & 0xff600000 == 0x2a600000 ct state new ct mark set"), "{text}");
-        assert!(text.lines().all(|line| line.contains("== 0x2a600000")), "{text}");
+        assert!(text.lines().all(|line| line.contains("meta mark & 0xff600000 == 0x2a600000")), "{text}");
+        assert!(!text.contains("ct mark set"), "{text}");
     }
 
     #[test]
     fn address_of_the_tun_leaves_in_neither_family() {
         let text = translated(&plan(), mark());
-        assert_eq!(text.matches("masquerade").count(), 2, "{text}");
-        assert_eq!(text.matches("== 0x2a000000 drop").count(), 3, "{text}");
+        assert_eq!(text.matches("type nat").count(), 1, "{text}");
+        assert_eq!(text.matches("== 0x2a000000 drop").count(), 2, "{text}");
     }
 
     #[test]

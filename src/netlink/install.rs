@@ -198,7 +198,7 @@ impl State {
         multicast_off(&mut self.socket, &plan.device)?;
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::fill_table(&mut self.socket, plan, host, index)?;
-        express::forget_old(mark);
+        express::forget_old(mark.value());
         self.load_live(guard)?;
         self.lead_beside(&look(host), mark)?;
         for setting in &self.undo.settings {
@@ -234,6 +234,7 @@ impl State {
     /// Removes what the killed router had and the new one has not.
     fn take_over(&mut self, plan: &Plan, host: &Host, mark: Mark, found: &Undo) -> Result<(), InstallError> {
         let rules = steer::rules(plan, host, mark);
+        found.forget_carried();
         for rule in found.rules.iter().filter(|rule| !rules.contains(rule)) {
             rule.remove(&mut self.socket)?;
         }

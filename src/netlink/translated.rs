@@ -4,7 +4,7 @@
 //! The socket tables know the ends that the program wrote, the TUN shows those that left; conntrack remembers both.
 //!
 //! Keeps one rule: says nothing of whose a connection is, which may be that of a host behind this one; and nothing is changed in what it
-//! remembers, but forgotten.
+//! remembers, but forgotten. What it is told is in `entered`.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -19,17 +19,17 @@ use crate::packet::FiveTuple;
 /// As for the socket tables.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
 const RECEIVE_LEN: usize = 8 * 1024;
-const HEADER_LEN: usize = 16;
+pub(super) const HEADER_LEN: usize = 16;
 /// `struct nfgenmsg`: family, version, resource.
-const FAMILY_HEADER_LEN: usize = 4;
+pub(super) const FAMILY_HEADER_LEN: usize = 4;
 /// `NFNL_SUBSYS_CTNETLINK` with `IPCTNL_MSG_CT_NEW`, which answers have, and `IPCTNL_MSG_CT_GET` (linux/netfilter/nfnetlink_conntrack.h).
-const ENTRY: u16 = 0x0100;
+pub(super) const ENTRY: u16 = 0x0100;
 const GET: u16 = 0x0101;
 /// `IPCTNL_MSG_CT_DELETE`.
 const DELETE: u16 = 0x0102;
 /// `CTA_TUPLE_ORIG`, `CTA_TUPLE_REPLY`, and in them `CTA_TUPLE_IP`, `CTA_TUPLE_PROTO`.
-const AS_WRITTEN: u16 = 1;
-const ANSWERS: u16 = 2;
+pub(super) const AS_WRITTEN: u16 = 1;
+pub(super) const ANSWERS: u16 = 2;
 const ADDRESSES: u16 = 1;
 const PROTOCOL: u16 = 2;
 /// `CTA_IP_V4_SRC`, `…_DST`, `CTA_IP_V6_SRC`, `…_DST`.
@@ -37,10 +37,10 @@ const ADDRESS_KINDS: [[u16; 2]; 2] = [[1, 2], [3, 4]];
 /// `CTA_PROTO_NUM`, `CTA_PROTO_SRC_PORT`, `CTA_PROTO_DST_PORT`.
 const PROTOCOL_KINDS: [u16; 3] = [1, 2, 3];
 /// `CTA_MARK` and `CTA_MARK_MASK`.
-const MARK: u16 = 8;
+pub(super) const MARK: u16 = 8;
 const MARK_MASK: u16 = 21;
 /// `NLA_F_NESTED`, and it with `NLA_F_NET_BYTEORDER`.
-const NESTED: u16 = 0x8000;
+pub(super) const NESTED: u16 = 0x8000;
 const FLAGS: u16 = 0xc000;
 /// Attributes begin with length and kind, and are aligned to as much.
 const ATTRIBUTE_HEADER_LEN: usize = 4;
@@ -78,14 +78,14 @@ impl Translations {
         Ok(written.filter(|written| written != tuple))
     }
 
-    /// From which address the packets of a conversation leave whose first one had these ends; `None` where nothing is known of it.
+    /// The mark on the entry of a conversation whose first packet had these ends; `None` where nothing is known of it.
     ///
     /// # Errors
     ///
     /// The kernel does not answer in time, or refuses the question.
-    pub fn source(&mut self, tuple: &FiveTuple) -> io::Result<Option<IpAddr>> {
+    pub fn mark(&mut self, tuple: &FiveTuple) -> io::Result<Option<u32>> {
         let question = request((GET, NLM_F_REQUEST), AS_WRITTEN, tuple, self.next());
-        Ok(self.entry(&question)?.and_then(source))
+        Ok(self.entry(&question)?.map(mark))
     }
 
     /// Has conntrack forget the conversation whose first packet had these ends; false where it knew of none.
@@ -112,7 +112,7 @@ impl Translations {
         self.done(&request)
     }
 
-    fn next(&mut self) -> u32 {
+    pub(super) fn next(&mut self) -> u32 {
         self.sequence = self.sequence.wrapping_add(1);
         self.sequence
     }
@@ -124,7 +124,7 @@ impl Translations {
     }
 
     /// Sends what is only acknowledged.
-    fn done(&mut self, request: &[u8]) -> io::Result<()> {
+    pub(super) fn done(&mut self, request: &[u8]) -> io::Result<()> {
         let code = ErrorBuffer::new_checked(self.answer(request)?.payload()).map_err(malformed)?.code();
         code.map_or(Ok(()), |code| Err(io::Error::from_raw_os_error(code.get().saturating_abs())))
     }
@@ -156,9 +156,17 @@ fn question(tuple: &FiveTuple, sequence: u32) -> Vec<u8> {
 
 /// A message about the entry with these ends in its first packet, or in the answers to it.
 fn request((kind, flags): (u16, u16), of: u16, ends: &FiveTuple, sequence: u32) -> Vec<u8> {
+    message((kind, flags), family_of(ends), &ends_of(of, ends), sequence)
+}
+
+pub(super) fn family_of(ends: &FiveTuple) -> libc::c_int {
+    if ends.local.is_ipv4() { libc::AF_INET } else { libc::AF_INET6 }
+}
+
+/// The ends of the first packet, or of the answers to it.
+pub(super) fn ends_of(of: u16, ends: &FiveTuple) -> Vec<u8> {
     let FiveTuple { protocol, local, remote } = ends;
-    let (family, [from, to]) =
-        if local.is_ipv4() { (libc::AF_INET, ADDRESS_KINDS[0]) } else { (libc::AF_INET6, ADDRESS_KINDS[1]) };
+    let [from, to] = if local.is_ipv4() { ADDRESS_KINDS[0] } else { ADDRESS_KINDS[1] };
     let [number, from_port, to_port] = PROTOCOL_KINDS;
     let addresses = [attribute(from, &octets(local.ip())), attribute(to, &octets(remote.ip()))].concat();
     let ports = [
@@ -167,10 +175,10 @@ fn request((kind, flags): (u16, u16), of: u16, ends: &FiveTuple, sequence: u32) 
         attribute(to_port, &remote.port().to_be_bytes()),
     ];
     let ends = [attribute(ADDRESSES | NESTED, &addresses), attribute(PROTOCOL | NESTED, &ports.concat())].concat();
-    message((kind, flags), family, &attribute(of | NESTED, &ends), sequence)
+    attribute(of | NESTED, &ends)
 }
 
-fn message((kind, flags): (u16, u16), family: libc::c_int, attributes: &[u8], sequence: u32) -> Vec<u8> {
+pub(super) fn message((kind, flags): (u16, u16), family: libc::c_int, attributes: &[u8], sequence: u32) -> Vec<u8> {
     let body = [&[u8::try_from(family).unwrap_or(0), 0, 0, 0][..], attributes].concat();
     let mut header = NetlinkHeader::default();
     header.length = u32::try_from(HEADER_LEN + body.len()).unwrap_or(u32::MAX);
@@ -183,14 +191,14 @@ fn message((kind, flags): (u16, u16), family: libc::c_int, attributes: &[u8], se
     bytes
 }
 
-fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+pub(super) fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
     let length = u16::try_from(ATTRIBUTE_HEADER_LEN + value.len()).unwrap_or(u16::MAX);
     let mut bytes = [&length.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
     bytes.resize(bytes.len().next_multiple_of(ATTRIBUTE_HEADER_LEN), 0);
     bytes
 }
 
-fn octets(address: IpAddr) -> Vec<u8> {
+pub(super) fn octets(address: IpAddr) -> Vec<u8> {
     match address {
         IpAddr::V4(v4) => v4.octets().to_vec(),
         IpAddr::V6(v6) => v6.octets().to_vec(),
@@ -208,13 +216,13 @@ fn written(body: &[u8], tuple: &FiveTuple) -> Option<FiveTuple> {
     Some(FiveTuple { protocol: tuple.protocol, local: end(from, from_port)?, remote: end(to, to_port)? })
 }
 
-/// Where answers go, from the body of an entry.
-fn source(body: &[u8]) -> Option<IpAddr> {
-    let addresses = find(find(body.get(FAMILY_HEADER_LEN..)?, ANSWERS)?, ADDRESSES)?;
-    ADDRESS_KINDS.iter().find_map(|[_, to]| ip(find(addresses, *to)?))
+/// The mark in the body of an entry.
+fn mark(body: &[u8]) -> u32 {
+    let bytes = body.get(FAMILY_HEADER_LEN..).and_then(|attributes| find(attributes, MARK));
+    bytes.and_then(|bytes| bytes.first_chunk().copied()).map_or(0, u32::from_be_bytes)
 }
 
-fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
+pub(super) fn find(mut attributes: &[u8], kind: u16) -> Option<&[u8]> {
     loop {
         let ([l0, l1, k0, k1], _) = attributes.split_first_chunk()?;
         let length = usize::from(u16::from_ne_bytes([*l0, *l1]));
@@ -262,14 +270,11 @@ mod tests {
     }
 
     #[test]
-    fn answers_go_to_the_address_that_packets_leave_from() {
-        for (local, remote) in [("10.9.0.2:40000", "203.0.113.10:80"), ("[fd09::2]:40000", "[2001:db8::10]:80")] {
-            let ends = tuple(local, remote);
-            // A question about an entry has the ends of its answers.
-            let body = question(&ends, 1).split_off(HEADER_LEN);
-            assert_eq!(source(&body), Some(ends.local.ip()));
-            assert_eq!(source(&body[..body.len() - 40]), None);
-        }
+    fn mark_of_an_entry_is_read_and_one_without_has_none() {
+        let mut body = entry(&tuple("10.9.0.2:40000", "203.0.113.10:80"));
+        assert_eq!(mark(&body), 0);
+        body.extend(attribute(MARK, &7_u32.to_be_bytes()));
+        assert_eq!((mark(&body), mark(&body[..body.len() - 1]), mark(&[])), (7, 0, 0));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Keeps one rule: what `up` will change is on disk before it is changed, so that `cleanup` needs neither the router nor its
 //! memory. Going back is idempotent: what is gone already is no error. Holding the lock means that a router is alive.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,10 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 
+use super::express;
+use super::mark::MASK;
 use super::nft::{self, NftError};
-use super::rule::Rule;
+use super::rule::{Marks, Rule};
 use super::run_dir::RunDir;
 use super::setup::{ignoring, index_of};
 use super::steer;
@@ -117,6 +120,7 @@ impl Undo {
                 first = result;
             }
         };
+        self.forget_carried();
         note(steer::remove_rules(socket, rules).map_err(Into::into));
         for setting in settings.iter().rev() {
             note(setting.restore());
@@ -127,6 +131,15 @@ impl Undo {
             note(steer::remove_table(socket, *table, index).map_err(Into::into));
         }
         first
+    }
+
+    /// Has conntrack forget what was left to the kernel alone, which would keep its ports for days.
+    pub(super) fn forget_carried(&self) {
+        let marks = self.rules.iter().filter_map(|rule| match rule.selector.marks {
+            Marks::Not(mark) | Marks::ByMain(mark) => Some(mark & MASK),
+            Marks::Any | Marks::None => None,
+        });
+        marks.collect::<BTreeSet<u32>>().into_iter().for_each(express::forget_old);
     }
 }
 
@@ -174,7 +187,7 @@ pub(super) fn sample() -> Undo {
     let host = super::Host {
         links: Vec::new(),
         addresses: Vec::new(),
-        uplinks: std::collections::BTreeSet::new(),
+        uplinks: BTreeSet::new(),
         ways: Vec::new(),
         ipv6: true,
     };

@@ -14,7 +14,6 @@ mod reassembly;
 mod reject;
 mod renumber;
 mod signature;
-mod stale;
 mod tuple;
 mod view;
 
@@ -28,6 +27,5 @@ pub use reassembly::{Lost, Reassembly};
 pub use reject::{ErrorMessage, Unreachable, error_message, reset, unreachable};
 pub use renumber::{acknowledge_more, step_back, step_forward, under_headers};
 pub use signature::Signature;
-pub use stale::stale_segment;
 pub use tuple::{Direction, FiveTuple, Protocol};
 pub use view::{Arrival, Checksums, Echo, IpPacket, Kept, Malformed, Marks, Segment, Transport};

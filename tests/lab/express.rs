@@ -220,3 +220,145 @@ fn who_only_listens_goes_on_to_hear_when_the_address_of_this_host_comes_back() {
         }
     }
 }
+
+#[test]
+fn who_only_listens_goes_on_to_hear_when_conntrack_is_emptied() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let python = |code, address| ["/usr/bin/python3", "-c", code, address];
+    let router = up(&lab, &profiles, true);
+    let mut talkers = BOTH.map(|address| lab.internet().spawn(python(TALKER, address)));
+    talkers.iter_mut().for_each(|talker| assert_eq!(talker.line(), "listening"));
+    let mut listeners = BOTH.map(|address| router.spawn(python(LISTENER, address)));
+    listeners.iter_mut().for_each(|listener| assert_eq!(listener.line(), "listening"));
+    router.run(["/usr/bin/python3", "-c", FORGET_ALL]).expect_success();
+    for listener in listeners {
+        assert_eq!(listener.finish().1, "10000\n");
+    }
+}
+
+/// Says that there is no more to come from it, then hears what a peer says after three seconds of silence.
+const HALF_CLOSED: &str = "
+import socket, sys, time
+if sys.argv[2:]:
+    s = socket.create_server((sys.argv[1], 9556), family=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+    print('listening', flush=True)
+    c, _ = s.accept()
+    while c.recv(100): pass
+    time.sleep(3)
+    c.sendall(b'late')
+else:
+    s = socket.create_connection((sys.argv[1], 9556), 20)
+    s.shutdown(socket.SHUT_WR)
+    print(s.recv(100).decode())
+";
+
+#[test]
+fn silence_after_a_half_close_ends_nothing() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = up(&lab, &profiles, true);
+    for state in ["close_wait", "fin_wait", "last_ack", "established", "syn_sent", "syn_recv"] {
+        let short = format!("net.netfilter.nf_conntrack_tcp_timeout_{state}=1");
+        lab.laptop().run(["sysctl", "-qw", &short]).expect_success();
+    }
+    let mut servers = BOTH.map(|address| lab.internet().spawn(["/usr/bin/python3", "-c", HALF_CLOSED, address, "serve"]));
+    servers.iter_mut().for_each(|server| assert_eq!(server.line(), "listening"));
+    for address in BOTH {
+        assert_eq!(router.run(["/usr/bin/python3", "-c", HALF_CLOSED, address]).expect_success(), "late\n");
+    }
+}
+
+#[test]
+fn connection_goes_on_after_the_default_route_led_elsewhere_for_a_moment() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let elsewhere = "ip link add other type veth peer name nowhere; ip link set nowhere up; ip link set other up; \
+                     ip addr add 10.44.0.2/24 dev other; ip addr add fd44::2/64 dev other nodad; sleep 0.3; \
+                     ip route replace default via 10.44.0.1 dev other; ip -6 route replace default via fd44::1 dev other; sleep 1; \
+                     ip route replace default via 10.9.0.1 dev eth0; ip -6 route replace default via fd09::1 dev eth0; \
+                     ip link del other";
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start_with(&lab, way, &profiles, Some("express = true\n"));
+        let mut talks = BOTH.map(|address| router.spawn(hold(address)));
+        talks.iter_mut().for_each(|talk| assert_eq!(talk.line(), "talking"));
+        lab.laptop().run(["sh", "-c", elsewhere]).expect_success();
+        std::thread::sleep(Duration::from_secs(4));
+        for talk in &mut talks {
+            assert!(!talk.has_ended(), "{way:?}");
+        }
+        let alive = "ss -Htn state established '( sport = :7 )' | wc -l";
+        assert_eq!(lab.internet().run(["sh", "-c", alive]).expect_success().trim(), "2", "{way:?}");
+    }
+}
+
+/// Two sockets with one port and different addresses, connected to one peer: what each hears.
+const TWICE: &str = "
+import socket, sys
+peer, own = sys.argv[1:]
+held = []
+for address in own, '':
+    s = socket.socket(socket.AF_INET6 if ':' in peer else socket.AF_INET)
+    s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    s.bind((address, 45678))
+    s.settimeout(10)
+    s.connect((peer, 80))
+    held.append(s)
+for s in held:
+    s.sendall(b'GET /hello HTTP/1.0\\r\\n\\r\\n')
+print(*(b''.join(iter(lambda: s.recv(1000), b'')).endswith(b'hello from the lab\\n') for s in held))
+";
+
+#[test]
+fn two_connections_of_one_port_leave_by_two() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = up(&lab, &profiles, true);
+    for (peer, own) in BOTH.into_iter().zip([Lab::LAPTOP_4, Lab::LAPTOP_6]) {
+        assert_eq!(router.run(["/usr/bin/python3", "-c", TWICE, peer, own]).expect_success(), "True True\n");
+    }
+    assert!(seen_by_the_router(&lab) < 40, "the kernel carries them");
+}
+
+/// How many connections conntrack knows, with a mark.
+const MARKED: &str = "
+import socket, struct
+s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
+mark = struct.pack('=HH', 8, 8) + struct.pack('>I', 0x200000) + struct.pack('=HH', 8, 21) + struct.pack('>I', 0x200000)
+s.send(struct.pack('=IHHIIBBH', 20 + len(mark), 0x0101, 0x301, 1, 0, 0, 0, 0) + mark)
+found = 0
+while True:
+    data = s.recv(65536)
+    while data:
+        length, kind = struct.unpack_from('=IH', data)
+        if kind == 3:
+            raise SystemExit(print(found))
+        found, data = found + 1, data[(length + 3) & ~3:]
+";
+
+#[test]
+fn entries_of_a_killed_router_are_forgotten_by_cleanup_and_by_the_next_one_and_an_ended_one_leaves_none() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let marked = || lab.laptop().run(["/usr/bin/python3", "-c", MARKED]).expect_success().trim().to_owned();
+    for end in ["cleanup", "up", "down"] {
+        let mut router = up(&lab, &profiles, true);
+        let mut talks = BOTH.map(|address| router.spawn(hold(address)));
+        talks.iter_mut().for_each(|talk| assert_eq!(talk.line(), "talking"));
+        assert_eq!(marked(), "2", "{end}");
+        if end == "down" {
+            router.verb(&["down"]).expect_success();
+            assert_eq!(marked(), "0", "{end}");
+            continue;
+        }
+        router.daemon().take().expect("the daemon was started").kill();
+        assert_eq!(marked(), "2", "{end}");
+        if end == "cleanup" {
+            router.verb(&["cleanup"]).expect_success();
+        } else {
+            router.up(&[]);
+        }
+        assert_eq!(marked(), "0", "{end}");
+        drop(talks);
+    }
+}

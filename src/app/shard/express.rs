@@ -1,9 +1,10 @@
 //! Connections that the kernel alone carries on once they are accepted: what comes behind the first segment never reaches us.
 //!
-//! The kernel tells when a socket is gone, and what it has carried.
+//! The kernel tells when a socket is gone, and what it has carried. What somebody makes conntrack forget meanwhile is entered again: soon, by
+//! the next segment that the program says; else by a look now and then.
 //!
-//! Keeps one rule: each packet that is sent on from here is that of a flow with a permit; and whoever wants to begin a connection on the
-//! same ports is judged anew.
+//! Keeps one rule: what is entered, and each packet that is sent on from here, is that of a flow with a permit; and whoever wants to begin a
+//! connection on the same ports is judged anew.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -19,19 +20,25 @@ use mio::{Interest, Poll};
 use super::lanes::Lane;
 use super::{GONE, Shard};
 use crate::egress::{self, failure_of};
-use crate::flow::{FlowId, Service};
-use crate::netlink::{Carried, Destroyed, Translations};
-use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, finished_tcp, stale_segment};
+use crate::flow::{EXPRESS, FlowId, Service};
+use crate::netlink::{Carried, Destroyed, Entry, MASK, Translations};
+use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, finished_tcp};
 use crate::router::{Counter, Input};
 use crate::verdict::{self, Permit};
 
 /// Sockets whose end is heard of in one turn.
 const TURN: usize = 256;
 
-/// Whoever is made to repeat its last word does so twice a second at most (`net.ipv4.tcp_invalid_ratelimit`).
-const SOON: Duration = Duration::from_millis(600);
-/// A network that takes longer to come back changes again when it does.
-const LATE: Duration = Duration::from_secs(60);
+/// Entries are looked for so often, this many in one turn, and so soon after each other.
+const LOOK: Duration = Duration::from_secs(10);
+const LOOKS: usize = 64;
+const NEXT_TURN: Duration = Duration::from_millis(5);
+
+/// Ports that are tried where another connection to the same peer leaves by the program's own.
+const PORTS: usize = 8;
+/// The first of the kernel's own range, and how many are there at least.
+const FIRST_PORT: u16 = 32_768;
+const PORT_COUNT: u16 = 28_232;
 
 /// So long conntrack remembers a connection that is over, on this side.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -41,6 +48,8 @@ const LAST_WORD: Duration = Duration::from_secs(1);
 pub(super) struct ExpressLane {
     pub(super) id: FlowId,
     tuple: FiveTuple,
+    /// Where it leaves from.
+    outer: SocketAddr,
     /// Of the program's socket.
     cookie: u64,
 }
@@ -54,8 +63,9 @@ pub(super) struct Express {
     flows: HashMap<u64, FlowId, FixedState>,
     /// Connections that are over, the oldest first, and when conntrack may forget them.
     over: VecDeque<(Instant, FiveTuple)>,
-    /// When to look for what the kernel has forgotten, and how long to wait then.
-    next_look: Option<(Instant, Duration)>,
+    /// When to look for what the kernel has forgotten, and what is still to be looked at then.
+    next_look: Option<Instant>,
+    unseen: Vec<FlowId>,
 }
 
 impl Express {
@@ -69,7 +79,36 @@ impl Express {
             flows: HashMap::default(),
             over: VecDeque::new(),
             next_look: None,
+            unseen: Vec::new(),
         })
+    }
+
+    /// Enters a new connection, whose first segment came by the TUN; from where it leaves, `None`: there is no room for it.
+    fn enter(&mut self, tuple: &FiveTuple) -> io::Result<Option<SocketAddr>> {
+        let (source, own) = (self.way.source(tuple.remote.ip())?, tuple.local.port());
+        // The first time the program may just have sent the segment once more.
+        let others = std::iter::repeat_with(random_port).take(PORTS);
+        for port in [own, own].into_iter().chain(others) {
+            let outer = SocketAddr::new(source, port);
+            let entry = Entry { tuple: *tuple, outer, mark: self.way.mark(), has_begun: false };
+            if self.conntrack.enter(&entry)? {
+                return Ok(Some(outer));
+            }
+            self.conntrack.forget(tuple)?;
+        }
+        Ok(None)
+    }
+
+    /// Enters a connection once more, unless it is there; whether it is now.
+    fn enter_again(&mut self, lane: &ExpressLane, has_begun: bool) -> io::Result<bool> {
+        let ExpressLane { tuple, outer, .. } = *lane;
+        let is_ours = |mark: u32| (mark ^ self.way.mark()) & (MASK | EXPRESS) == 0;
+        if self.conntrack.mark(&tuple)?.is_some_and(is_ours) {
+            return Ok(true);
+        }
+        // What it made on its way to us leads nowhere.
+        self.conntrack.forget(&tuple)?;
+        self.conntrack.enter(&Entry { tuple, outer, mark: self.way.mark(), has_begun })
     }
 
     /// Has conntrack forget what began with these ends, where it knows of it.
@@ -97,12 +136,23 @@ impl Shard {
         if !matches!(express.conntrack.forget(&tuple), Ok(true)) {
             return false;
         }
+        let outer = match express.enter(&tuple) {
+            Ok(Some(outer)) => outer,
+            // Its table is full, or it cannot.
+            Ok(None) => return false,
+            Err(error) => {
+                tracing::debug!("{tuple} is not left to the kernel: {error}");
+                return false;
+            }
+        };
         if let Err(error) = express.way.send(tuple.remote.ip(), &first) {
+            express.forget(&tuple);
             self.router.handle(Input::Failed { flow: id, failure: failure_of(&error) }, now);
             return true;
         }
+        express.next_look.get_or_insert(now + LOOK);
         let before = express.flows.insert(cookie, id);
-        self.lanes.put(Lane::Express(ExpressLane { id, tuple, cookie }));
+        self.lanes.put(Lane::Express(ExpressLane { id, tuple, outer, cookie }));
         self.router.handle(Input::Express(id), now);
         if let Some(before) = before {
             // The same socket connects once more.
@@ -114,23 +164,21 @@ impl Shard {
     /// Sends on what belongs to such a flow and came to us all the same: its first segment once more, or what conntrack has been made to
     /// forget, which makes it known again.
     pub(super) fn send_express(&mut self, lane: ExpressLane, packet: &IpPacket<'_>, now: Instant) {
-        let ExpressLane { id, tuple, cookie } = lane;
+        let ExpressLane { id, tuple, outer: _, cookie } = lane;
+        let opens = matches!(packet.transport(), Transport::Tcp(segment) if segment.opens());
         let is_another = || self.attributor.socket(&tuple, None).is_none_or(|socket| socket.cookie != cookie);
-        if matches!(packet.transport(), Transport::Tcp(segment) if segment.opens()) && is_another() {
+        if opens && is_another() {
             self.abandon(id, now);
             return self.router.handle(Input::Packet(packet), now);
         }
         let Some(express) = &mut self.express else { return };
-        let (written, source) = (express.conntrack.as_written(&tuple), express.conntrack.source(&tuple));
-        let (Ok(None), Ok(source)) = (written, source) else {
+        if !matches!(express.conntrack.as_written(&tuple), Ok(None)) {
             // Somebody behind this host was given the same ends by a rule of others; or it is not known who.
             return self.router.count(Counter::Stranger);
-        };
-        // The entry that it made on its way to us leads nowhere else. One that translates is the flow's own.
-        let is_own = source.is_some_and(|source| source != tuple.local.ip());
-        let forgotten = if is_own { Ok(true) } else { express.conntrack.forget(&tuple) };
+        }
+        let is_entered = express.enter_again(&lane, !opens);
         let sent = finished_tcp(packet.bytes()).map(|packet| express.way.send(tuple.remote.ip(), &packet));
-        if forgotten.is_err() || !matches!(sent, Some(Ok(()))) {
+        if !matches!(is_entered, Ok(true)) || !matches!(sent, Some(Ok(()))) {
             // What is too large comes again in smaller pieces.
             self.router.count(Counter::UpstreamFull);
         }
@@ -138,7 +186,7 @@ impl Shard {
 
     /// The kernel stops to carry a flow on; its socket is ended where it is still there.
     pub(super) fn cut_express(&mut self, lane: ExpressLane) {
-        let ExpressLane { id, tuple, cookie } = lane;
+        let ExpressLane { id, tuple, outer: _, cookie } = lane;
         // Before conntrack forgets it, so that the peer is told.
         self.attributor.abort(&tuple, None, Some(cookie));
         let Some(express) = &mut self.express else { return };
@@ -184,18 +232,17 @@ impl Shard {
         self.input(Input::Ended { flow: id, outcome }, now);
     }
 
-    /// The network has changed. What the kernel has forgotten of a connection its next segment brings back; who only listens sends none, so
-    /// it is made to repeat its last word, and again while there is no way.
+    /// The network has changed, and with it perhaps rules of others, whose authors like to empty conntrack.
     pub(super) fn refresh_express(&mut self, now: Instant) {
-        if let Some(express) = &mut self.express {
-            express.next_look = Some((now, SOON));
+        if let Some(express) = self.express.as_mut().filter(|express| express.next_look.is_some()) {
+            (express.next_look, express.unseen) = (Some(now), Vec::new());
         }
     }
 
     /// When connections are looked at that the kernel may have forgotten.
     pub(super) fn express_timeout(&self) -> Option<Instant> {
         let express = self.express.as_ref()?;
-        let looks = [express.next_look.map(|(at, _)| at), express.over.front().map(|(at, _)| *at)];
+        let looks = [express.next_look, express.over.front().map(|(at, _)| *at)];
         looks.into_iter().flatten().min()
     }
 
@@ -210,35 +257,20 @@ impl Shard {
         }
     }
 
+    /// Enters again what is missing.
     pub(super) fn look_for_forgotten(&mut self, now: Instant) {
-        let look = self.express.as_mut().and_then(|express| express.next_look.take_if(|(at, _)| *at <= now));
-        let Some((_, pause)) = look else { return };
-        let lanes: Vec<ExpressLane> = self.lanes.iter().filter_map(Lane::express).collect();
-        let mut are_whole = true;
-        for ExpressLane { tuple, .. } in lanes {
-            let Some(express) = &mut self.express else { return };
-            let Ok(source) = express.conntrack.source(&tuple) else { continue };
-            if source.is_none_or(|source| !self.is_own(source)) {
-                are_whole = false;
-                self.ask_for_last_word(&tuple);
+        let Some(express) = self.express.as_mut().filter(|express| express.next_look.is_some_and(|at| at <= now)) else { return };
+        if express.unseen.is_empty() {
+            express.unseen.extend(self.lanes.iter().filter_map(Lane::express).map(|lane| lane.id));
+        }
+        for id in express.unseen.split_off(express.unseen.len().saturating_sub(LOOKS)) {
+            let lane = self.lanes.lane(id.index()).and_then(Lane::express).filter(|lane| lane.id == id);
+            if let Some(Err(error)) = lane.map(|lane| express.enter_again(&lane, true)) {
+                tracing::debug!("conntrack does not tell of a connection: {error}");
             }
         }
-        if let Some(express) = self.express.as_mut().filter(|_| !are_whole && pause <= LATE) {
-            express.next_look = Some((now + pause, pause * 2));
-        }
-    }
-
-    /// A segment out of its window is answered with the one that was acknowledged last (RFC 9293 §3.10.7.4); one of two is outside.
-    fn ask_for_last_word(&mut self, tuple: &FiveTuple) {
-        for sequence in [0, 1 << 31] {
-            let mut segment = Vec::new();
-            stale_segment(tuple, sequence, &mut segment);
-            self.reply(&segment);
-        }
-        let answers = FiveTuple { local: tuple.remote, remote: tuple.local, ..*tuple };
-        let Some(express) = &mut self.express else { return };
-        // An entry that begins with our segment would lead the answer nowhere.
-        [&answers, tuple].into_iter().for_each(|tuple| express.forget(tuple));
+        let pause = if express.unseen.is_empty() { LOOK } else { NEXT_TURN };
+        express.next_look = (!express.flows.is_empty()).then_some(now + pause);
     }
 
     /// The kernel could not tell of all.
@@ -256,4 +288,12 @@ impl Shard {
         self.cut_express(lane);
         self.input(Input::Ended { flow: lane.id, outcome: "closed" }, now);
     }
+}
+
+/// One that the kernel might have chosen.
+fn random_port() -> u16 {
+    let mut seed = [0; 2];
+    // Another port than the one that is taken is all that it takes.
+    let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+    FIRST_PORT + u16::from_ne_bytes(seed) % PORT_COUNT
 }
