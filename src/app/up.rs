@@ -35,6 +35,9 @@ use crate::router::Rules;
 use crate::tun::queues;
 use crate::verdict::Epoch;
 
+/// What ends a process that does not hear it, and would leave the machine closed.
+const MEANINGLESS: [SignalKind; 3] = [SignalKind::user_defined1(), SignalKind::user_defined2(), SignalKind::alarm()];
+
 /// Why the machine is not behind the router. Nothing was left changed, but for the last two.
 #[derive(Debug, thiserror::Error)]
 enum UpError {
@@ -143,9 +146,9 @@ fn run(args: &UpArgs, prepared: Prepared) -> Result<(), UpError> {
     let socket = args.socket.clone().unwrap_or_else(paths::up_socket);
     let run_dir = paths::run_dir(Some(&socket));
     let runtime = threads::runtime()?;
-    let mut signals = runtime.block_on(async {
-        Signals::of(&[SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()])
-    })?;
+    let obeyed = [SignalKind::hangup(), SignalKind::interrupt(), SignalKind::terminate(), SignalKind::quit()];
+    let heard = [&obeyed[..], &MEANINGLESS].concat();
+    let mut signals = runtime.block_on(async { Signals::of(&heard) })?;
     make_run_dir(&run_dir)?;
     let listener = Listener::bind(&socket, Access::Machine)?;
     let (installed, older) = install(&prepared, &run_dir)?;
@@ -318,6 +321,10 @@ async fn watch(core: &Core, signals: &mut Signals) {
     loop {
         tokio::select! {
             number = signals.next() => {
+                if MEANINGLESS.iter().any(|kind| kind.as_raw_value() == number) {
+                    tracing::info!("signal {number} means nothing to Portreeve; SIGTERM ends it, SIGHUP reads the profiles again");
+                    continue;
+                }
                 if number != SignalKind::hangup().as_raw_value() {
                     return;
                 }

@@ -184,13 +184,7 @@ pub(super) fn remove_link(socket: &mut RouteSocket, device: &str, index: u32) ->
 /// What the default plan would have changed.
 #[cfg(test)]
 pub(super) fn sample() -> Undo {
-    let host = super::Host {
-        links: Vec::new(),
-        addresses: Vec::new(),
-        uplinks: BTreeSet::new(),
-        ways: Vec::new(),
-        ipv6: true,
-    };
+    let host = super::Host { links: Vec::new(), addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true };
     let rules = steer::rules(&super::Plan::default(), &host, super::Mark::new(0x2a00_0000).expect("a mark"));
     let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };
     let namespace = namespace().expect("a namespace");

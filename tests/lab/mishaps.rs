@@ -80,6 +80,27 @@ fn a_signal_that_comes_while_up_starts_ends_it_with_everything_as_it_was() {
 }
 
 #[test]
+fn a_signal_without_meaning_ends_nothing() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let nft = Nft::new(&lab);
+    let router = Router::start(&lab, Way::Direct, &profiles);
+    let _daemon = nft.up(&lab, &profiles);
+    eventually("the router is active", || is_active(&router));
+    let told = router.verb(&["status", "--json"]).expect_success();
+    let status: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    let pid = status.get("pid").and_then(Value::as_i64).expect("status tells the process");
+    let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a PID");
+    for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
+        rustix::process::kill_process(pid, signal).expect("ours");
+        let number = format!("signal {} means nothing", signal.as_raw());
+        eventually("it says so", || nft.said().contains(&number).then_some(()));
+    }
+    assert_eq!(is_active(&router), Some(()));
+    router.verb(&["down"]).expect_success();
+}
+
+#[test]
 fn down_that_could_not_take_everything_back_says_so_and_cleanup_does() {
     let lab = Lab::new();
     let before = state(&lab);
