@@ -12,7 +12,7 @@ use super::core::{boot_ms, unix_ms};
 use super::dns::PolicyJudge;
 use super::older;
 use super::policies::Loader;
-use super::shard::{Handles, Message};
+use super::shard::{Handles, Message, Snapshot};
 use super::shared::{Shared, locked};
 use super::upkeep::Upkeep;
 use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
@@ -61,16 +61,21 @@ impl Running {
         self.resolver.set_plain_fallback(!PLAIN_DNS_REFUSED.is_on(level));
     }
 
+    /// Others go on meanwhile: a loop that stands still is waited for.
+    fn snapshot(&self) -> Snapshot {
+        tokio::task::block_in_place(|| self.shards.snapshot())
+    }
+
     /// Reads the profiles again; what they refuse is cut before this returns or soon after.
     pub(super) fn reload_now(&self) -> Result<Reloaded, Vec<Fault>> {
         let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
-        let open = |snapshot: super::shard::Snapshot| snapshot.open + snapshot.pending;
-        let before = open(self.shards.snapshot());
+        let open = |snapshot: Snapshot| snapshot.open + snapshot.pending;
+        let before = open(self.snapshot());
         let (policy, sources) = (loaded.policy, loaded.sources);
         let epoch = self.shared.change_rules(|rules| (policy.clone(), rules.level));
         self.shards.send_all(|| Message::Rules);
         // The snapshot comes after the rules were taken up, so that the flows that they refuse are gone from it.
-        let after = open(self.shards.snapshot());
+        let after = open(self.snapshot());
         let cut = before.saturating_sub(after);
         let cut = u64::try_from(cut).unwrap_or(0) + self.older.as_ref().map_or(0, older::Handle::judged_again);
         let profiles = sources.iter().map(|source| source.profiles).sum();
@@ -85,7 +90,7 @@ impl Running {
 impl crate::control::Engine for Running {
     fn status(&self) -> Status {
         let rules = self.shared.rules();
-        let snapshot = self.shards.snapshot();
+        let snapshot = self.snapshot();
         let mut notes = self.facts.notes.clone();
         notes.extend(self.older.iter().flat_map(older::Handle::notes));
         notes.extend(self.facts.upkeep.note());
@@ -127,7 +132,7 @@ impl crate::control::Engine for Running {
 
     fn flows(&self) -> Vec<Record> {
         let mut records = self.shared.ended();
-        let mut open = self.shards.snapshot().records;
+        let mut open = self.snapshot().records;
         if self.facts.express {
             fill_in(&mut open);
         }
