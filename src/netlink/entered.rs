@@ -78,10 +78,12 @@ fn request(Entry { tuple, outer, mark, has_begun }: &Entry, sequence: u32) -> Ve
         attribute(MARK, &mark.to_be_bytes()),
     ]
     .concat();
+    // What conntrack takes for out of the window would go on untranslated; sockets know better, and answer it.
+    let mut state = TCP_FLAGS.map(|kind| attribute(kind, &LIBERAL)).concat();
     if *has_begun {
-        let state = [attribute(TCP_STATE, &[ESTABLISHED]), TCP_FLAGS.map(|kind| attribute(kind, &LIBERAL)).concat()].concat();
-        body.extend(attribute(STATE | NESTED, &attribute(TCP | NESTED, &state)));
+        state.extend(attribute(TCP_STATE, &[ESTABLISHED]));
     }
+    body.extend(attribute(STATE | NESTED, &attribute(TCP | NESTED, &state)));
     message((ENTRY, NLM_F_REQUEST | NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL), family_of(tuple), &body, sequence)
 }
 
@@ -107,7 +109,9 @@ mod tests {
                 let port = find(source, PORTS).and_then(|ports| find(ports, 1));
                 assert_eq!(port, Some(&outer.port().to_be_bytes()[..]));
                 assert_eq!(find(body, MARK), Some(&[0, 0, 0, 7][..]));
-                assert_eq!(find(body, STATE).is_some(), has_begun);
+                let state = find(body, STATE).and_then(|state| find(state, TCP)).expect("what conntrack is to think of it");
+                assert_eq!(find(state, TCP_STATE).is_some(), has_begun);
+                assert_eq!(TCP_FLAGS.map(|kind| find(state, kind)), [Some(&LIBERAL[..]); 2]);
                 assert_eq!(request.len() % 4, 0);
             }
         }

@@ -33,7 +33,7 @@ s.send(struct.pack('=IHHIIBBH', 20, 0x0102, 5, 1, 0, 0, 0, 0))
 assert struct.unpack_from('=i', s.recv(100), 16) == (0,)
 ";
 
-const BOTH: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
+pub(crate) const BOTH: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
 
 fn up<'a>(lab: &Lab, profiles: &'a Profiles, express: bool) -> Router<'a> {
     Router::start_with(lab, Way::Up, profiles, Some(&format!("express = {express}\n")))
@@ -321,7 +321,7 @@ fn two_connections_of_one_port_leave_by_two() {
 }
 
 /// How many connections conntrack knows, with a mark.
-const MARKED: &str = "
+pub(crate) const MARKED: &str = "
 import socket, struct
 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 mark = struct.pack('=HH', 8, 8) + struct.pack('>I', 0x200000) + struct.pack('=HH', 8, 21) + struct.pack('>I', 0x200000)

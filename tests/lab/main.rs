@@ -9,6 +9,7 @@ mod control;
 mod datagrams;
 mod enclosed;
 mod enclosure;
+mod entries;
 mod errors;
 mod express;
 mod faults;

@@ -40,7 +40,7 @@ const PORTS: usize = 8;
 const FIRST_PORT: u16 = 32_768;
 const PORT_COUNT: u16 = 28_232;
 
-/// So long conntrack remembers a connection that is over, on this side.
+/// So long conntrack remembers a connection that is over on both sides, and so often it is looked at whether it is on the peer's.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
 /// A flow that the kernel carries on.
@@ -61,8 +61,8 @@ pub(super) struct Express {
     destroyed: Destroyed,
     /// By the cookies of their sockets.
     flows: HashMap<u64, FlowId, FixedState>,
-    /// Connections that are over, the oldest first, and when conntrack may forget them.
-    over: VecDeque<(Instant, FiveTuple)>,
+    /// Connections that no program has any more, and when conntrack may forget them, the next first.
+    over: VecDeque<(Instant, ExpressLane)>,
     /// When to look for what the kernel has forgotten, and what is still to be looked at then.
     next_look: Option<Instant>,
     unseen: Vec<FlowId>,
@@ -220,7 +220,7 @@ impl Shard {
         self.lanes.take(id.index());
         match &mut self.express {
             // Whoever closed last may have to say so again.
-            Some(express) if carried.was_answered() => express.over.push_back((now + LAST_WORD, lane.tuple)),
+            Some(express) if carried.was_answered() => express.over.push_back((now + LAST_WORD, lane)),
             Some(express) => express.forget(&lane.tuple),
             None => {}
         }
@@ -249,10 +249,13 @@ impl Shard {
     /// Has conntrack forget what is over: the next connection with these ends begins anew, and nobody else sends as this one.
     pub(super) fn forget_over(&mut self, now: Instant) {
         while let Some(express) = &mut self.express
-            && let Some((_, tuple)) = express.over.pop_front_if(|(at, _)| *at <= now)
+            && let Some((_, lane)) = express.over.pop_front_if(|(at, _)| *at <= now)
         {
-            if self.router.find(&tuple).is_none() {
-                express.forget(&tuple);
+            // Its peer may still have something to say, to which the kernel alone answers.
+            if self.attributor.socket(&lane.tuple, None).is_some_and(|socket| socket.cookie == lane.cookie) {
+                express.over.push_back((now + LAST_WORD, lane));
+            } else if self.router.find(&lane.tuple).is_none() {
+                express.forget(&lane.tuple);
             }
         }
     }

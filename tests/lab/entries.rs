@@ -1,0 +1,119 @@
+//! What conntrack is told of the connections of the express lane: peers hear what they would hear without us.
+
+use crate::express::{BOTH, MARKED};
+use crate::harness::{Lab, Profiles, Router, Way, eventually, hold};
+
+const EXPRESS: Option<&str> = Some("express = true\n");
+
+/// Goes on to speak to who has closed, three seconds after it has heard of that: what it is told.
+const SPEAKER: &str = "
+import socket, sys, time
+s = socket.create_server((sys.argv[1], 9557), family=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+print('listening', flush=True)
+c, _ = s.accept()
+while c.recv(100): pass
+time.sleep(3)
+try:
+    for _ in range(20):
+        c.sendall(b'late')
+        time.sleep(0.5)
+    print('nothing')
+except OSError as error:
+    print(type(error).__name__)
+";
+
+/// Says something, and closes.
+const CLOSER: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 9557), 20)
+s.sendall(b'hi')
+";
+
+#[test]
+fn who_speaks_long_after_a_program_has_closed_is_told_that_nobody_listens() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start_with(&lab, way, &profiles, EXPRESS);
+        let mut speakers = BOTH.map(|address| lab.internet().spawn(["/usr/bin/python3", "-c", SPEAKER, address]));
+        speakers.iter_mut().for_each(|speaker| assert_eq!(speaker.line(), "listening"));
+        for address in BOTH {
+            router.run(["/usr/bin/python3", "-c", CLOSER, address]).expect_success();
+        }
+        for speaker in speakers {
+            assert_eq!(speaker.finish().1, "BrokenPipeError\n", "{way:?}");
+        }
+        eventually("conntrack has forgotten them", || {
+            let marked = lab.laptop().run(["/usr/bin/python3", "-c", MARKED]).expect_success();
+            (marked == "0\n").then_some(())
+        });
+    }
+}
+
+/// Says something far out of the window: what it hears to it.
+const STRAY: &str = "
+import socket, struct, sys
+family = socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET
+raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
+raw.bind((sys.argv[1], 0))
+raw.settimeout(3)
+s = socket.create_server((sys.argv[1], 9558), family=family)
+print('listening', flush=True)
+c, peer = s.accept()
+c.recv(10)
+def heard():
+    while True:
+        segment = raw.recv(2000)[20 if family == socket.AF_INET else 0:]
+        if struct.unpack_from('!HH', segment) == (peer[1], 9558):
+            return segment
+while len(segment := heard()) <= segment[12] >> 2: pass
+theirs, ours = struct.unpack_from('!II', segment, 4)
+stray = struct.pack('!HHIIBBHHH', 9558, peer[1], (ours + 200_000_000) % 2**32, theirs + 2, 5 << 4, 0x10, 1000, 0, 0) + b'zz'
+covered = b''.join(socket.inet_pton(family, end) for end in (sys.argv[1], peer[0])) + struct.pack('!HH', 6, len(stray)) + stray
+total = sum(struct.unpack(f'!{len(covered) // 2}H', covered))
+while total >> 16: total = (total & 0xffff) + (total >> 16)
+raw.sendto(stray[:16] + struct.pack('!H', ~total & 0xffff) + stray[18:], (peer[0], 0))
+try:
+    print('ACK' if heard()[13] == 0x10 else 'something else')
+except TimeoutError:
+    print('nothing')
+";
+
+/// Says something, and listens.
+const HEARER: &str = "
+import socket, sys
+s = socket.create_connection((sys.argv[1], 9558), 20)
+s.sendall(b'hi')
+print(s.recv(10))
+";
+
+#[test]
+fn segment_out_of_the_window_is_answered_by_the_socket_that_it_is_for() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start_with(&lab, way, &profiles, EXPRESS);
+        for address in BOTH {
+            let mut stray = lab.internet().spawn(["/usr/bin/python3", "-c", STRAY, address]);
+            assert_eq!(stray.line(), "listening");
+            let hearer = router.spawn(["/usr/bin/python3", "-c", HEARER, address]);
+            assert_eq!(stray.finish().1, "ACK\n", "{way:?} {address}");
+            assert_eq!(hearer.finish().1, "b''\n", "{way:?} {address}");
+        }
+    }
+}
+
+#[test]
+fn rules_can_be_listed_while_connections_are_open() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start_with(&lab, Way::Up, &profiles, EXPRESS);
+    for address in BOTH {
+        let mut talk = router.spawn(hold(address));
+        assert_eq!(talk.line(), "talking");
+        for digit in ['4', '6'] {
+            lab.laptop().run(["nft", "list", "set", "inet", "portreeve_live", &format!("opening{digit}")]).expect_success();
+        }
+        assert!(lab.laptop().run(["nft", "list", "ruleset"]).expect_success().contains("elements = "), "{address}");
+    }
+}
