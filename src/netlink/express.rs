@@ -94,8 +94,10 @@ pub(super) fn translated(plan: &Plan, mark: Mark) -> String {
         let (family, address) = (if net.addr().is_ipv4() { "ip" } else { "ip6" }, net.addr());
         let _ = writeln!(others, "\t\t{family} saddr {address} meta l4proto tcp {own} drop");
     }
-    let _ =
-        writeln!(others, "\t\tmeta mark & {bits:#010x} == {full:#010x} tcp flags & syn == syn tcp option maxseg size set rt mtu");
+    let carried = format!("meta mark & {bits:#010x} == {full:#010x}");
+    // Conntrack does not know that this host has moved to another network.
+    let _ = writeln!(others, "\t\t{carried} fib saddr type != local drop");
+    let _ = writeln!(others, "\t\t{carried} tcp flags & syn == syn tcp option maxseg size set rt mtu");
     let device = &plan.device;
     format!(
         "\tchain express {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\t}}\n\

@@ -1,7 +1,9 @@
 //! What conntrack is told of the connections of the express lane: peers hear what they would hear without us.
 
+use std::time::Duration;
+
 use crate::express::{BOTH, MARKED};
-use crate::harness::{Lab, Profiles, Router, Way, eventually, hold};
+use crate::harness::{Capture, Lab, Profiles, Router, Seen, Way, eventually, hold};
 
 const EXPRESS: Option<&str> = Some("express = true\n");
 
@@ -109,11 +111,28 @@ fn rules_can_be_listed_while_connections_are_open() {
     let profiles = Profiles::accepting();
     let router = Router::start_with(&lab, Way::Up, &profiles, EXPRESS);
     for address in BOTH {
-        let mut talk = router.spawn(hold(address));
-        assert_eq!(talk.line(), "talking");
-        for digit in ['4', '6'] {
-            lab.laptop().run(["nft", "list", "set", "inet", "portreeve_live", &format!("opening{digit}")]).expect_success();
-        }
+        let mut talks = [address; 2].map(|address| router.spawn(hold(address)));
+        talks.iter_mut().for_each(|talk| assert_eq!(talk.line(), "talking"));
         assert!(lab.laptop().run(["nft", "list", "ruleset"]).expect_success().contains("elements = "), "{address}");
     }
+}
+
+#[test]
+fn nothing_leaves_with_an_address_that_this_host_has_no_more() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start_with(&lab, Way::Up, &profiles, EXPRESS);
+    let mut talks = BOTH.map(|address| router.spawn(hold(address)));
+    talks.iter_mut().for_each(|talk| assert_eq!(talk.line(), "talking"));
+    let others = "ip addr del 10.9.0.2/24 dev eth0; ip addr del fd09::2/64 dev eth0; \
+                  ip addr add 10.9.0.7/24 dev eth0; ip addr add fd09::7/64 dev eth0 nodad; \
+                  ip route replace default via 10.9.0.1; ip -6 route replace default via fd09::1";
+    lab.laptop().run(["sh", "-c", others]).expect_success();
+    let capture = Capture::start(&lab, "moved");
+    std::thread::sleep(Duration::from_secs(2));
+    for url in ["http://203.0.113.11/hello", "http://[2001:db8::11]/hello"] {
+        let hello = || router.run(["curl", "-sS", "--max-time", "5", url]);
+        eventually("another connection leaves with the new one", || (hello().code() == 0).then_some(()));
+    }
+    capture.stop_with_only(&[Seen::tcp(Lab::OTHER_4, 80), Seen::tcp(Lab::OTHER_6, 80)], &[]);
 }
