@@ -275,7 +275,7 @@ mod tests {
         let mut older = Older::new(SocketTable::open().expect("a socket"), processes.clone(), &Plan::default(), rules);
         let exe = Exe { path: "/usr/bin/curl".into(), device: 1, inode: 7, path_is_ours: true };
         let curl = Identity { exe: Some(exe), tags: Vec::new(), ..Identity::tagged("", Some(1000)) };
-        let socket = Socket { inode: 1, uid: 1000, cookie: 1, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+        let socket = Socket { inode: 1, uid: 1000, cookie: 1, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
         let conversation = Conversation { tuple: tuple(1), socket, direction: Direction::Outbound };
         let mut flow = OlderFlow::new(1, 0, conversation, vec![Arc::new(curl)]);
         flow.judge(&older.rules, processes);

@@ -103,7 +103,7 @@ mod tests {
     }
 
     fn conversation(protocol: Protocol, local: &str, remote: &str, uid: u32) -> Conversation {
-        let socket = Socket { inode: 1, uid, cookie: 1, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+        let socket = Socket { inode: 1, uid, cookie: 1, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
         Conversation { tuple: tuple(protocol, local, remote), socket, direction: Direction::Outbound }
     }
 

@@ -287,6 +287,7 @@ fn socket(found: Found) -> Socket {
         cookie: found.cookie,
         cgroup_id: found.cgroup_id,
         mark: found.mark,
+        link: found.interface,
         confidence: if connected { Confidence::Exact } else { Confidence::Likely },
     }
 }

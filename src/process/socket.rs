@@ -15,5 +15,7 @@ pub struct Socket {
     pub cgroup_id: Option<u64>,
     /// `SO_MARK` of the socket; 0 also where nobody tells.
     pub mark: u32,
+    /// The index of the link that it is bound to; 0: of none, and where nobody tells.
+    pub link: u32,
     pub confidence: Confidence,
 }

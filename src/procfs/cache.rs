@@ -200,7 +200,7 @@ mod tests {
     use std::time::Duration;
 
     fn socket(uid: u32, cgroup_id: Option<u64>) -> Socket {
-        Socket { inode: 1, uid, cookie: 1, cgroup_id, mark: 0, confidence: Confidence::Exact }
+        Socket { inode: 1, uid, cookie: 1, cgroup_id, mark: 0, link: 0, confidence: Confidence::Exact }
     }
 
     fn us() -> Arc<Process> {

@@ -176,7 +176,7 @@ mod tests {
         let process = started(child.id());
         let users = Users::new(Path::new("/etc"), Path::new("/run"));
         let around = Surroundings { proc_root: Path::new("/proc"), users: &users, mounts };
-        let socket = Socket { inode: 1, uid: 0, cookie: 1, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+        let socket = Socket { inode: 1, uid: 0, cookie: 1, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
         let snapshot = Snapshot::take(&process).expect("alive");
         let identity = read(&process, &socket, &snapshot, &around);
         child.kill().expect("ours to kill");

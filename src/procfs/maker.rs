@@ -76,7 +76,7 @@ mod tests {
     use crate::procfs::Options;
 
     fn socket(uid: u32) -> Socket {
-        Socket { inode: 0, uid, cookie: 7, cgroup_id: None, mark: 0, confidence: Confidence::Likely }
+        Socket { inode: 0, uid, cookie: 7, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Likely }
     }
 
     #[test]

@@ -199,7 +199,7 @@ mod tests {
             let (fd, inode) = said.split_once(' ').expect("two numbers");
             let uid = rustix::process::geteuid().as_raw();
             let inode = inode.parse().expect("a number");
-            let socket = Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+            let socket = Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
             let process = Arc::new(Process::open(Path::new("/proc"), child.id()).expect("it runs"));
             let holder = (process, fd.parse().expect("a number"));
             let processes = Processes::new(Options::default());
@@ -221,7 +221,7 @@ mod tests {
         let made = UdpSocket::bind("127.0.0.1:0").expect("loopback");
         let inode = std::fs::metadata(format!("/proc/self/fd/{}", made.as_raw_fd())).expect("open").ino();
         let uid = rustix::process::geteuid().as_raw();
-        let socket = Socket { inode, uid, cookie: 7, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+        let socket = Socket { inode, uid, cookie: 7, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
         let processes = Processes::new(Options::default());
         let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
         let holder = (process, u32::try_from(made.as_raw_fd()).expect("positive"));
@@ -244,7 +244,8 @@ mod tests {
     fn socket_that_a_look_passed_is_looked_at_again_for_what_was_sent_after_that_look_alone() {
         let processes = Processes::new(Options::default());
         let process = Arc::new(Process::open(Path::new("/proc"), std::process::id()).expect("we run"));
-        let socket = Socket { inode: u64::MAX, uid: 0, cookie: 7, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+        let socket =
+            Socket { inode: u64::MAX, uid: 0, cookie: 7, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
         let looked = Instant::now();
         for (sent, found) in [(looked, Some(3)), (looked + Duration::from_micros(1), None)] {
             processes.hints().note_passed(&process, vec![(u64::MAX, 3)], looked);

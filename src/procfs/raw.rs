@@ -31,7 +31,8 @@ pub struct RawTable(Vec<(u16, Socket)>);
 
 impl RawTable {
     fn parse(text: &[u8]) -> Self {
-        let socket = |inode, uid| Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
+        let socket =
+            |inode, uid| Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Likely };
         let open = net_lines(text).filter(|line| line.inode != 0);
         Self(open.map(|line| (line.local.port(), socket(line.inode, line.uid))).collect())
     }
@@ -171,7 +172,8 @@ mod tests {
         let made = std::net::UdpSocket::bind("127.0.0.1:0").expect("loopback");
         let copy = std::os::fd::OwnedFd::from(made.try_clone().expect("room"));
         let stat = rustix::fs::fstat(&made).expect("open");
-        let socket = Socket { inode: stat.st_ino, uid: 0, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Likely };
+        let socket =
+            Socket { inode: stat.st_ino, uid: 0, cookie: 0, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Likely };
         // Its parent is a shell in between, which holds it, too.
         let mut shell = std::process::Command::new("sh");
         let mut shell = shell.args(["-c", "exec 9<&0; sleep 60 </dev/null & wait"]).stdin(copy).spawn().expect("sh runs");

@@ -53,7 +53,7 @@ fn choose<'a>(lines: impl Iterator<Item = &'a NetLine>, tuple: &FiveTuple, port:
     }
     let (_, line) = best?;
     let confidence = if several { Confidence::Ambiguous } else { alone };
-    Some(Socket { inode: line.inode, uid: line.uid, cookie: 0, cgroup_id: None, mark: 0, confidence })
+    Some(Socket { inode: line.inode, uid: line.uid, cookie: 0, cgroup_id: None, mark: 0, link: 0, confidence })
 }
 
 /// `Some(true)`: the same address; `Some(false)`: any address.

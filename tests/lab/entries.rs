@@ -136,3 +136,24 @@ fn nothing_leaves_with_an_address_that_this_host_has_no_more() {
     }
     capture.stop_with_only(&[Seen::tcp(Lab::OTHER_4, 80), Seen::tcp(Lab::OTHER_6, 80)], &[]);
 }
+
+/// Hears by the TUN alone, and says what it heard.
+const BOUND: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b'portreeve0')
+s.settimeout(5)
+s.connect((sys.argv[1], 80))
+s.sendall(b'GET /hello HTTP/1.0\\r\\n\\r\\n')
+print(b''.join(iter(lambda: s.recv(1000), b'')).endswith(b'hello from the lab\\n'))
+";
+
+#[test]
+fn program_that_binds_itself_to_the_tun_is_heard_and_hears() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start_with(&lab, Way::Up, &profiles, EXPRESS);
+    for address in BOTH {
+        assert_eq!(router.run(["/usr/bin/python3", "-c", BOUND, address]).expect_success(), "True\n", "{address}");
+    }
+}

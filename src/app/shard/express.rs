@@ -122,7 +122,10 @@ impl Express {
 impl Shard {
     /// Leaves an accepted connection to the kernel; false where it must go through us.
     pub(super) fn open_express(&mut self, id: FlowId, permit: Permit, to: SocketAddr, now: Instant) -> bool {
-        let cookie = self.lanes.cookie(id.index()).filter(|_| self.lanes.is_connected(id) && !self.lanes.goes_by_main(id));
+        // What comes back natively comes by another link than the TUN.
+        let names_link = self.lanes.holder(id).is_some_and(|holder| holder.names_link);
+        let is_simple = self.lanes.is_connected(id) && !self.lanes.goes_by_main(id) && !names_link;
+        let cookie = self.lanes.cookie(id.index()).filter(|_| is_simple);
         let (Some(flow), Some(cookie)) = (self.router.flow(id), cookie) else { return false };
         let (tuple, service) = (flow.tuple, flow.service);
         let goes_on_as_it_is = service == Service::Relay && tuple.protocol == Protocol::TCP && tuple.remote == to;

@@ -20,6 +20,8 @@ pub(super) struct Holder {
     pub(super) socket: Option<(u64, u64)>,
     /// The program's socket has one peer alone.
     pub(super) connected: bool,
+    /// It is bound to a link, by which alone it hears.
+    pub(super) names_link: bool,
     pub(super) seen: Instant,
     /// Of the last datagram.
     pub(super) signature: Option<Signature>,
@@ -43,6 +45,7 @@ impl Holder {
             id,
             socket: socket.map(|socket| (socket.cookie, socket.inode)),
             connected: socket.is_none_or(|socket| socket.confidence == Confidence::Exact),
+            names_link: socket.is_some_and(|socket| socket.link != 0),
             seen: now,
             signature: None,
             raw: [].into(),

@@ -117,7 +117,8 @@ mod tests {
         let end: std::net::SocketAddr = remote.parse().expect("an address");
         let tuple = FiveTuple { protocol: Protocol::TCP, local: end, remote: end };
         let flow = table.open(tuple, Service::Relay, Instant::now()).expect("there is room");
-        let socket = Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), mark: 0, confidence: Confidence::Exact };
+        let socket =
+            Socket { inode, uid, cookie: inode, cgroup_id: Some(cgroup), mark: 0, link: 0, confidence: Confidence::Exact };
         Job { flow, of: Origin::Socket(socket), tuple, link: None }
     }
 

@@ -251,7 +251,8 @@ mod tests {
     use super::*;
     use crate::process::Confidence;
 
-    const SOCKET: Socket = Socket { inode: 5, uid: 0, cookie: 6, cgroup_id: None, mark: 0, confidence: Confidence::Exact };
+    const SOCKET: Socket =
+        Socket { inode: 5, uid: 0, cookie: 6, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact };
 
     fn held_by(socket: Option<Socket>, said: &[Option<Signature>], now: Instant) -> (Lanes, FlowId) {
         let (mut lanes, id) = (Lanes::default(), FlowId::for_test(0, 1));

@@ -91,7 +91,7 @@ impl Attributor {
 
 fn socket_of(sender: &Sender) -> Socket {
     let Sender { uid, cookie, .. } = *sender;
-    Socket { inode: 0, uid, cookie, cgroup_id: None, mark: 0, confidence: Confidence::Likely }
+    Socket { inode: 0, uid, cookie, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Likely }
 }
 
 impl Shard {

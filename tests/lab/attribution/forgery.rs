@@ -15,7 +15,7 @@ const HOLD: &str = "exec 3<>/dev/udp/192.0.2.1/9; said=$(readlink /proc/$$/fd/3)
 /// The socket that a program said.
 fn said(program: &Program, uid: u32) -> Socket {
     let inode = program.said.trim_start_matches("socket:[").trim_end_matches(']').parse().expect("a socket");
-    Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Exact }
+    Socket { inode, uid, cookie: 0, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact }
 }
 
 fn holder(program: &Program) -> Arc<Identity> {

@@ -184,5 +184,5 @@ fn socket_of(program: &Program) -> portreeve::process::Socket {
     let link = std::fs::read_link(format!("/proc/{}/fd/{fd}", program.pid())).expect("open");
     let text = link.to_string_lossy().into_owned();
     let inode = text.trim_start_matches("socket:[").trim_end_matches(']').parse().expect("a socket");
-    portreeve::process::Socket { inode, uid: 0, cookie: 0, cgroup_id: None, mark: 0, confidence: Confidence::Exact }
+    portreeve::process::Socket { inode, uid: 0, cookie: 0, cgroup_id: None, mark: 0, link: 0, confidence: Confidence::Exact }
 }
