@@ -255,7 +255,7 @@ impl Shard {
             && let Some((_, lane)) = express.over.pop_front_if(|(at, _)| *at <= now)
         {
             // Its peer may still have something to say, to which the kernel alone answers.
-            if self.attributor.socket(&lane.tuple, None).is_some_and(|socket| socket.cookie == lane.cookie) {
+            if self.attributor.is_at(&lane.tuple, lane.cookie) {
                 express.over.push_back((now + LAST_WORD, lane));
             } else if self.router.find(&lane.tuple).is_none() {
                 express.forget(&lane.tuple);

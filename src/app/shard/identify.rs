@@ -150,6 +150,11 @@ impl Attributor {
         }
     }
 
+    /// Whether the socket at these very ends is the one with this cookie, be it nobody's any more.
+    pub(super) fn is_at(&self, tuple: &FiveTuple, cookie: u64) -> bool {
+        locked(&self.table).owner(tuple).is_ok_and(|socket| socket.is_some_and(|socket| socket.cookie == cookie))
+    }
+
     /// Whether a program still has the connection with this cookie.
     pub(super) fn holds(&self, tuple: &FiveTuple, cookie: u64) -> bool {
         locked(&self.table).holds(tuple, cookie).unwrap_or(true)
