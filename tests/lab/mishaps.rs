@@ -55,9 +55,13 @@ fn is_active(router: &Router<'_>) -> Option<()> {
     (router.verb(&["status"]).code() == 0).then_some(())
 }
 
-fn has_note(router: &Router<'_>, text: &str) -> bool {
+fn status(router: &Router<'_>) -> Value {
     let told = router.verb(&["status", "--json"]).expect_success();
-    let status: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
+    serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"))
+}
+
+fn has_note(router: &Router<'_>, text: &str) -> bool {
+    let status = status(router);
     let notes = status.get("notes").and_then(Value::as_array).expect("status has notes");
     notes.iter().filter_map(Value::as_str).any(|note| note.contains(text))
 }
@@ -87,9 +91,7 @@ fn a_signal_without_meaning_ends_nothing() {
     let router = Router::start(&lab, Way::Direct, &profiles);
     let _daemon = nft.up(&lab, &profiles);
     eventually("the router is active", || is_active(&router));
-    let told = router.verb(&["status", "--json"]).expect_success();
-    let status: Value = serde_json::from_str(&told).unwrap_or_else(|error| panic!("{error}: {told}"));
-    let pid = status.get("pid").and_then(Value::as_i64).expect("status tells the process");
+    let pid = status(&router).get("pid").and_then(Value::as_i64).expect("status tells the process");
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a PID");
     for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
         rustix::process::kill_process(pid, signal).expect("ours");
