@@ -10,6 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, Socket, Type};
 
+use super::source::Automatic;
 use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
 /// Raw sockets for each family; `None` where the family is off.
@@ -20,10 +21,11 @@ pub struct Express {
     /// Those that are connected to ask for the way, and send nothing.
     ways: Mutex<[Option<Socket>; 2]>,
     mark: u32,
+    automatic: Automatic,
 }
 
 impl Express {
-    pub(super) fn open(mark: u32) -> io::Result<Self> {
+    pub(super) fn open(mark: u32, automatic: Automatic) -> io::Result<Self> {
         let open = |domain| -> io::Result<Socket> {
             // Protocol 255: whole packets, with the sender's header; nothing comes in (raw(7)).
             let socket = Socket::new(domain, Type::RAW.nonblocking().cloexec(), Some(Protocol::from(libc::IPPROTO_RAW)))?;
@@ -31,13 +33,19 @@ impl Express {
             Ok(socket)
         };
         let ways = Mutex::new([Some(open(Domain::IPV4)?), open(Domain::IPV6).ok()]);
-        Ok(Self { v4: Some(open(Domain::IPV4)?), v6: open(Domain::IPV6).ok(), ways, mark: mark | EXPRESS })
+        Ok(Self { v4: Some(open(Domain::IPV4)?), v6: open(Domain::IPV6).ok(), ways, mark: mark | EXPRESS, automatic })
     }
 
     /// On what belongs to such a connection.
     #[must_use]
     pub fn mark(&self) -> u32 {
         self.mark
+    }
+
+    /// A port that the kernel might choose for a connection.
+    #[must_use]
+    pub fn some_port(&self) -> u16 {
+        self.automatic.random()
     }
 
     /// The address of this host that a packet to this one leaves from.

@@ -202,7 +202,7 @@ impl Dialer {
     ///
     /// Without CAP_NET_RAW, and where nothing is marked.
     pub fn express(&self) -> io::Result<Express> {
-        Express::open(self.mark.ok_or(io::ErrorKind::Unsupported)?)
+        Express::open(self.mark.ok_or(io::ErrorKind::Unsupported)?, self.automatic)
     }
 
     fn socket(&self, permit: Permit, to: SocketAddr, kind: Type, protocol: Option<Protocol>) -> Result<Socket, DialError> {

@@ -48,6 +48,15 @@ impl Automatic {
         Some(Self { first: words.next()?.ok()?, last: words.next()?.ok()? })
     }
 
+    /// One of them, at random.
+    pub(super) fn random(self) -> u16 {
+        let mut seed = [0; 2];
+        // Without chance it is the first: whoever asks tries more than one.
+        let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
+        let count = self.last.saturating_sub(self.first).saturating_add(1);
+        self.first.saturating_add(u16::from_ne_bytes(seed) % count)
+    }
+
     /// The ways to a port, most wanted first.
     pub(super) fn choices(self, port: u16) -> [Choice; 3] {
         if (self.first..=self.last).contains(&port) {
@@ -98,6 +107,14 @@ mod tests {
         }
         for port in [1, 9999, 20_001, u16::MAX] {
             assert_eq!(range.choices(port), [Choice::Bind(port), Choice::Any, Choice::Any]);
+        }
+    }
+
+    #[test]
+    fn random_port_is_one_of_the_kernels_own() {
+        for (first, last) in [(32_768, 60_999), (7, 7), (1, u16::MAX)] {
+            let range = Automatic::parse(&format!("{first}\t{last}\n")).expect("two numbers");
+            assert!((0..1000).all(|_| (first..=last).contains(&range.random())), "{first} {last}");
         }
     }
 

@@ -76,7 +76,7 @@ pub(super) fn carried(plan: &Plan, mark: Mark) -> String {
 }
 
 /// In the prerouting chain, behind what comes by loopback and by the TUN: what conntrack has been made to forget has no socket by the address
-/// that its peer knows, until its program says something; a reset of the kernel's would end it before.
+/// that its peer knows, until it is entered again; a reset of the kernel's would end it before.
 pub(super) fn unheard(plan: &Plan) -> String {
     let is_stray = "meta l4proto tcp tcp flags & (syn | ack) != syn ct state new fib daddr type local";
     if plan.express { format!("\t\t{is_stray} socket wildcard {{ 0, 1 }} accept\n\t\t{is_stray} drop\n") } else { String::new() }

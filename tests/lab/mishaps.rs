@@ -42,6 +42,14 @@ impl Nft {
         lab.laptop().spawn(["sh", "-c", &script])
     }
 
+    /// The same until it is active, with a router for its verbs alone.
+    fn active<'a>(&self, lab: &Lab, profiles: &'a Profiles) -> (Router<'a>, Running) {
+        let router = Router::start(lab, Way::Direct, profiles);
+        let daemon = self.up(lab, profiles);
+        eventually("the router is active", || is_active(&router));
+        (router, daemon)
+    }
+
     fn log(&self) -> PathBuf {
         self.dir.join("log")
     }
@@ -88,9 +96,7 @@ fn a_signal_without_meaning_ends_nothing() {
     let lab = Lab::new();
     let profiles = Profiles::accepting();
     let nft = Nft::new(&lab);
-    let router = Router::start(&lab, Way::Direct, &profiles);
-    let _daemon = nft.up(&lab, &profiles);
-    eventually("the router is active", || is_active(&router));
+    let (router, _daemon) = nft.active(&lab, &profiles);
     let pid = status(&router).get("pid").and_then(Value::as_i64).expect("status tells the process");
     let pid = i32::try_from(pid).ok().and_then(rustix::process::Pid::from_raw).expect("a PID");
     for signal in [Signal::USR1, Signal::USR2, Signal::ALARM] {
@@ -108,10 +114,7 @@ fn down_that_could_not_take_everything_back_says_so_and_cleanup_does() {
     let before = state(&lab);
     let profiles = Profiles::accepting();
     let nft = Nft::new(&lab);
-    // For its verbs alone.
-    let router = Router::start(&lab, Way::Direct, &profiles);
-    let daemon = nft.up(&lab, &profiles);
-    eventually("the router is active", || is_active(&router));
+    let (router, daemon) = nft.active(&lab, &profiles);
     nft.set("broken", true);
     let told = router.verb(&["down"]).expect_code(1);
     assert!(told.stderr.contains("not restored") && told.stderr.contains("portreeve cleanup"), "{told:?}");
@@ -126,9 +129,7 @@ fn what_could_not_be_put_right_stands_in_status_and_is_tried_again_without_an_ev
     let lab = Lab::new();
     let profiles = Profiles::accepting();
     let nft = Nft::new(&lab);
-    let router = Router::start(&lab, Way::Direct, &profiles);
-    let _daemon = nft.up(&lab, &profiles);
-    eventually("the router is active", || is_active(&router));
+    let (router, _daemon) = nft.active(&lab, &profiles);
     let trouble = "routes and guard are not as they should be";
     assert!(!has_note(&router, trouble));
     nft.set("broken", true);
@@ -152,9 +153,7 @@ fn who_flushes_the_tables_again_and_again_is_not_taken_for_a_kernel_that_lacks_t
     let lab = Lab::new();
     let profiles = Profiles::accepting();
     let nft = Nft::new(&lab);
-    let router = Router::start(&lab, Way::Direct, &profiles);
-    let _daemon = nft.up(&lab, &profiles);
-    eventually("the router is active", || is_active(&router));
+    let (router, _daemon) = nft.active(&lab, &profiles);
     lab.laptop().run(["sh", "-c", "for i in $(seq 60); do nft flush ruleset; sleep 0.0$((i % 9)); done"]).expect_success();
     for table in ["inet portreeve", "netdev portreeve"] {
         eventually("the guard is back", || lab.laptop().run(["nft", "list", "tables"]).stdout.contains(table).then_some(()));

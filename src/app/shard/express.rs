@@ -26,7 +26,7 @@ use crate::packet::{FiveTuple, IpPacket, Protocol, Transport, finished_tcp};
 use crate::router::{Counter, Input};
 use crate::verdict::{self, Permit};
 
-/// Sockets whose end is heard of in one turn.
+/// Sockets whose end is heard of, and connections that conntrack is made to forget, in one turn.
 const TURN: usize = 256;
 
 /// Entries are looked for so often, this many in one turn, and so soon after each other.
@@ -36,9 +36,6 @@ const NEXT_TURN: Duration = Duration::from_millis(5);
 
 /// Ports that are tried where another connection to the same peer leaves by the program's own.
 const PORTS: usize = 8;
-/// The first of the kernel's own range, and how many are there at least.
-const FIRST_PORT: u16 = 32_768;
-const PORT_COUNT: u16 = 28_232;
 
 /// So long conntrack remembers a connection that is over on both sides, and so often it is looked at whether it is on the peer's.
 const LAST_WORD: Duration = Duration::from_secs(1);
@@ -83,12 +80,13 @@ impl Express {
         })
     }
 
-    /// Enters a new connection, whose first segment came by the TUN; from where it leaves, `None`: there is no room for it.
+    /// Enters a new connection, whose first segment came by the TUN; from where it leaves. `None`: by no port that was
+    /// tried.
     fn enter(&mut self, tuple: &FiveTuple) -> io::Result<Option<SocketAddr>> {
         let (source, own) = (self.way.source(tuple.remote.ip())?, tuple.local.port());
         // The first time the program may just have sent the segment once more.
-        let others = std::iter::repeat_with(random_port).take(PORTS);
-        for port in [own, own].into_iter().chain(others) {
+        for turn in 0..2 + PORTS {
+            let port = if turn < 2 { own } else { self.way.some_port() };
             let outer = SocketAddr::new(source, port);
             let entry = Entry { tuple: *tuple, outer, mark: self.way.mark(), has_begun: false };
             if self.conntrack.enter(&entry)? {
@@ -141,8 +139,8 @@ impl Shard {
         }
         let outer = match express.enter(&tuple) {
             Ok(Some(outer)) => outer,
-            // Its table is full, or it cannot.
             Ok(None) => return false,
+            // Its table is full, or it cannot; or there is no way, which the stack tells the program.
             Err(error) => {
                 tracing::debug!("{tuple} is not left to the kernel: {error}");
                 return false;
@@ -251,9 +249,9 @@ impl Shard {
 
     /// Has conntrack forget what is over: the next connection with these ends begins anew, and nobody else sends as this one.
     pub(super) fn forget_over(&mut self, now: Instant) {
-        while let Some(express) = &mut self.express
-            && let Some((_, lane)) = express.over.pop_front_if(|(at, _)| *at <= now)
-        {
+        for _ in 0..TURN {
+            let Some(express) = &mut self.express else { return };
+            let Some((_, lane)) = express.over.pop_front_if(|(at, _)| *at <= now) else { return };
             // Its peer may still have something to say, to which the kernel alone answers.
             if self.attributor.is_at(&lane.tuple, lane.cookie) {
                 express.over.push_back((now + LAST_WORD, lane));
@@ -294,12 +292,4 @@ impl Shard {
         self.cut_express(lane);
         self.input(Input::Ended { flow: lane.id, outcome: "closed" }, now);
     }
-}
-
-/// One that the kernel might have chosen.
-fn random_port() -> u16 {
-    let mut seed = [0; 2];
-    // Another port than the one that is taken is all that it takes.
-    let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
-    FIRST_PORT + u16::from_ne_bytes(seed) % PORT_COUNT
 }
