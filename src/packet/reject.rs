@@ -1,6 +1,6 @@
 //! Refusals that a program sees at once: TCP resets and ICMP errors.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use smoltcp::phy::ChecksumCapabilities;
 use smoltcp::wire::{
@@ -45,20 +45,13 @@ impl ErrorMessage {
 /// Errors quote no more than fits the smallest MTU that both families must carry (RFC 1812 §4.3.2.3, RFC 4443 §2.4).
 const MAX_ERROR_V4: usize = 576;
 const MAX_ERROR_V6: usize = 1280;
-/// The source of ICMP errors that have no better one (RFC 7600 §4.8).
-const DUMMY: Ipv4Addr = Ipv4Addr::new(192, 0, 0, 8);
 /// The hop limit that Linux gives to packets of its own.
 const HOP_LIMIT: u8 = 64;
 
 /// Appends the reset that answers `packet` (RFC 9293 §3.10.7.1). Nothing is appended for anything but a TCP segment, for a reset, and
 /// for segments to several hosts (RFC 1122 §4.2.3.10).
-///
-/// Kernels drop what claims to come from 0/8, so there an ICMP error says the same: connection refused.
 pub fn reset(packet: &IpPacket<'_>, out: &mut Vec<u8>) {
     let Transport::Tcp(segment) = packet.transport() else { return };
-    if is_zero_network(packet.tuple().remote.ip()) {
-        return unreachable(packet, Unreachable::Port, out);
-    }
     if segment.control == TcpControl::Rst || is_to_many(packet) {
         return;
     }
@@ -126,7 +119,6 @@ fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8, u32), v6: 
     if is_to_many(packet) || matches!(packet.transport(), Transport::Icmp | Transport::Unwanted(_)) {
         return;
     }
-    let from = if is_zero_network(from) { DUMMY.into() } else { from };
     match (from, tuple.local.ip()) {
         (IpAddr::V4(_), IpAddr::V4(_)) => {
             let quote = packet.bytes().get(..MAX_ERROR_V4 - 28).unwrap_or(packet.bytes());
@@ -163,11 +155,6 @@ fn is_to_many(packet: &IpPacket<'_>) -> bool {
         IpAddr::V4(ip) => ip.is_multicast() || ip.is_broadcast(),
         IpAddr::V6(ip) => ip.is_multicast(),
     }
-}
-
-/// 0.0.0.0/8, "this network" (RFC 791 §3.2).
-fn is_zero_network(address: IpAddr) -> bool {
-    matches!(address, IpAddr::V4(v4) if v4.octets().first() == Some(&0))
 }
 
 #[cfg(test)]
