@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use rustix::net::connect_unspec;
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::source::Automatic;
+use super::source::{Automatic, Reserved};
 use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
 /// Raw sockets for each family; `None` where the family is off.
@@ -22,6 +22,7 @@ pub struct Express {
     ways: Mutex<[Option<Socket>; 2]>,
     mark: u32,
     automatic: Automatic,
+    reserved: Reserved,
 }
 
 impl Express {
@@ -33,7 +34,8 @@ impl Express {
             Ok(socket)
         };
         let ways = Mutex::new([Some(open(Domain::IPV4)?), open(Domain::IPV6).ok()]);
-        Ok(Self { v4: Some(open(Domain::IPV4)?), v6: open(Domain::IPV6).ok(), ways, mark: mark | EXPRESS, automatic })
+        let (v4, v6) = (Some(open(Domain::IPV4)?), open(Domain::IPV6).ok());
+        Ok(Self { v4, v6, ways, mark: mark | EXPRESS, automatic, reserved: Reserved::read() })
     }
 
     /// On what belongs to such a connection.
@@ -45,7 +47,7 @@ impl Express {
     /// A port that the kernel might choose for a connection.
     #[must_use]
     pub fn some_port(&self) -> u16 {
-        self.automatic.random()
+        self.automatic.random(&self.reserved)
     }
 
     /// The address of this host that a packet to this one leaves from.

@@ -48,13 +48,15 @@ impl Automatic {
         Some(Self { first: words.next()?.ok()?, last: words.next()?.ok()? })
     }
 
-    /// One of them, at random.
-    pub(super) fn random(self) -> u16 {
+    /// One of them, at random, that is not reserved.
+    pub(super) fn random(self, reserved: &Reserved) -> u16 {
         let mut seed = [0; 2];
         // Without chance it is the first: whoever asks tries more than one.
         let _ = rustix::rand::getrandom(&mut seed, rustix::rand::GetRandomFlags::empty());
         let count = self.last.saturating_sub(self.first).saturating_add(1);
-        self.first.saturating_add(u16::from_ne_bytes(seed) % count)
+        let at = self.first.saturating_add(u16::from_ne_bytes(seed) % count);
+        // Where all are reserved, the kernel would find none; here whoever asks finds out that it is taken.
+        (at..=self.last).chain(self.first..at).find(|port| !reserved.holds(*port)).unwrap_or(at)
     }
 
     /// The ways to a port, most wanted first.
@@ -64,6 +66,30 @@ impl Automatic {
         } else {
             [Choice::Bind(port), Choice::Any, Choice::Any]
         }
+    }
+}
+
+/// Ports that the kernel leaves to the programs that ask for them (`ip_local_reserved_ports`, ip-sysctl.rst).
+#[derive(Debug, Default)]
+pub(super) struct Reserved(Vec<RangeInclusive<u16>>);
+
+impl Reserved {
+    /// As they are now.
+    pub(super) fn read() -> Self {
+        Self::parse(&std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_reserved_ports").unwrap_or_default())
+    }
+
+    /// `8080,9148-9150`.
+    fn parse(told: &str) -> Self {
+        let range = |word: &str| {
+            let (first, last) = word.split_once('-').unwrap_or((word, word));
+            Some(first.parse().ok()?..=last.parse().ok()?)
+        };
+        Self(told.trim().split(',').filter_map(range).collect())
+    }
+
+    fn holds(&self, port: u16) -> bool {
+        self.0.iter().any(|range| range.contains(&port))
     }
 }
 
@@ -114,8 +140,22 @@ mod tests {
     fn random_port_is_one_of_the_kernels_own() {
         for (first, last) in [(32_768, 60_999), (7, 7), (1, u16::MAX)] {
             let range = Automatic::parse(&format!("{first}\t{last}\n")).expect("two numbers");
-            assert!((0..1000).all(|_| (first..=last).contains(&range.random())), "{first} {last}");
+            let random = || range.random(&Reserved::default());
+            assert!((0..1000).all(|_| (first..=last).contains(&random())), "{first} {last}");
         }
+    }
+
+    #[test]
+    fn random_port_is_none_that_is_reserved() {
+        let range = Automatic::parse("1000\t1003\n").expect("two numbers");
+        let drawn = |told: &str| {
+            let reserved = Reserved::parse(told);
+            (0..200).map(|_| range.random(&reserved)).collect::<std::collections::BTreeSet<_>>()
+        };
+        assert_eq!(drawn("\n").len(), 4);
+        assert_eq!(Vec::from_iter(drawn("7,1001-1002,1003\n")), [1000]);
+        assert_eq!(Vec::from_iter(drawn("1000,nonsense,2000-\n")), [1001, 1002, 1003]);
+        assert_eq!(drawn("1-65535\n").len(), 4, "the caller finds them taken");
     }
 
     #[test]
