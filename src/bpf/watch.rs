@@ -206,10 +206,10 @@ impl ClosedSockets {
         self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes()).is_some()
     }
 
-    /// The process that made the socket with this cookie, as far as is remembered.
+    /// Who made the socket with this cookie, as far as is remembered.
     #[must_use]
-    pub fn maker_of(&self, cookie: u64) -> Option<u32> {
-        record::made_by(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?).map(|maker| maker.pid)
+    pub fn maker_of(&self, cookie: u64) -> Option<Sender> {
+        record::made_by(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?)
     }
 
     /// Who made the socket with this cookie just now, of whatever kind it is.

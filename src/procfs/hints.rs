@@ -34,6 +34,8 @@ pub(super) struct Hints {
     passed: Recent<u64, (Weak<Process>, u32, Instant)>,
     /// Inodes of sockets that several programs held: these are never answered quickly, by one holder alone.
     pub(super) ambiguous: Recent<u64, ()>,
+    /// Sockets, by cookie, that one program alone held when everybody was looked at.
+    pub(super) only: Recent<u64, Arc<Identity>>,
     pub(super) identities: Recent<IdentityKey, (Snapshot, Instant, Arc<Identity>)>,
     /// When a holder was looked at last, and what was found.
     pub(super) looked: Recent<HolderKey, (Instant, Arc<Identity>)>,
@@ -55,6 +57,7 @@ impl Default for Hints {
             // One walk may fill half of it and loses nothing of that.
             passed: Recent::new(2 * MOST_PASSED),
             ambiguous: Recent::new(4096),
+            only: Recent::new(4096),
             identities: Recent::new(1024),
             looked: Recent::new(256),
             seen: Recent::new(256),

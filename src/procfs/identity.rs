@@ -3,7 +3,7 @@
 //! Theory of operation. `/proc/PID/exe` followed by the kernel is the executable: device and inode cannot be forged. The text of
 //! the link can: with a mount namespace of its own a program shows any path. So the path is looked up in our mount namespace
 //! and `path_is_ours` only when that is the same file. A file deleted under a running program (a package upgrade) has no
-//! path to look up any more; its old one stays valid only when the process lives in our mount namespace, or in the
+//! path to look up any more; its old one stays valid only when the file lies in a mount of our mount namespace, or of the
 //! enclosure's, where just root can arrange mounts.
 //!
 //! Keeps one rule: what could not be read lowers the confidence and is left empty. Nothing is filled in from the program's words.
@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::io::Errno;
 
+use super::mounts::Mounts;
 use super::process::{FileId, Process, file_id};
 use super::tags;
 use super::text;
@@ -30,8 +31,7 @@ const DELETED: &[u8] = b" (deleted)";
 pub(super) struct Surroundings<'a> {
     pub(super) proc_root: &'a Path,
     pub(super) users: &'a Users,
-    /// Mount namespaces whose paths mean what they mean to us.
-    pub(super) mounts: &'a [FileId],
+    pub(super) mounts: &'a Mounts,
 }
 
 /// What is compared before an identity read earlier is believed again: an exec changes at least one of these.
@@ -110,25 +110,19 @@ pub(super) fn exe_file(exe: &Exe) -> FileId {
 }
 
 /// The executable, and whether its path could be compared.
-fn executable(process: &Process, mounts: &[FileId]) -> (Option<Exe>, bool) {
+fn executable(process: &Process, mounts: &Mounts) -> (Option<Exe>, bool) {
     let (Ok(file), Ok(shown)) = (process.file("exe"), process.link("exe")) else { return (None, false) };
     let exe = |path: PathBuf, path_is_ours| Exe { path, device: file.device, inode: file.inode, path_is_ours };
     if shown.is_absolute() && file_id(&shown) == Some(file) {
         return (Some(exe(shown, true)), true);
     }
     let Some(path) = without_deleted(&shown) else { return (Some(exe(shown, false)), true) };
-    let lives_with_us = process.file("ns/mnt").is_ok_and(|file| mounts.contains(&file));
-    let path_is_ours = lives_with_us && path.is_absolute() && !is_memory(&path);
+    let path_is_ours = path.is_absolute() && process.mount("exe").is_some_and(|mount| mounts.have(mount));
     (Some(exe(path, path_is_ours)), false)
 }
 
 fn without_deleted(shown: &Path) -> Option<PathBuf> {
     shown.as_os_str().as_bytes().strip_suffix(DELETED).map(|path| PathBuf::from(OsStr::from_bytes(path)))
-}
-
-/// A memfd is shown as `/memfd:NAME (deleted)`: a name that the program chose, no place that anybody guards.
-fn is_memory(path: &Path) -> bool {
-    path.as_os_str().as_bytes().starts_with(b"/memfd:")
 }
 
 /// The parents upwards. A "parent" younger than its child has only inherited the number.
@@ -171,7 +165,7 @@ mod tests {
         }
     }
 
-    fn read_child(command: &mut std::process::Command, mounts: &[FileId]) -> Identity {
+    fn read_child(command: &mut std::process::Command, mounts: &Mounts) -> Identity {
         let mut child = command.spawn().expect("it runs");
         let process = started(child.id());
         let users = Users::new(Path::new("/etc"), Path::new("/run"));
@@ -200,7 +194,7 @@ mod tests {
 
     #[test]
     fn ordinary_program_is_exact_with_its_arguments_and_us_as_its_parent() {
-        let identity = read_child(std::process::Command::new("sleep").arg("60"), &[]);
+        let identity = read_child(std::process::Command::new("sleep").arg("60"), &Mounts::default());
         let exe = identity.exe.expect("readable");
         assert!(exe.path_is_ours && exe.path.is_absolute());
         assert_eq!(identity.cmdline, ["sleep", "60"]);
@@ -213,7 +207,7 @@ mod tests {
     fn file_that_is_named_deleted_keeps_its_name_and_is_exact() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = copy_of_sleep(dir.path(), OsStr::new("curl (deleted)"));
-        let identity = read_child(std::process::Command::new(&path).arg("60"), &[]);
+        let identity = read_child(std::process::Command::new(&path).arg("60"), &Mounts::default());
         assert_eq!(identity.exe.map(|exe| (exe.path, exe.path_is_ours)), Some((path, true)));
         assert_eq!(identity.confidence, Confidence::Exact);
     }
@@ -222,14 +216,14 @@ mod tests {
     fn path_that_is_no_text_is_kept_as_it_is() {
         let dir = tempfile::tempdir().expect("a directory");
         let path = copy_of_sleep(dir.path(), OsStr::from_bytes(b"\xff\xfe name"));
-        let identity = read_child(std::process::Command::new(&path).arg("60"), &[]);
+        let identity = read_child(std::process::Command::new(&path).arg("60"), &Mounts::default());
         assert_eq!(identity.exe.map(|exe| exe.path), Some(path));
     }
 
     #[test]
-    fn upgraded_program_keeps_its_path_in_our_mount_namespace_and_loses_it_in_another() {
-        let ours = FileId::from(&rustix::fs::stat("/proc/self/ns/mnt").expect("there"));
-        for (mounts, expected) in [(vec![ours], true), (vec![], false)] {
+    fn upgraded_program_keeps_its_path_in_our_mounts_and_loses_it_in_others() {
+        let ours = Mounts::of(Path::new("/proc"), ["self".to_owned()]);
+        for (mounts, expected) in [(ours, true), (Mounts::default(), false)] {
             let dir = tempfile::tempdir().expect("a directory");
             let path = copy_of_sleep(dir.path(), OsStr::new("tool"));
             copy("/bin/cat", &dir.path().join("tool.new"));
@@ -246,9 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn memory_file_has_no_path_of_ours_even_here() {
-        assert!(is_memory(Path::new("/memfd:curl")));
-        assert!(!is_memory(Path::new("/usr/bin/memfd:curl")));
+    fn path_of_a_deleted_file_ends_before_what_the_kernel_says_of_it() {
         assert_eq!(without_deleted(Path::new("/a/b (deleted)")), Some(PathBuf::from("/a/b")));
         assert_eq!(without_deleted(Path::new("/a/b")), None);
     }

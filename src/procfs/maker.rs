@@ -62,7 +62,7 @@ impl Processes {
     }
 
     /// With the number of its parent.
-    fn maker(&self, pid: u32, made: u64) -> Option<(Process, u32)> {
+    pub(super) fn maker(&self, pid: u32, made: u64) -> Option<(Process, u32)> {
         let (process, stat) = Process::open_with_stat(&self.options().proc_root, pid)?;
         let is_older = process.start_ticks.saturating_mul(TICK) <= made;
         (is_older && self.is_inside(&process)).then_some((process, stat.parent))

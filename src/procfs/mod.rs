@@ -13,7 +13,7 @@
 //!
 //! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody), who made a
 //! socket that is closed (but `find_maker` looks at whom others name), descriptors passed to a process that the search had no reason to
-//! visit.
+//! visit (but `find_everywhere` visits all), and sockets that are held without a descriptor (io_uring, a message on its way).
 
 mod cache;
 mod cgroups;
@@ -21,6 +21,8 @@ mod descriptors;
 mod hints;
 mod identity;
 mod maker;
+mod mounts;
+mod passed;
 mod process;
 mod quick;
 mod raw;

@@ -107,6 +107,12 @@ impl Process {
         id_at(&self.dir, name)
     }
 
+    /// The number of the mount that this file lies in (Linux 5.8).
+    pub(super) fn mount(&self, name: &str) -> Option<u64> {
+        let stat = statx(&self.dir, name, AtFlags::STATX_DONT_SYNC, StatxFlags::MNT_ID).ok()?;
+        (stat.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(stat.stx_mnt_id)
+    }
+
     /// The user who owns the directory: the effective user, or root for a process that is not dumpable.
     pub(super) fn owner(&self) -> Option<u32> {
         fstat(&self.dir).ok().map(|stat| stat.st_uid)

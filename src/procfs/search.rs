@@ -16,7 +16,8 @@ use super::cgroups::Cgroups;
 use super::descriptors::{self, SocketLink, Walk};
 use super::hints::{Hints, Holder};
 use super::identity::{self, Snapshot, Surroundings};
-use super::process::{FileId, Process, all, file_id};
+use super::mounts::Mounts;
+use super::process::{Process, all};
 use super::users::Users;
 use super::{sockets, tags};
 use crate::packet::FiveTuple;
@@ -73,7 +74,7 @@ pub struct Processes {
     options: Options,
     /// `None` in `Some`: an enclosure that cannot be seen, in which nobody is found.
     enclosure: Option<Option<Process>>,
-    mounts: Vec<FileId>,
+    mounts: Mounts,
     users: Users,
     cgroups: Cgroups,
     hints: Mutex<Hints>,
@@ -83,9 +84,8 @@ impl Processes {
     #[must_use]
     pub fn new(options: Options) -> Self {
         let enclosure = options.enclosure.map(|pid| Process::open(&options.proc_root, pid));
-        let ours = file_id(&options.proc_root.join("self/ns/mnt"));
-        let theirs = enclosure.iter().flatten().filter_map(|init| init.file("ns/mnt").ok());
-        let mounts = ours.into_iter().chain(theirs).collect();
+        let theirs = enclosure.iter().flatten().map(|init| init.pid.to_string());
+        let mounts = Mounts::of(&options.proc_root, std::iter::once("self".to_owned()).chain(theirs));
         let mountinfo = std::fs::read_to_string(options.proc_root.join("self/mountinfo")).unwrap_or_default();
         Self {
             enclosure,
@@ -124,7 +124,7 @@ impl Processes {
                 holders.retain(|(process, _)| process.file("exe").is_err());
                 self.hints().note_missed(socket.inode, &holders, now);
             }
-            return vec![Arc::new(identity::nobody(socket.uid, &self.users))];
+            return vec![self.nobody(socket.uid)];
         }
         if found.len() > 1 {
             self.hints().ambiguous.insert(socket.inode, ());
@@ -260,7 +260,7 @@ impl Processes {
     }
 
     /// What it passes is noted of those alone that the quick search looks at too; of others it would be the word of one holder.
-    fn search_in(&self, pid: u32, search: &mut Search) -> Option<Holder> {
+    pub(super) fn search_in(&self, pid: u32, search: &mut Search) -> Option<Holder> {
         let hot = self.hints().hot.process(pid).filter(|process| process.stat().is_some());
         let known = hot.is_some();
         let process = hot.or_else(|| self.inside(pid).map(Arc::new))?;
@@ -343,6 +343,10 @@ impl Processes {
         Some(identity)
     }
 
+    pub(super) fn nobody(&self, uid: u32) -> Arc<Identity> {
+        Arc::new(identity::nobody(uid, &self.users))
+    }
+
     pub(super) fn remember(&self, process: &Arc<Process>, socket: &Socket, fd: u32) {
         process.top.fetch_max(fd, Relaxed);
         let mut hints = self.hints();
@@ -357,15 +361,15 @@ impl Processes {
     }
 }
 
-struct Search {
-    link: SocketLink,
-    walk: Walk,
+pub(super) struct Search {
+    pub(super) link: SocketLink,
+    pub(super) walk: Walk,
     seen: HashSet<u32>,
     found: Vec<Holder>,
 }
 
 impl Search {
-    fn new(socket: &Socket) -> Self {
+    pub(super) fn new(socket: &Socket) -> Self {
         Self { link: SocketLink::new(socket.inode), walk: Walk::whole(THOROUGH_LINKS), seen: HashSet::new(), found: vec![] }
     }
 }

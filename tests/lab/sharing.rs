@@ -10,6 +10,7 @@ in_all_ways! {
 through_a_router! {
     a_refused_program_is_so_from_the_port_of_an_accepted_one_too,
     a_socket_that_a_refused_program_passed_on_is_its_own_still,
+    a_refused_program_is_so_by_a_socket_that_a_stranger_holds_too,
 }
 
 const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
@@ -121,6 +122,50 @@ fn a_socket_that_a_refused_program_passed_on_is_its_own_still(way: Way) {
         let router = Router::start(&lab, way, &profiles);
         for address in SERVERS {
             let told = router.run([maker.as_str(), "-c", PASSED_ON, address, &other, PASSED]).expect_success();
+            assert_eq!(told, said, "{way:?}, {address}, refused: {refused}");
+        }
+    }
+}
+
+/// Has a program that is no child of its own hold its socket, at another number, and sends by it once it is old.
+const HELD_TOO: &str = "
+import errno, os, socket, sys, time
+address, other = sys.argv[1:3]
+family = socket.AF_INET6 if ':' in address else socket.AF_INET
+for kind in [socket.SOCK_STREAM, socket.SOCK_DGRAM]:
+    s = socket.socket(family, kind)
+    s.settimeout(1)
+    runs, run = os.pipe()
+    if os.fork() == 0:
+        if os.fork() == 0:
+            os.dup2(s.fileno(), 50)
+            s.close()
+            os.set_inheritable(run, True)
+            os.execv(other, [other, '-c', f'import os, time; os.close({run}); time.sleep(5)'])
+        os._exit(0)
+    os.close(run)
+    os.wait()
+    os.read(runs, 1)
+    time.sleep(1.5)
+    try:
+        s.connect((address, 7))
+        s.send(b'x')
+        print(s.recv(1).decode(), flush=True)
+    except OSError as error:
+        print('refused', flush=True)
+";
+
+fn a_refused_program_is_so_by_a_socket_that_a_stranger_holds_too(way: Way) {
+    let lab = Lab::new();
+    let [maker, other] = ["maker", "other"].map(|name| lab.copy_of("/usr/bin/python3", name).to_string_lossy().into_owned());
+    for (refused, said) in [(false, "x\nx\n"), (true, "refused\nrefused\n")] {
+        let profiles = Profiles::accepting();
+        if refused {
+            profiles.user("maker", maker.as_ref(), "endpoints = [\"- *\"]");
+        }
+        let router = Router::start(&lab, way, &profiles);
+        for address in SERVERS {
+            let told = router.run([maker.as_str(), "-c", HELD_TOO, address, &other]).expect_success();
             assert_eq!(told, said, "{way:?}, {address}, refused: {refused}");
         }
     }

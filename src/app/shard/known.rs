@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::identify::Attributor;
 use crate::bpf::{Sender, since_boot};
 use crate::process::{Identity, Socket};
-use crate::procfs::Effort;
+use crate::procfs::{Effort, Processes};
 
 impl Attributor {
     /// Who holds a socket, if that can be said in microseconds, and whatever file systems do.
@@ -18,9 +18,14 @@ impl Attributor {
     }
 
     fn quick_with(&self, socket: &Socket, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
-        // Whoever else holds it was given it, and the maker may hold it still: then all of them are searched for.
-        let maker = self.closed.as_ref().and_then(|notes| notes.maker_of(socket.cookie));
-        self.processes.find_quick(socket, maker, sent, effort)
+        let Some(notes) = &self.closed else { return self.processes.find_quick(socket, None, sent, effort) };
+        // Whoever else holds it was given it, and the maker may have it still: then all of them are searched for.
+        let Some(maker) = self.maker_of_new(socket) else {
+            let found = self.processes.find_quick(socket, None, sent, effort)?;
+            return self.processes.is_vouched(socket.cookie, &found).then_some(found);
+        };
+        let found = self.processes.find_quick(socket, Some(maker.pid), sent, effort)?;
+        notes.is_same_program(&maker).then_some(found)
     }
 
     /// Whether a process has executed no program since a time; None: nobody notes that.
@@ -45,6 +50,26 @@ impl Attributor {
     /// Who holds a socket. May take milliseconds.
     pub(in crate::app) fn holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
         let short = self.quick_with(socket, Instant::now(), Effort::Read).or_else(|| self.holder_of_new(socket));
-        short.map_or_else(|| self.processes.find(socket), |identity| vec![identity])
+        short.map_or_else(|| self.all_holders(socket), |identity| vec![identity])
+    }
+
+    /// Who holds a socket that may have been passed on. Who made it counts as well, while it is the same program: it may have kept it where
+    /// no descriptor shows it.
+    fn all_holders(&self, socket: &Socket) -> Vec<Arc<Identity>> {
+        let Some(notes) = &self.closed else { return self.processes.find(socket) };
+        let mut found = self.processes.find_everywhere(socket);
+        if found.iter().all(|identity| identity.pid.is_none()) {
+            return found;
+        }
+        if let Some(maker) = notes.maker_of(socket.cookie) {
+            let live = self.processes.find_live_maker(maker.pid, maker.made, socket);
+            // After the look.
+            found.extend(live.filter(|_| notes.is_same_program(&maker)));
+            found = Processes::one_of(found);
+        }
+        if let [only] = &*found {
+            self.processes.vouch(socket.cookie, only);
+        }
+        found
     }
 }

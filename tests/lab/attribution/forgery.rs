@@ -81,6 +81,29 @@ fn program_deleted_in_a_mount_namespace_of_its_own_has_no_path_of_ours() {
 }
 
 #[test]
+fn program_of_another_mount_namespace_that_runs_in_ours_has_no_path_of_ours_once_it_is_deleted() {
+    // A file system of its own over the allowed folder, and a folder of the same one, whose device says nothing.
+    for mount in ["mount -t tmpfs none", "mkdir mine && mount --bind mine"] {
+        in_namespace(move || {
+            let dir = tempfile::tempdir().expect("a directory");
+            let folder = dir.path().join("bin");
+            let allowed = folder.join("allowed");
+            std::fs::create_dir(&folder).expect("made");
+            copy("/bin/cat", &allowed);
+            let stage = format!("{mount} {0} && cp /bin/bash {0}/allowed && echo ready && read line", folder.display());
+            let stage = Program::start(Command::new("unshare").args(["-Urm", "sh", "-c", &stage]).current_dir(dir.path()));
+            let there = format!("/proc/{}/root{}", stage.pid(), allowed.display());
+            let program = Program::start(Command::new(&there).args(["-c", &format!("rm {there}; {HOLD}")]));
+            let ours = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/mnt")).expect("readable");
+            assert_eq!(ours(&program.pid().to_string()), ours("self"));
+            let holder = holder(&program);
+            let exe = holder.exe.clone().expect("readable");
+            assert_eq!((exe.path, exe.path_is_ours, holder.confidence), (allowed, false, Confidence::Likely));
+        });
+    }
+}
+
+#[test]
 fn program_in_memory_has_no_path_of_ours() {
     in_namespace(|| {
         let code = format!(
