@@ -18,16 +18,18 @@ use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::bare::BareLinks;
 use super::guard::{Guard, REMOVE_PLAIN};
 use super::host::Host;
 use super::nft::{self, Live, NftError};
 use super::plan::{Failure, Plan};
 use super::run_dir::RunDir;
-use super::setup::{configure_tun, index_of, multicast_off, settings_of, settings_of_host};
-use super::steer;
-use super::undo::{CleanupError, Setting, Undo, namespace, remove_link};
+use super::setup::{configure_tun, index_of, multicast_off, settings_of};
+use super::undo::{CleanupError, Undo, remove_link};
 use super::{Mark, RequestError, RouteSocket, express, foremost};
+use super::{steer, stranded};
 use crate::packet::{FiveTuple, LinkNumber};
 use crate::tun::{OpenError, Queue};
 
@@ -189,6 +191,9 @@ impl Install {
 impl State {
     fn install(&mut self, guard: &Guard<'_>, found: Option<&Undo>, look: &mut Look<'_>) -> Result<(), InstallError> {
         let Guard { plan, host, mark, bare: _ } = *guard;
+        if let Some(found) = found {
+            stranded::end_taken_over(&mut self.socket, plan, &found.addresses);
+        }
         let addresses: Vec<(IpAddr, u8)> =
             host.fitting(&plan.addresses, &plan.device).iter().map(|net| (net.addr(), net.prefix_len())).collect();
         for (path, value) in settings_of(&plan.device, host.ipv6) {
@@ -241,6 +246,7 @@ impl State {
         for table in found.tables.iter().filter(|table| **table != plan.table) {
             steer::remove_table(&mut self.socket, *table, None)?;
         }
+        self.undo.addresses = plan.addresses.iter().map(IpNet::addr).collect();
         self.undo.rules = rules;
         self.undo.tables = vec![plan.table];
         Ok(self.note()?)
@@ -269,28 +275,6 @@ impl State {
         remove_link(&mut self.socket, &self.undo.device, self.device)?;
         result?;
         self.run_dir.forget()
-    }
-}
-
-impl Undo {
-    /// What `plan` will change, together with what an earlier, killed `up` has changed.
-    fn of(plan: &Plan, mark: Mark, host: &Host, found: Option<&Self>) -> Result<Self, CleanupError> {
-        let mut undo = Self {
-            namespace: namespace()?,
-            device: plan.device.clone(),
-            owned: plan.failure == Failure::Open,
-            rules: found.map(|found| found.rules.clone()).unwrap_or_default(),
-            tables: found.map(|found| found.tables.clone()).unwrap_or_default(),
-            settings: found.map(|found| found.settings.clone()).unwrap_or_default(),
-        };
-        undo.rules.extend(steer::rules(plan, host, mark));
-        if !undo.tables.contains(&plan.table) {
-            undo.tables.push(plan.table);
-        }
-        for (path, value) in settings_of_host(host) {
-            undo.settings.extend(Setting::plan(&format!("/proc/sys/net/{path}"), value));
-        }
-        Ok(undo)
     }
 }
 

@@ -28,6 +28,7 @@ pub mod setup;
 mod show;
 mod sockdiag;
 mod steer;
+mod stranded;
 mod translated;
 mod undo;
 mod watch;

@@ -14,6 +14,7 @@ mod carried;
 mod conversations;
 mod ports;
 mod servers;
+mod stranded;
 mod wire;
 
 use std::io;

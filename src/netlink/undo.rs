@@ -5,21 +5,24 @@
 
 use std::collections::BTreeSet;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use ipnet::IpNet;
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 
 use super::express;
-use super::mark::MASK;
+use super::mark::{MASK, Mark};
 use super::nft::{self, NftError};
+use super::plan::{Failure, Plan};
 use super::rule::{Marks, Rule};
 use super::run_dir::RunDir;
-use super::setup::{ignoring, index_of};
-use super::steer;
-use super::{RequestError, RouteSocket};
+use super::setup::{ignoring, index_of, settings_of_host};
+use super::{Host, RequestError, RouteSocket};
+use super::{steer, stranded};
 
 /// Why the way back failed.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +60,9 @@ pub(super) struct Undo {
     /// The inode of the network namespace; numbers of one namespace mean nothing in another.
     pub(super) namespace: u64,
     pub(super) device: String,
+    /// Of the device. An undo file of an older version does not tell them.
+    #[serde(default)]
+    pub(super) addresses: Vec<IpAddr>,
     /// The guard has an owner and goes with it; removing it before is refused.
     pub(super) owned: bool,
     pub(super) rules: Vec<Rule>,
@@ -111,9 +117,32 @@ impl CleanupError {
 }
 
 impl Undo {
+    /// What `plan` will change, together with what an earlier, killed `up` has changed.
+    pub(super) fn of(plan: &Plan, mark: Mark, host: &Host, found: Option<&Self>) -> Result<Self, CleanupError> {
+        let mut undo = Self {
+            namespace: namespace()?,
+            device: plan.device.clone(),
+            addresses: found.map(|found| found.addresses.clone()).unwrap_or_default(),
+            owned: plan.failure == Failure::Open,
+            rules: found.map(|found| found.rules.clone()).unwrap_or_default(),
+            tables: found.map(|found| found.tables.clone()).unwrap_or_default(),
+            settings: found.map(|found| found.settings.clone()).unwrap_or_default(),
+        };
+        let added: Vec<IpAddr> = plan.addresses.iter().map(IpNet::addr).filter(|ip| !undo.addresses.contains(ip)).collect();
+        undo.addresses.extend(added);
+        undo.rules.extend(steer::rules(plan, host, mark));
+        if !undo.tables.contains(&plan.table) {
+            undo.tables.push(plan.table);
+        }
+        for (path, value) in settings_of_host(host) {
+            undo.settings.extend(Setting::plan(&format!("/proc/sys/net/{path}"), value));
+        }
+        Ok(undo)
+    }
+
     /// Takes everything back, last change first. Goes on after a failure and returns the first one.
     pub(super) fn restore(&self, socket: &mut RouteSocket) -> Result<(), CleanupError> {
-        let Self { namespace: _, device, owned: _, rules, tables, settings } = self;
+        let Self { namespace: _, device, addresses, owned: _, rules, tables, settings } = self;
         let mut first: Result<(), CleanupError> = Ok(());
         let mut note = |result: Result<(), CleanupError>| {
             if first.is_ok() {
@@ -125,6 +154,8 @@ impl Undo {
         for setting in settings.iter().rev() {
             note(setting.restore());
         }
+        // Once programs get addresses of the uplink again, and while the guard still refuses what is said from ours, resets too.
+        stranded::end_all(socket, device, addresses);
         note(nft::run("remove the guard", super::guard::REMOVE_PLAIN).map(|_| ()).map_err(Into::into));
         let index = index_of(socket, device).ok();
         for table in tables {
@@ -184,11 +215,20 @@ pub(super) fn remove_link(socket: &mut RouteSocket, device: &str, index: u32) ->
 /// What the default plan would have changed.
 #[cfg(test)]
 pub(super) fn sample() -> Undo {
-    let host = super::Host { links: Vec::new(), addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true };
-    let rules = steer::rules(&super::Plan::default(), &host, super::Mark::new(0x2a00_0000).expect("a mark"));
+    let host = Host { links: Vec::new(), addresses: Vec::new(), uplinks: BTreeSet::new(), ways: Vec::new(), ipv6: true };
+    let rules = steer::rules(&Plan::default(), &host, Mark::new(0x2a00_0000).expect("a mark"));
     let setting = Setting { path: "/proc/sys/x".into(), before: "0".to_owned(), after: "1".to_owned() };
     let namespace = namespace().expect("a namespace");
-    Undo { namespace, device: "portreeve0".to_owned(), owned: false, rules, tables: vec![1717], settings: vec![setting] }
+    let addresses = vec![[198, 18, 0, 1].into()];
+    Undo {
+        namespace,
+        device: "portreeve0".to_owned(),
+        addresses,
+        owned: false,
+        rules,
+        tables: vec![1717],
+        settings: vec![setting],
+    }
 }
 
 #[cfg(test)]
@@ -201,6 +241,25 @@ mod tests {
         let _alive = RunDir::lock(dir.path()).expect("the lock");
         assert!(matches!(RunDir::lock(dir.path()), Err(CleanupError::Active(_))));
         assert!(matches!(cleanup(dir.path()), Err(CleanupError::Active(_))));
+    }
+
+    #[test]
+    fn undo_file_of_an_older_version_is_read_and_tells_no_addresses() {
+        let mut older = serde_json::to_value(sample()).expect("a file");
+        older.as_object_mut().expect("with keys").remove("addresses").expect("it is told today");
+        let read: Undo = serde_json::from_value(older).expect("an undo file");
+        assert_eq!(read, Undo { addresses: Vec::new(), ..sample() });
+    }
+
+    #[test]
+    fn addresses_of_a_killed_router_are_kept_beside_those_of_the_next() {
+        let mut socket = RouteSocket::open().expect("a netlink socket");
+        let host = Host::read(&mut socket).expect("a snapshot");
+        let found = Undo { addresses: vec![[198, 18, 0, 1].into(), [198, 18, 0, 7].into()], ..sample() };
+        let (plan, mark) = (Plan::default(), Mark::new(0x2a00_0000).expect("a mark"));
+        let undo = Undo::of(&plan, mark, &host, Some(&found)).expect("a plan");
+        let wanted: [IpAddr; 3] = ["198.18.0.1", "198.18.0.7", "2001:2::1"].map(|ip| ip.parse().expect("an address"));
+        assert_eq!(undo.addresses, wanted);
     }
 
     #[test]
