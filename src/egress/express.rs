@@ -12,6 +12,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use super::source::{Automatic, Reserved};
 use crate::flow::{EXPRESS, EXPRESS_FIRST};
+use crate::packet::udp_datagram;
 
 /// Raw sockets for each family; `None` where the family is off.
 #[derive(Debug)]
@@ -73,6 +74,18 @@ impl Express {
         let ways = self.ways.lock().unwrap_or_else(PoisonError::into_inner);
         let sockets = self.v4.iter().chain(&self.v6).chain(ways.iter().flatten());
         sockets.filter_map(|socket| rustix::fs::fstat(socket).ok()).map(|stat| stat.st_ino).collect()
+    }
+
+    /// Has the guard know that nobody here has the connection with these ends any more, so that its peer is told so whenever it speaks. The
+    /// guard takes the datagram that says it; were it not there, no router would pass it on.
+    ///
+    /// # Errors
+    ///
+    /// The guard has taken it, or there is no way to the peer.
+    pub fn note_ended(&self, outer: SocketAddr, peer: SocketAddr) -> io::Result<()> {
+        let mut datagram = Vec::new();
+        udp_datagram(outer, peer, 0, &[], &mut datagram);
+        self.send(peer.ip(), &datagram)
     }
 
     /// Sends a finished packet to where it says.

@@ -34,19 +34,30 @@ fn number(family: &str) -> String {
     format!("{family} saddr . tcp sport . {family} daddr . tcp sequence")
 }
 
+/// The ends of a connection as its peer knows them, from this side.
+fn ends(family: &str, protocol: &str) -> String {
+    format!("{family} saddr . {protocol} sport . {family} daddr . {protocol} dport")
+}
+
 fn full(mark: Mark) -> (u32, u32) {
     (MASK | EXPRESS, mark.value() | EXPRESS)
 }
 
-/// The first segments that were sent on, as long as their programs repeat them.
+/// The first segments that were sent on, as long as their programs repeat them; and the ends of connections that nobody here has any more,
+/// but perhaps their peers: longer than the two hours after which a keepalive asks (`tcp_keepalive_time`).
 pub(super) fn sets(plan: &Plan) -> String {
     let set = |(family, digit): &(&str, char)| {
-        format!("\tset opening{digit} {{ typeof {}; flags dynamic,timeout; size 16384; timeout 3m; }}\n", number(family))
+        let (number, ends) = (number(family), ends(family, "tcp"));
+        format!(
+            "\tset opening{digit} {{ typeof {number}; flags dynamic,timeout; size 16384; timeout 3m; }}\n\
+             \tset late{digit} {{ typeof {ends}; flags dynamic,timeout; size 16384; timeout 3h; }}\n"
+        )
     };
     if plan.express { FAMILIES.iter().map(set).collect() } else { String::new() }
 }
 
-/// In the output chain, before what is ours is accepted: the number of what we send on.
+/// In the output chain, before what is ours is accepted: the number of what we send on, and the ends that a datagram of ours is there to
+/// tell, which goes no farther.
 pub(super) fn opened(plan: &Plan, mark: Mark) -> String {
     let ((bits, full), mut text) = (full(mark), String::new());
     if !plan.express {
@@ -55,6 +66,7 @@ pub(super) fn opened(plan: &Plan, mark: Mark) -> String {
     let is_first = format!("meta mark & {:#010x} == {:#010x}", bits | EXPRESS_FIRST, full | EXPRESS_FIRST);
     for (family, digit) in FAMILIES {
         let _ = writeln!(text, "\t\t{is_first} {FIRST} update @opening{digit} {{ {} }}", number(family));
+        let _ = writeln!(text, "\t\t{is_first} meta l4proto udp add @late{digit} {{ {} }} drop", ends(family, "udp"));
     }
     let _ = writeln!(text, "\t\t{is_first} meta mark set meta mark & {:#010x}", !EXPRESS_FIRST);
     text
@@ -76,10 +88,18 @@ pub(super) fn carried(plan: &Plan, mark: Mark) -> String {
 }
 
 /// In the prerouting chain, behind what comes by loopback and by the TUN: what conntrack has been made to forget has no socket by the address
-/// that its peer knows, until it is entered again; a reset of the kernel's would end it before.
+/// that its peer knows, until it is entered again; a reset of the kernel's would end it before. What has ended is to be reset.
 pub(super) fn unheard(plan: &Plan) -> String {
     let is_stray = "meta l4proto tcp tcp flags & (syn | ack) != syn ct state new fib daddr type local";
-    if plan.express { format!("\t\t{is_stray} socket wildcard {{ 0, 1 }} accept\n\t\t{is_stray} drop\n") } else { String::new() }
+    if !plan.express {
+        return String::new();
+    }
+    let mut text = format!("\t\t{is_stray} socket wildcard {{ 0, 1 }} accept\n");
+    for (family, digit) in FAMILIES {
+        let ends = format!("{family} daddr . tcp dport . {family} saddr . tcp sport");
+        let _ = writeln!(text, "\t\t{is_stray} {ends} @late{digit} accept");
+    }
+    text + &format!("\t\t{is_stray} drop\n")
 }
 
 /// A chain without which addresses are not translated at all, and one that sees to it that nothing leaves with the TUN's.
@@ -97,6 +117,9 @@ pub(super) fn translated(plan: &Plan, mark: Mark) -> String {
     let carried = format!("meta mark & {bits:#010x} == {full:#010x}");
     // Conntrack does not know that this host has moved to another network.
     let _ = writeln!(others, "\t\t{carried} fib saddr type != local drop");
+    for (family, digit) in FAMILIES {
+        let _ = writeln!(others, "\t\t{carried} {FIRST} delete @late{digit} {{ {} }}", ends(family, "tcp"));
+    }
     let _ = writeln!(others, "\t\t{carried} tcp flags & syn == syn tcp option maxseg size set rt mtu");
     let device = &plan.device;
     format!(
@@ -134,6 +157,19 @@ mod tests {
         let text = opened(&plan(), mark());
         assert!(text.lines().all(|line| line.contains("meta mark & 0xff600000 == 0x2a600000")), "{text}");
         assert!(!text.contains("ct mark set"), "{text}");
+        for line in text.lines().filter(|line| line.contains("@late")) {
+            assert!(line.contains("meta l4proto udp add @late") && line.ends_with("} drop"), "{line}");
+        }
+    }
+
+    #[test]
+    fn segment_that_nobody_knows_is_answered_only_where_its_connection_has_ended_or_a_socket_waits() {
+        let text = unheard(&plan());
+        let thens: Vec<&str> = text.lines().map(|line| line.rsplit_once("daddr type local ").expect(line).1).collect();
+        let ended = ["ip", "ip6"].map(|ip| format!("{ip} daddr . tcp dport . {ip} saddr . tcp sport @late"));
+        assert_eq!(thens.len(), 4, "{text}");
+        assert_eq!([thens[0], thens[3]], ["socket wildcard { 0, 1 } accept", "drop"]);
+        assert_eq!(thens[1..3], [format!("{}4 accept", ended[0]), format!("{}6 accept", ended[1])]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::express::{BOTH, MARKED};
+use crate::express::{BOTH, FORGET_ALL, MARKED};
 use crate::harness::{Capture, Lab, Profiles, Router, Seen, Way, eventually, hold};
 
 const EXPRESS: Option<&str> = Some("express = true\n");
@@ -49,6 +49,78 @@ fn who_speaks_long_after_a_program_has_closed_is_told_that_nobody_listens() {
             let marked = lab.laptop().run(["/usr/bin/python3", "-c", MARKED]).expect_success();
             (marked == "0\n").then_some(())
         });
+    }
+}
+
+/// Hears that its peer has closed, and speaks when it is told to by SIGUSR1: what it is told. Speaks to the next one for 5 s.
+const LATE: &str = "
+import signal, socket, sys, time
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+s = socket.create_server((sys.argv[1], 9559), family=socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+print('listening', flush=True)
+c, _ = s.accept()
+while c.recv(100): pass
+print('closed', flush=True)
+signal.sigwait([signal.SIGUSR1])
+try:
+    for _ in range(20):
+        c.sendall(b'late')
+        time.sleep(0.5)
+    print('nothing', flush=True)
+except OSError as error:
+    print(type(error).__name__, flush=True)
+c, _ = s.accept()
+for _ in range(100):
+    c.sendall(b'x' * 100)
+    time.sleep(0.05)
+";
+
+/// From one port: says something and closes, or hears to the end how many bytes come.
+const ONE_PORT: &str = "
+import socket, sys
+s = socket.socket(socket.AF_INET6 if ':' in sys.argv[1] else socket.AF_INET)
+s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+s.bind(('', 19559))
+s.settimeout(20)
+s.connect((sys.argv[1], 9559))
+if sys.argv[2:]:
+    came = len(s.recv(100))
+    print('listening', flush=True)
+    while more := s.recv(10000): came += len(more)
+    print(came)
+else:
+    s.sendall(b'hi')
+";
+
+#[test]
+fn who_speaks_when_the_closed_connection_is_long_forgotten_is_told_so_and_the_next_one_on_its_ports_is_not_ended_by_that() {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let python = |code, words: &[&'static str]| [&["/usr/bin/python3", "-c", code], words].concat();
+    lab.laptop().run(["sysctl", "-qw", "net.ipv4.tcp_fin_timeout=3"]).expect_success();
+    for way in [Way::Direct, Way::Up] {
+        let router = Router::start_with(&lab, way, &profiles, EXPRESS);
+        let mut speakers = BOTH.map(|address| lab.internet().spawn(python(LATE, &[address])));
+        for (speaker, address) in speakers.iter_mut().zip(BOTH) {
+            assert_eq!(speaker.line(), "listening");
+            router.run(python(ONE_PORT, &[address])).expect_success();
+            assert_eq!(speaker.line(), "closed");
+        }
+        eventually("nobody here knows of them any more", || {
+            let marked = lab.laptop().run(["/usr/bin/python3", "-c", MARKED]).expect_success();
+            let sockets = lab.laptop().run(["ss", "-Htan", "dport = 9559"]).expect_success();
+            (marked == "0\n" && sockets.is_empty()).then_some(())
+        });
+        for (speaker, address) in speakers.iter_mut().zip(BOTH) {
+            speaker.signal(rustix::process::Signal::USR1);
+            assert_eq!(speaker.line(), "BrokenPipeError", "{way:?} {address}");
+        }
+        let mut listeners = BOTH.map(|address| router.spawn(python(ONE_PORT, &[address, "listen"])));
+        listeners.iter_mut().for_each(|listener| assert_eq!(listener.line(), "listening"));
+        router.run(["/usr/bin/python3", "-c", FORGET_ALL]).expect_success();
+        for listener in listeners {
+            assert_eq!(listener.finish().1, "10000\n", "{way:?}");
+        }
     }
 }
 

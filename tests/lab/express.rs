@@ -26,7 +26,7 @@ except OSError as error:
 ";
 
 /// Has conntrack forget all that it knows (`IPCTNL_MSG_CT_DELETE` without a tuple).
-const FORGET_ALL: &str = "
+pub(crate) const FORGET_ALL: &str = "
 import socket, struct
 s = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 12)
 s.send(struct.pack('=IHHIIBBH', 20, 0x0102, 5, 1, 0, 0, 0, 0))

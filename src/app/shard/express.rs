@@ -51,6 +51,14 @@ pub(super) struct ExpressLane {
     cookie: u64,
 }
 
+/// What is known of the other end of a connection that no program has any more.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Peer {
+    HasEnded,
+    /// It was waited for.
+    MayStillSpeak,
+}
+
 /// What it takes.
 pub(super) struct Express {
     way: Arc<egress::Express>,
@@ -59,7 +67,7 @@ pub(super) struct Express {
     /// By the cookies of their sockets.
     flows: HashMap<u64, FlowId, FixedState>,
     /// Connections that no program has any more, and when conntrack may forget them, the next first.
-    over: VecDeque<(Instant, ExpressLane)>,
+    over: VecDeque<(Instant, ExpressLane, Peer)>,
     /// When to look for what the kernel has forgotten, and what is still to be looked at then.
     next_look: Option<Instant>,
     unseen: Vec<FlowId>,
@@ -221,7 +229,7 @@ impl Shard {
         self.lanes.take(id.index());
         match &mut self.express {
             // Whoever closed last may have to say so again.
-            Some(express) if carried.was_answered() => express.over.push_back((now + LAST_WORD, lane)),
+            Some(express) if carried.was_answered() => express.over.push_back((now + LAST_WORD, lane, Peer::HasEnded)),
             Some(express) => express.forget(&lane.tuple),
             None => {}
         }
@@ -243,7 +251,7 @@ impl Shard {
     /// When connections are looked at that the kernel may have forgotten.
     pub(super) fn express_timeout(&self) -> Option<Instant> {
         let express = self.express.as_ref()?;
-        let looks = [express.next_look, express.over.front().map(|(at, _)| *at)];
+        let looks = [express.next_look, express.over.front().map(|(at, ..)| *at)];
         looks.into_iter().flatten().min()
     }
 
@@ -251,11 +259,15 @@ impl Shard {
     pub(super) fn forget_over(&mut self, now: Instant) {
         for _ in 0..TURN {
             let Some(express) = &mut self.express else { return };
-            let Some((_, lane)) = express.over.pop_front_if(|(at, _)| *at <= now) else { return };
+            let Some((_, lane, peer)) = express.over.pop_front_if(|(at, ..)| *at <= now) else { return };
             // Its peer may still have something to say, to which the kernel alone answers.
             if self.attributor.is_at(&lane.tuple, lane.cookie) {
-                express.over.push_back((now + LAST_WORD, lane));
+                express.over.push_back((now + LAST_WORD, lane, Peer::MayStillSpeak));
             } else if self.router.find(&lane.tuple).is_none() {
+                if peer == Peer::MayStillSpeak {
+                    // The guard takes what says so, which is told as an error.
+                    let _ = express.way.note_ended(lane.outer, lane.tuple.remote);
+                }
                 express.forget(&lane.tuple);
             }
         }
