@@ -17,7 +17,7 @@ use super::shared::{Shared, locked};
 use super::upkeep::Upkeep;
 use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Status, Way};
 use crate::flow::Record;
-use crate::netlink::{Carried, SocketTable};
+use crate::netlink::{Carried, Conntrack, SocketTable};
 use crate::profile::{Level, PLAIN_DNS_REFUSED};
 use crate::resolver::Resolver;
 use crate::verdict::Answer;
@@ -94,6 +94,8 @@ impl crate::control::Engine for Running {
         let mut notes = self.facts.notes.clone();
         notes.extend(self.older.iter().flat_map(older::Handle::notes));
         notes.extend(self.facts.upkeep.note());
+        let conntrack = Conntrack::read().filter(Conntrack::is_crowded);
+        notes.extend(conntrack.map(|conntrack| format!("{conntrack}; {}", Conntrack::REMEDY)));
         if snapshot.silent > 0 {
             let count = self.shards.count();
             notes.push(format!(

@@ -5,6 +5,7 @@
 
 mod bare;
 mod beside;
+mod crowded;
 mod datagrams;
 mod destroyed;
 mod entered;
@@ -36,6 +37,7 @@ mod ways;
 
 pub use bare::BareLinks;
 pub use beside::older;
+pub use crowded::Conntrack;
 pub use destroyed::{Destroyed, Gone};
 pub use entered::Entry;
 pub use frames::FRAMES;

@@ -9,6 +9,7 @@ use rustix::process::Rlimit;
 
 use super::Finding;
 use crate::bpf::Without;
+use crate::netlink::Conntrack;
 
 /// Reads a sysctl by its path below /proc/sys.
 type Sysctl<'a> = &'a dyn Fn(&str) -> Option<String>;
@@ -135,6 +136,14 @@ pub(super) fn ipv6(sysctl: Sysctl<'_>) -> Finding {
         Some("0") => Finding::good("IPv6", "is on"),
         Some(_) => Finding::note("IPv6", "net.ipv6.conf.all.disable_ipv6 is set", "IPv4 alone is routed; that is no fault"),
         None => Finding::note("IPv6", "this kernel has none", "IPv4 alone is routed; that is no fault"),
+    }
+}
+
+pub(super) fn conntrack(found: Option<Conntrack>) -> Finding {
+    match found {
+        Some(conntrack) if conntrack.is_crowded() => Finding::note("conntrack", conntrack.to_string(), Conntrack::REMEDY),
+        Some(conntrack) => Finding::good("conntrack", conntrack.to_string()),
+        None => Finding::good("conntrack", "is not in use"),
     }
 }
 

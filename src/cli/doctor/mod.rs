@@ -13,6 +13,7 @@ use super::{Exit, Json, out};
 use crate::bpf::ClosedSockets;
 use crate::config::Config;
 use crate::config::paths::Places;
+use crate::netlink::Conntrack;
 
 /// What one check found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -65,6 +66,7 @@ fn findings(places: &Places) -> Vec<Finding> {
         checks::closed_sockets(ClosedSockets::probe()),
         checks::program("nft", &search_path(), "`up` cannot guard without it: install the package nftables"),
         checks::ipv6(&|name| sysctl(name)),
+        checks::conntrack(Conntrack::read()),
         checks::descriptors(rustix::process::getrlimit(rustix::process::Resource::Nofile)),
         configuration(places),
     ]
