@@ -34,6 +34,7 @@ pub struct Exe {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Ancestor {
     pub pid: u32,
+    /// Empty where it is not this host's ([`Exe::path_is_ours`]), or cannot be read.
     pub path: PathBuf,
     pub cmdline: Vec<String>,
     pub cwd: Option<PathBuf>,

@@ -62,8 +62,7 @@ pub(super) fn read(process: &Process, socket: &Socket, snapshot: &Snapshot, arou
     let cmdline = text::cmdline(&snapshot.cmdline);
     let cgroup = process.cgroup();
     let parent = process.stat()?.parent;
-    let (pids, ancestors) =
-        ancestors(parent, process.start_ticks, around.proc_root).into_iter().unzip::<u32, _, Vec<_>, Vec<_>>();
+    let (pids, ancestors) = ancestors(parent, process.start_ticks, around).into_iter().unzip::<u32, _, Vec<_>, Vec<_>>();
     let facts = tags::Facts {
         process,
         proc_root: around.proc_root,
@@ -126,18 +125,18 @@ fn without_deleted(shown: &Path) -> Option<PathBuf> {
 }
 
 /// The parents upwards. A "parent" younger than its child has only inherited the number.
-fn ancestors(parent: u32, child_start: u64, proc_root: &Path) -> Vec<(u32, Ancestor)> {
+fn ancestors(parent: u32, child_start: u64, around: &Surroundings<'_>) -> Vec<(u32, Ancestor)> {
     let mut line = Vec::new();
     let (mut pid, mut start) = (parent, child_start);
     while line.len() < ANCESTORS && pid != 0 {
-        let opened = Process::open_with_stat(proc_root, pid).filter(|(process, _)| process.start_ticks <= start);
+        let opened = Process::open_with_stat(around.proc_root, pid).filter(|(process, _)| process.start_ticks <= start);
         let Some((process, stat)) = opened else { break };
-        let shown = process.link("exe").unwrap_or_default();
+        let (exe, _) = executable(&process, around.mounts);
         line.push((
             pid,
             Ancestor {
                 pid,
-                path: without_deleted(&shown).filter(|_| file_id(&shown).is_none()).unwrap_or(shown),
+                path: exe.filter(|exe| exe.path_is_ours).map(|exe| exe.path).unwrap_or_default(),
                 cmdline: text::cmdline(&process.cmdline()),
                 cwd: process.link("cwd").ok(),
                 uid: process.owner().unwrap_or(u32::MAX),
@@ -247,8 +246,10 @@ mod tests {
 
     #[test]
     fn ancestor_that_is_younger_than_its_child_is_not_one() {
-        assert!(ancestors(std::process::id(), 0, Path::new("/proc")).is_empty());
-        assert!(!ancestors(std::process::id(), u64::MAX, Path::new("/proc")).is_empty());
-        assert!(ancestors(0, u64::MAX, Path::new("/proc")).is_empty());
+        let (proc_root, users) = (Path::new("/proc"), Users::new(Path::new("/etc"), Path::new("/run")));
+        let around = Surroundings { proc_root, users: &users, mounts: &Mounts::default() };
+        assert!(ancestors(std::process::id(), 0, &around).is_empty());
+        assert!(!ancestors(std::process::id(), u64::MAX, &around).is_empty());
+        assert!(ancestors(0, u64::MAX, &around).is_empty());
     }
 }

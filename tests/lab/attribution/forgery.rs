@@ -49,6 +49,27 @@ fn program_mounted_over_an_allowed_path_does_not_get_that_path() {
 }
 
 #[test]
+fn parent_mounted_over_an_allowed_path_does_not_get_that_path() {
+    in_namespace(|| {
+        let dir = tempfile::tempdir().expect("a directory");
+        let (allowed, evil) = (dir.path().join("allowed"), dir.path().join("evil"));
+        copy("/bin/cat", &allowed);
+        copy("/bin/bash", &evil);
+        for (script, parent) in [
+            ("mount --bind $1 $2 && exec $2 -c '/bin/bash -c \"$0\"; exit' \"$3\"", PathBuf::new()),
+            ("exec $1 -c '/bin/bash -c \"$0\"; exit' \"$3\"", evil.clone()),
+        ] {
+            let mut command = Command::new("unshare");
+            command.args(["-Urm", "sh", "-c", script, "sh"]).args([&evil, &allowed]).arg(HOLD);
+            let program = Program::start(&mut command);
+            let ancestors = holder(&program).ancestors.clone();
+            let of_parent = ancestors.first().map(|parent| (parent.pid, parent.path.clone()));
+            assert_eq!(of_parent, Some((program.pid(), parent)));
+        }
+    });
+}
+
+#[test]
 fn program_replaced_while_it_runs_keeps_its_path_with_less_confidence() {
     in_namespace(|| {
         let dir = tempfile::tempdir().expect("a directory");
