@@ -11,6 +11,8 @@ through_a_router! {
     a_refused_program_is_so_from_the_port_of_an_accepted_one_too,
     a_socket_that_a_refused_program_passed_on_is_its_own_still,
     a_refused_program_is_so_by_a_socket_that_a_stranger_holds_too,
+    a_refused_program_is_so_when_it_executes_an_accepted_one_at_once,
+    an_heir_that_executed_a_program_has_no_socket_of_a_maker_that_is_gone,
 }
 
 const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
@@ -168,5 +170,74 @@ fn a_refused_program_is_so_by_a_socket_that_a_stranger_holds_too(way: Way) {
             let told = router.run([maker.as_str(), "-c", HELD_TOO, address, &other]).expect_success();
             assert_eq!(told, said, "{way:?}, {address}, refused: {refused}");
         }
+    }
+}
+
+/// Sends a datagram and becomes another program with the socket open, many times.
+const BECOMES: &str = "
+import os, socket, sys, time
+address, port, other = sys.argv[1:4]
+for _ in range(100):
+    if os.fork() == 0:
+        s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
+        s.set_inheritable(True)
+        s.sendto(b'before', (address, int(port)))
+        os.execv(other, [other, '-c', 'import time; time.sleep(0.2)'])
+    time.sleep(0.005)
+while True:
+    try: os.wait()
+    except ChildProcessError: break
+";
+
+fn a_refused_program_is_so_when_it_executes_an_accepted_one_at_once(way: Way) {
+    let lab = Lab::new();
+    let [maker, other] = ["maker", "other"].map(|name| lab.copy_of("/usr/bin/python3", name).to_string_lossy().into_owned());
+    let profiles = Profiles::accepting();
+    profiles.user("maker", maker.as_ref(), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run([maker.as_str(), "-c", BECOMES, address, PORT, &other]).expect_success();
+        let told = collected(&lab, server, address);
+        assert_eq!(count(&told, "before"), 0, "{way:?}, {address}");
+    }
+}
+
+/// A child of a program that is gone goes on with its socket, as itself (a daemon) or as another program.
+const HEIR: &str = "
+import os, socket, sys, time
+address = sys.argv[1]
+def connect(s, maker):
+    while os.getppid() == maker: time.sleep(0.01)
+    s.settimeout(5)
+    try: s.connect((address, 7)); said = 'OK'
+    except OSError: said = 'refused'
+    os.write(3, said.encode())
+if len(sys.argv) > 2:
+    connect(socket.socket(fileno=int(sys.argv[3])), int(sys.argv[2]))
+for executes in [False, True] if len(sys.argv) == 2 else []:
+    out, end = os.pipe()
+    if os.fork() == 0:
+        os.close(out)
+        s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET)
+        os.dup2(s.fileno(), 50)
+        os.dup2(end, 3)
+        maker = os.getpid()
+        if os.fork() == 0:
+            if executes: os.execv(sys.executable, [sys.executable, '-c', CODE, address, str(maker), '50'])
+            connect(socket.socket(fileno=50), maker)
+        os._exit(0)
+    os.close(end)
+    print(os.read(out, 99).decode(), flush=True)
+";
+
+fn an_heir_that_executed_a_program_has_no_socket_of_a_maker_that_is_gone(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    let code = format!("CODE = '''{HEIR}'''\n{HEIR}");
+    for address in SERVERS {
+        let told = router.run(["/usr/bin/python3", "-c", &code, address]).expect_success();
+        assert_eq!(told, "OK\nrefused\n", "{way:?}, {address}");
     }
 }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::identify::Attributor;
+use super::identify::{Attributor, unattributed};
 use crate::bpf::{Sender, since_boot};
 use crate::process::{Identity, Socket};
 use crate::procfs::{Effort, Processes};
@@ -39,8 +39,9 @@ impl Attributor {
     fn holder_of_new(&self, socket: &Socket) -> Option<Arc<Identity>> {
         let maker = self.maker_of_new(socket)?;
         let identity = self.processes.find_at_maker(maker.pid, maker.made, socket, Instant::now())?;
-        // After the look: nobody has inherited it before.
-        self.closed.as_ref()?.has_begun_none(maker.pid, maker.made).then_some(identity)
+        // After the look: nobody has inherited it before, and it is no other program that has what this one sent.
+        let notes = self.closed.as_ref()?;
+        (notes.has_begun_none(maker.pid, maker.made) && notes.is_same_program(&maker)).then_some(identity)
     }
 
     fn maker_of_new(&self, socket: &Socket) -> Option<Sender> {
@@ -63,8 +64,14 @@ impl Attributor {
         }
         if let Some(maker) = notes.maker_of(socket.cookie) {
             let live = self.processes.find_live_maker(maker.pid, maker.made, socket);
+            let is_passed = |holder: &Arc<Identity>| holder.pid.is_some_and(|pid| !notes.has_executed_none(pid, maker.made));
             // After the look.
-            found.extend(live.filter(|_| notes.is_same_program(&maker)));
+            if let Some(live) = live.filter(|_| notes.is_same_program(&maker)) {
+                found.push(live);
+            } else if found.iter().any(is_passed) {
+                // It is from a program that is no more, and whoever that was may have sent this, or have passed it to others as well.
+                found.push(unattributed(Some(socket.uid)));
+            }
             found = Processes::one_of(found);
         }
         if let [only] = &*found {
