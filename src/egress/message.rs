@@ -86,12 +86,12 @@ pub(super) fn receive(socket: &SockRef<'_>, buffer: &mut [u8]) -> io::Result<Rec
     let mut received = Received { len, segment: None, from, hop_limit: None, traffic_class: 0 };
     each_message(&control, used, |level, kind, data| match (level, kind) {
         (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => {
-            received.hop_limit = int(data).and_then(|value| u8::try_from(value).ok());
+            received.hop_limit = byte(data);
         }
         // One byte here (net/ipv4/ip_sockglue.c), an int there.
         (libc::IPPROTO_IP, libc::IP_TOS) => received.traffic_class = data.first().copied().unwrap_or(0),
         (libc::IPPROTO_IPV6, libc::IPV6_TCLASS) => {
-            received.traffic_class = int(data).and_then(|value| u8::try_from(value).ok()).unwrap_or(0);
+            received.traffic_class = byte(data).unwrap_or(0);
         }
         (libc::IPPROTO_UDP, UDP_GRO) => {
             received.segment = int(data).and_then(|value| u16::try_from(value).ok()).filter(|size| usize::from(*size) < len);
@@ -105,18 +105,27 @@ fn int(data: &[u8]) -> Option<i32> {
     data.first_chunk().map(|bytes| i32::from_ne_bytes(*bytes))
 }
 
+/// An int that holds no more than a byte.
+fn byte(data: &[u8]) -> Option<u8> {
+    int(data).and_then(|value| u8::try_from(value).ok())
+}
+
 /// Takes one error off the socket's error queue. What was sent comes back in `quoted`, as far as the message quoted it; its length is
 /// returned beside.
 pub(super) fn trouble(socket: &SockRef<'_>, quoted: &mut [u8]) -> (Trouble, usize) {
     let mut control = Control([0; CONTROL_LEN]);
     let Ok((len, used, _)) = recvmsg(socket, quoted, &mut control, libc::MSG_ERRQUEUE) else { return (Trouble::None, 0) };
-    let mut found = Trouble::Other;
-    each_message(&control, used, |level, kind, data| {
-        let errors = [(libc::IPPROTO_IP, libc::IP_RECVERR), (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)];
-        if errors.contains(&(level, kind)) {
+    let (mut found, mut hop_limit) = (Trouble::Other, None);
+    each_message(&control, used, |level, kind, data| match (level, kind) {
+        (libc::IPPROTO_IP, libc::IP_TTL) | (libc::IPPROTO_IPV6, libc::IPV6_HOPLIMIT) => hop_limit = byte(data),
+        (libc::IPPROTO_IP, libc::IP_RECVERR) | (libc::IPPROTO_IPV6, libc::IPV6_RECVERR) => {
             found = read_error(level == libc::IPPROTO_IP, data).unwrap_or(Trouble::Other);
         }
+        _ => {}
     });
+    if let Trouble::Message(message, Some(_)) = &mut found {
+        message.hop_limit = hop_limit;
+    }
     (found, len.min(quoted.len()))
 }
 
@@ -129,7 +138,7 @@ fn read_error(v4: bool, data: &[u8]) -> Option<Trouble> {
     Some(match origin {
         ORIGIN_ICMP | ORIGIN_ICMP6 => {
             let from = data.get(16..).and_then(address).map(|from| from.ip());
-            Trouble::Message(ErrorMessage { kind, code, detail }, from)
+            Trouble::Message(ErrorMessage { kind, code, detail, hop_limit: None }, from)
         }
         // The path is known to be narrower: the kernel tells the same that a router would.
         ORIGIN_LOCAL if errno == libc::EMSGSIZE => Trouble::Message(ErrorMessage::too_large(v4, detail), None),
@@ -233,15 +242,14 @@ mod tests {
         let hop = Some(IpAddr::V4(Ipv4Addr::new(10, 9, 0, 1)));
         for (origin, kind, code, detail) in [(2, 3, 1, 0), (2, 3, 4, 1400), (2, 11, 0, 0), (2, 3, 10, 0), (2, 12, 0, 3)] {
             let found = read_error(true, &error(libc::EHOSTUNREACH, origin, kind, code, detail));
-            assert_eq!(found, Some(Trouble::Message(ErrorMessage { kind, code, detail }, hop)), "{kind} {code}");
+            assert_eq!(found, Some(Trouble::Message(ErrorMessage { kind, code, detail, hop_limit: None }, hop)), "{kind} {code}");
         }
     }
 
     #[test]
     fn a_datagram_too_large_for_the_known_path_is_told_as_a_router_would() {
-        for (v4, message) in
-            [(true, ErrorMessage { kind: 3, code: 4, detail: 1300 }), (false, ErrorMessage { kind: 2, code: 0, detail: 1300 })]
-        {
+        for (v4, kind, code) in [(true, 3, 4), (false, 2, 0)] {
+            let message = ErrorMessage { kind, code, detail: 1300, hop_limit: None };
             let found = read_error(v4, &error(libc::EMSGSIZE, 1, 0, 0, 1300));
             assert_eq!(found, Some(Trouble::Message(message, None)));
         }

@@ -267,7 +267,7 @@ fn a_datagram_to_a_closed_port_comes_back_as_trouble_once() {
         let (trouble, len) =
             wait("the error", || Some(socket.trouble(&mut quoted)).filter(|(trouble, _)| *trouble != Trouble::None));
         let (kind, code) = if at.is_ipv4() { (3, 3) } else { (1, 4) };
-        let message = ErrorMessage { kind, code, detail: 0 };
+        let message = ErrorMessage { kind, code, detail: 0, hop_limit: Some(64) };
         assert_eq!(trouble, Trouble::Message(message, Some(at.ip())), "{to}");
         assert_eq!(&quoted[..len], b"ping");
         assert_eq!(socket.trouble(&mut quoted).0, Trouble::None);

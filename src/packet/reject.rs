@@ -31,6 +31,8 @@ pub struct ErrorMessage {
     pub code: u8,
     /// The MTU of "too large", the pointer of "parameter problem", else 0.
     pub detail: u32,
+    /// What was left of the hops when it came in, from which `tracepath` counts the way back; None where it was not told.
+    pub hop_limit: Option<u8>,
 }
 
 impl ErrorMessage {
@@ -38,7 +40,7 @@ impl ErrorMessage {
     #[must_use]
     pub fn too_large(v4: bool, mtu: u32) -> Self {
         let (kind, code) = if v4 { (3, 4) } else { (2, 0) };
-        Self { kind, code, detail: mtu }
+        Self { kind, code, detail: mtu, hop_limit: None }
     }
 }
 
@@ -98,23 +100,30 @@ pub fn unreachable(packet: &IpPacket<'_>, why: Unreachable, out: &mut Vec<u8>) {
         // ICMPv6 has no such code: it points at the next-header field, byte 6 (RFC 4443 §3.4).
         Unreachable::Protocol => (Icmpv6Message::ParamProblem, 1, 6),
     };
-    error(packet, packet.tuple().remote.ip(), (Icmpv4Message::DstUnreachable, v4, 0), v6, out);
+    error(packet, (packet.tuple().remote.ip(), HOP_LIMIT), (Icmpv4Message::DstUnreachable, v4, 0), v6, out);
 }
 
 /// Appends an ICMP error about `packet` as it came from `from`. Nothing is appended where [`unreachable()`] appends nothing, and for what
 /// is no error.
 pub fn error_message(packet: &IpPacket<'_>, from: IpAddr, message: ErrorMessage, out: &mut Vec<u8>) {
-    let ErrorMessage { kind, code, detail } = message;
+    let ErrorMessage { kind, code, detail, hop_limit } = message;
     // Destination unreachable, time exceeded and parameter problem (RFC 792); the errors of RFC 4443 §2.1.
     let known = if from.is_ipv4() { matches!(kind, 3 | 11 | 12) } else { matches!(kind, 1..=4) };
     if known {
         // The pointer of ICMPv4 stands in the first byte (RFC 792).
         let detail_v4 = if kind == 12 { detail << 24 } else { detail };
-        error(packet, from, (Icmpv4Message::from(kind), code, detail_v4), (Icmpv6Message::from(kind), code, detail), out);
+        let (v4, v6) = ((Icmpv4Message::from(kind), code, detail_v4), (Icmpv6Message::from(kind), code, detail));
+        error(packet, (from, hop_limit.unwrap_or(HOP_LIMIT)), v4, v6, out);
     }
 }
 
-fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8, u32), v6: (Icmpv6Message, u8, u32), out: &mut Vec<u8>) {
+fn error(
+    packet: &IpPacket<'_>,
+    (from, hop_limit): (IpAddr, u8),
+    v4: (Icmpv4Message, u8, u32),
+    v6: (Icmpv6Message, u8, u32),
+    out: &mut Vec<u8>,
+) {
     let tuple = packet.tuple();
     if is_to_many(packet) || matches!(packet.transport(), Transport::Icmp | Transport::Unwanted(_)) {
         return;
@@ -122,7 +131,7 @@ fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8, u32), v6: 
     match (from, tuple.local.ip()) {
         (IpAddr::V4(_), IpAddr::V4(_)) => {
             let quote = packet.bytes().get(..MAX_ERROR_V4 - 28).unwrap_or(packet.bytes());
-            let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmp, 8 + quote.len(), HOP_LIMIT, out) else { return };
+            let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmp, 8 + quote.len(), hop_limit, out) else { return };
             let (head, data) = body.split_at_mut(8);
             data.copy_from_slice(quote);
             if let Some(detail) = head.get_mut(4..8) {
@@ -135,7 +144,7 @@ fn error(packet: &IpPacket<'_>, from: IpAddr, v4: (Icmpv4Message, u8, u32), v6: 
         }
         (IpAddr::V6(src), IpAddr::V6(dst)) => {
             let quote = packet.bytes().get(..MAX_ERROR_V6 - 48).unwrap_or(packet.bytes());
-            let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmpv6, 8 + quote.len(), HOP_LIMIT, out) else { return };
+            let Some(body) = start(from, tuple.local.ip(), IpProtocol::Icmpv6, 8 + quote.len(), hop_limit, out) else { return };
             let (head, data) = body.split_at_mut(8);
             data.copy_from_slice(quote);
             if let Some(pointer) = head.get_mut(4..8) {

@@ -9,6 +9,7 @@ in_all_ways! {
     a_closed_udp_port_refuses,
     an_unreachable_host_is_silence_to_plain_datagrams,
     a_connected_socket_hears_that_the_host_has_another_address,
+    an_error_says_how_far_it_has_come,
 }
 
 /// Demands of each address and port what the kernel says without a router: each story runs there, too.
@@ -50,6 +51,38 @@ fn an_unreachable_host_is_silence_to_plain_datagrams(way: Way) {
     let send = |router: &Router<'_>, address: &str, port: u16| told(router.run(probe(&["datagram", address, &port.to_string()])));
     // Not fatal to a UDP socket that does not ask for errors (net/ipv4/icmp.c, icmp_err_convert).
     compare(way, [(four, 7, "silence"), (six, 7, "silence")], send);
+}
+
+/// Sends one datagram with a hop limit and says what is left of the hops of the error that comes back.
+const HOPS_LEFT: &str = r#"
+import select, socket, sys
+six = ":" in sys.argv[1]
+s = socket.socket(socket.AF_INET6 if six else socket.AF_INET, socket.SOCK_DGRAM)
+# IP_RECVERR, IP_RECVTTL and IP_TTL; IPV6_RECVERR, IPV6_RECVHOPLIMIT and IPV6_UNICAST_HOPS.
+level, errors, told, limit = (41, 25, 51, 16) if six else (0, 11, 12, 2)
+for option, value in (errors, 1), (told, 1), (limit, int(sys.argv[3])):
+    s.setsockopt(level, option, value)
+s.connect((sys.argv[1], int(sys.argv[2])))
+s.send(b"x")
+wait = select.poll()
+wait.register(s, 0)
+assert wait.poll(20000), "no error"
+control = s.recvmsg(100, 500, socket.MSG_ERRQUEUE)[1]
+print([int.from_bytes(data[:4], "little") for at, kind, data in control if (at, kind) == ((41, 52) if six else (0, 2))])
+"#;
+
+fn an_error_says_how_far_it_has_come(way: Way) {
+    let lab = Lab::new();
+    let profiles = Profiles::accepting();
+    let router = Router::start(&lab, way, &profiles);
+    let closed = Lab::CLOSED_PORT.to_string();
+    for server in [Lab::SERVER_4, Lab::SERVER_6] {
+        // Of the gateway's 64 all are left, of the server's one less.
+        for (hop_limit, left) in [("1", "[64]"), ("64", "[63]")] {
+            let answer = router.run(["/usr/bin/python3", "-c", HOPS_LEFT, server, &closed, hop_limit]).expect_success();
+            assert_eq!(answer.trim(), left, "{server}, hop limit {hop_limit}");
+        }
+    }
 }
 
 /// Talks with the echo server by a connected socket until that is silent, or an error comes; says "ready" with the first answer.

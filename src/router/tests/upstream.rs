@@ -80,7 +80,7 @@ fn an_error_quotes_what_the_program_sent() {
 }
 
 #[test]
-fn an_icmp_error_that_came_back_is_told_with_its_kind_code_and_sender() {
+fn an_icmp_error_that_came_back_is_told_with_its_kind_code_sender_and_hops() {
     for way in ways(443).into_iter().filter(|way| way.kind == Kindred::Tcp) {
         let v4 = way.remote.is_ipv4();
         let hop: IpAddr = if v4 { "10.9.0.1".parse() } else { "fd09::1".parse() }.expect("an address");
@@ -88,7 +88,7 @@ fn an_icmp_error_that_came_back_is_told_with_its_kind_code_and_sender() {
             for from in [Some(hop), None] {
                 let mut bench = Bench::new(ACCEPT);
                 let (id, _) = bench.judged(&way, "/usr/bin/curl");
-                let message = ErrorMessage { kind, code, detail: 0 };
+                let message = ErrorMessage { kind, code, detail: 0, hop_limit: Some(57) };
                 let outputs = bench.input(Input::Failed { flow: id, failure: Failure::Message { message, from } });
                 assert_eq!(told(&outputs), [Told::Icmp(kind, code)]);
                 let sender = if v4 { 12..16 } else { 8..24 };
@@ -98,6 +98,7 @@ fn an_icmp_error_that_came_back_is_told_with_its_kind_code_and_sender() {
                     IpAddr::V6(ip) => ip.octets().into(),
                 };
                 assert_eq!(bytes.and_then(|bytes| bytes.get(sender)), Some(&expected[..]));
+                assert_eq!(bytes.and_then(|bytes| bytes.get(if v4 { 8 } else { 7 })), Some(&57), "what was left of its hops");
                 assert_eq!(outcomes(&outputs), ["unreachable"]);
                 bench.assert_empty();
             }
