@@ -136,6 +136,8 @@ impl Core {
         let (jobs, job_queue) = shard::job_queue(JOBS);
         let (dns_sender, datagrams) = mpsc::channel(QUESTIONS);
         let (stream_sender, streams) = mpsc::channel(QUESTIONS);
+        let on_device = facts.addresses.iter().map(|(address, _)| *address);
+        let device_addresses = if plan.mark.is_some() { on_device.collect() } else { Arc::default() };
         let near = if plan.mark.is_some() { Near::this_host(&plan.own_addresses) } else { Near::nothing() };
         let parts = Parts {
             takes_over: plan.mark.is_some(),
@@ -147,6 +149,7 @@ impl Core {
             dns: dns_sender,
             streams: stream_sender,
             own_addresses: plan.own_addresses,
+            device_addresses,
             bare_links: plan.bare_links,
             older: older.clone(),
         };

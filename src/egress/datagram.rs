@@ -3,7 +3,7 @@
 //! Keeps one rule: what goes out together and what comes in together are single datagrams on the wire and to the program.
 
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsRawFd, RawFd};
 
 use socket2::{SockAddr, SockRef, Socket};
@@ -140,16 +140,11 @@ fn connect(socket: &Socket, to: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn any(v4: bool, port: u16) -> SockAddr {
-    let ip: IpAddr = if v4 { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-    SockAddr::from(SocketAddr::new(ip, port))
-}
-
-/// Binds to the port of `from` if it can be had; where another is needed and nobody shares it, connect(2) finds one. Under a mark we
-/// live beside the programs, whose own sockets hold their ports, and bind to a [`Way`]'s twin. Socket options and bind(2) in turn.
+/// Binds to the port of `from` if it can be had; where another is needed, nobody shares it and no address is asked for, connect(2) finds
+/// one. Under a mark we live beside the programs, whose own sockets hold their ports, and bind to a [`Way`]'s twin. Socket options and bind(2) in turn.
 pub(super) fn bind(
     socket: &Socket,
-    v4: bool,
+    address: IpAddr,
     from: Source,
     mark: Option<u32>,
     is_spared: &dyn Fn(u16) -> bool,
@@ -158,7 +153,8 @@ pub(super) fn bind(
         Source::Alone { port } => (port, None, false),
         Source::Shared { port, leased, .. } => (port, leased, true),
     };
-    if !v4 && (port != 0 || shared) {
+    let at = |port| SockAddr::from(SocketAddr::new(address, port));
+    if address.is_ipv6() && (port != 0 || shared) {
         // Else any IPv4 socket on this port would count as one on ours.
         socket.set_only_v6(true)?;
     }
@@ -170,19 +166,25 @@ pub(super) fn bind(
         if let (Some(mark), Some(way)) = (mark, Way::between(port, leased)) {
             socket.set_mark(mark | way.bits | HEARS)?;
         }
-        return socket.bind(&any(v4, leased));
+        return socket.bind(&at(leased));
     }
     let bound = match mark {
-        Some(mark) => bind_to_twin(socket, v4, port, if shared { mark | HEARS } else { mark }, is_spared)?,
-        None => port != 0 && is_bound(socket.bind(&any(v4, port)))?,
+        Some(mark) => bind_to_twin(socket, &at, port, if shared { mark | HEARS } else { mark }, is_spared)?,
+        None => port != 0 && is_bound(socket.bind(&at(port)))?,
     };
-    if shared && !bound { socket.bind(&any(v4, 0)) } else { Ok(()) }
+    if (shared || !address.is_unspecified()) && !bound { socket.bind(&at(0)) } else { Ok(()) }
 }
 
 /// False when no twin is free.
-fn bind_to_twin(socket: &Socket, v4: bool, port: u16, mark: u32, is_spared: &dyn Fn(u16) -> bool) -> io::Result<bool> {
+fn bind_to_twin(
+    socket: &Socket,
+    at: &dyn Fn(u16) -> SockAddr,
+    port: u16,
+    mark: u32,
+    is_spared: &dyn Fn(u16) -> bool,
+) -> io::Result<bool> {
     for way in Way::from(port).filter(|way| !is_spared(way.twin(port))) {
-        if is_bound(socket.bind(&any(v4, way.twin(port))))? {
+        if is_bound(socket.bind(&at(way.twin(port))))? {
             return socket.set_mark(mark | way.bits).map(|()| true);
         }
     }

@@ -31,18 +31,21 @@ pub struct Reply<'a> {
 }
 
 impl Pings {
-    pub(super) fn datagram(socket: Socket, to: SocketAddr) -> io::Result<Self> {
-        Self::new(socket, to, false)
+    pub(super) fn datagram(socket: Socket, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+        Self::new(socket, (source, to), false)
     }
 
-    pub(super) fn raw(socket: Socket, to: SocketAddr) -> io::Result<Self> {
-        Self::new(socket, to, true)
+    pub(super) fn raw(socket: Socket, to: SocketAddr, source: Option<IpAddr>) -> io::Result<Self> {
+        Self::new(socket, (source, to), true)
     }
 
-    fn new(socket: Socket, to: SocketAddr, raw: bool) -> io::Result<Self> {
+    fn new(socket: Socket, (source, to): (Option<IpAddr>, SocketAddr), raw: bool) -> io::Result<Self> {
         let v4 = to.is_ipv4();
         socket.set_broadcast(true)?;
         options::ask_for_details(&SockRef::from(&socket), v4)?;
+        if let Some(source) = source {
+            socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))?;
+        }
         // ICMP has no ports; a raw socket refuses one (raw(7)).
         socket.connect(&SockAddr::from(SocketAddr::new(to.ip(), 0)))?;
         Ok(Self { socket, v4, raw, options: Options::new(to.ip()), out: Vec::new() })

@@ -13,7 +13,7 @@ mod source;
 mod tcp;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use socket2::{Domain, Protocol, SockAddr, SockRef, Socket, Type};
 
@@ -32,6 +32,8 @@ use source::{Automatic, Choice};
 #[derive(Clone, Copy, Debug)]
 pub struct Dialer {
     mark: Option<u32>,
+    /// Where packets leave from; `None`: from the address that the kernel chooses.
+    source: Option<IpAddr>,
     automatic: Automatic,
 }
 
@@ -83,7 +85,7 @@ impl Dialer {
     /// `mark` keeps our own packets out of the TUN under `up`; `exec`'s sockets live outside and need none.
     #[must_use]
     pub fn new(mark: Option<u32>) -> Self {
-        Self { mark, automatic: Automatic::read() }
+        Self { mark, source: None, automatic: Automatic::read() }
     }
 
     /// The same for flows that leave by the routes of the main table alone. Rules of others send what lacks their mark into a tunnel, and
@@ -91,6 +93,12 @@ impl Dialer {
     #[must_use]
     pub fn by_main(self) -> Self {
         Self { mark: self.mark.map(|mark| mark | BY_MAIN), ..self }
+    }
+
+    /// The same for flows that leave from this address of the host's, or not at all.
+    #[must_use]
+    pub fn leaving_from(self, source: Option<IpAddr>) -> Self {
+        Self { source, ..self }
     }
 
     /// Begins to connect.
@@ -116,9 +124,12 @@ impl Dialer {
         // The program may want its port for another connection before this one's last word is said.
         socket.set_reuse_address(true).map_err(|source| kernel("set SO_REUSEADDR", to, source))?;
         match choice {
-            Choice::Connect(port) => source::choose(&socket, port),
-            Choice::Bind(port) => source::bind(&socket, to.is_ipv4(), port, || self.source_to(permit, to)),
-            Choice::Any => Ok(()),
+            Choice::Connect(port) => source::choose(&socket, port).and_then(|()| source::keep(&socket, self.source)),
+            Choice::Bind(port) => match self.source {
+                Some(source) => socket.bind(&SockAddr::from(SocketAddr::new(source, port))),
+                None => source::bind(&socket, to.is_ipv4(), port, || self.source_to(permit, to)),
+            },
+            Choice::Any => source::keep(&socket, self.source),
         }
         .map_err(|source| kernel("take the program's port", to, source))?;
         match socket.connect(&SockAddr::from(to)) {
@@ -134,6 +145,12 @@ impl Dialer {
         socket.connect(&SockAddr::from(to))?;
         let address = socket.local_addr()?.as_socket().map(|address| address.ip());
         address.ok_or_else(|| io::ErrorKind::AddrNotAvailable.into())
+    }
+
+    /// What a socket that talks to `to` is bound to.
+    fn source_for(&self, to: SocketAddr) -> IpAddr {
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        self.source.unwrap_or(any)
     }
 
     /// A UDP socket, connected unless it is to hear strangers.
@@ -159,7 +176,7 @@ impl Dialer {
         is_spared: &dyn Fn(u16) -> bool,
     ) -> Result<Datagrams, DialError> {
         let socket = self.socket(permit, to, Type::DGRAM, Some(Protocol::UDP))?;
-        let made = datagram::bind(&socket, to.is_ipv4(), from, self.mark, is_spared).and_then(|()| {
+        let made = datagram::bind(&socket, self.source_for(to), from, self.mark, is_spared).and_then(|()| {
             let hears = matches!(from, Source::Shared { hears: true, .. });
             Datagrams::new(socket, to, hears, self.mark)
         });
@@ -174,10 +191,10 @@ impl Dialer {
     pub fn ping(&self, permit: Permit, to: SocketAddr) -> Result<Pings, DialError> {
         let protocol = if to.is_ipv4() { Protocol::ICMPV4 } else { Protocol::ICMPV6 };
         match self.socket(permit, to, Type::DGRAM, Some(protocol)) {
-            Ok(socket) => Pings::datagram(socket, to),
+            Ok(socket) => Pings::datagram(socket, to, self.source),
             // Outside the group range a raw socket does the same, for those who may have one.
             Err(DialError::Kernel { source, .. }) if source.kind() == io::ErrorKind::PermissionDenied => {
-                Pings::raw(self.socket(permit, to, Type::RAW, Some(protocol))?, to)
+                Pings::raw(self.socket(permit, to, Type::RAW, Some(protocol))?, to, self.source)
             }
             Err(error) => return Err(error),
         }

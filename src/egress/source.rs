@@ -103,6 +103,13 @@ pub(super) fn choose(socket: &Socket, port: u16) -> io::Result<()> {
     }
 }
 
+/// Lets connect(2) keep this address, and choose the port as for a socket that is bound to none.
+pub(super) fn keep(socket: &Socket, source: Option<IpAddr>) -> io::Result<()> {
+    let Some(source) = source else { return Ok(()) };
+    set_int(&SockRef::from(socket), libc::IPPROTO_IP, libc::IP_BIND_ADDRESS_NO_PORT, 1)?;
+    socket.bind(&SockAddr::from(SocketAddr::new(source, 0)))
+}
+
 /// Binds to `port`, whatever other connections leave from there. `source` tells the address that the connection will leave from: the
 /// program's own socket may hold the port on every other one. The socket has `SO_REUSEADDR`.
 pub(super) fn bind(socket: &Socket, v4: bool, port: u16, source: impl FnOnce() -> io::Result<IpAddr>) -> io::Result<()> {

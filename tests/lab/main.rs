@@ -5,6 +5,7 @@ mod harness;
 
 mod attribution;
 mod behind;
+mod bound;
 mod control;
 mod datagrams;
 mod enclosed;

@@ -66,7 +66,7 @@ struct Inbound {
 
 impl Shard {
     pub(super) fn open_echo(&self, id: FlowId, permit: Permit, to: SocketAddr) -> Result<(Lane, RawFd), DialError> {
-        let socket = self.dialer.ping(permit, to)?;
+        let socket = self.dialer.leaving_from(self.bound_to(id)).ping(permit, to)?;
         let fd = socket.as_raw_fd();
         Ok((Lane::Echo(EchoLane { id, socket }), fd))
     }

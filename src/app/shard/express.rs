@@ -8,7 +8,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd as _, AsRawFd as _};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -88,10 +88,11 @@ impl Express {
         })
     }
 
-    /// Enters a new connection, whose first segment came by the TUN; from where it leaves. `None`: by no port that was
-    /// tried.
-    fn enter(&mut self, tuple: &FiveTuple) -> io::Result<Option<SocketAddr>> {
-        let (source, own) = (self.way.source(tuple.remote.ip())?, tuple.local.port());
+    /// Enters a new connection, whose first segment came by the TUN; from where it leaves: the address that its program is bound to, or
+    /// the kernel's choice. `None`: by no port that was tried.
+    fn enter(&mut self, tuple: &FiveTuple, bound_to: Option<IpAddr>) -> io::Result<Option<SocketAddr>> {
+        let source = bound_to.map_or_else(|| self.way.source(tuple.remote.ip()), Ok)?;
+        let own = tuple.local.port();
         // The first time the program may just have sent the segment once more.
         for turn in 0..2 + PORTS {
             let port = if turn < 2 { own } else { self.way.some_port() };
@@ -138,6 +139,7 @@ impl Shard {
         if !goes_on_as_it_is || permit.lane() != verdict::Lane::Direct || !self.is_own(tuple.local.ip()) {
             return false;
         }
+        let bound_to = self.bound_to(id);
         // Where more than a plain header stands in front of it, the stack knows better.
         let Some(first) = flow.parked().first().and_then(finished_tcp) else { return false };
         // What conntrack does not know by these ends has been translated by rules of others, which the answers need.
@@ -145,7 +147,7 @@ impl Shard {
         if !matches!(express.conntrack.forget(&tuple), Ok(true)) {
             return false;
         }
-        let outer = match express.enter(&tuple) {
+        let outer = match express.enter(&tuple, bound_to) {
             Ok(Some(outer)) => outer,
             Ok(None) => return false,
             // Its table is full, or it cannot; or there is no way, which the stack tells the program.

@@ -155,6 +155,7 @@ pub(super) mod tests {
             dns: tokio::sync::mpsc::channel(1).0,
             streams: tokio::sync::mpsc::channel(1).0,
             own_addresses: Vec::new(),
+            device_addresses: Arc::default(),
             bare_links: Arc::default(),
             older: None,
         };

@@ -16,6 +16,7 @@
 //! `search` on a thread of its own, `faults` keeps a fault of our own to one flow; `inbox` is what other threads say, `telling` speaks to people.
 
 mod alive;
+mod bound;
 mod closed;
 mod datagrams;
 mod delivery;
@@ -113,6 +114,7 @@ pub(super) struct Shard {
     dns: tokio::sync::mpsc::Sender<Datagram>,
     streams: tokio::sync::mpsc::Sender<super::dns::Stream>,
     own_addresses: Vec<IpAddr>,
+    device_addresses: Arc<[IpAddr]>,
     older: Option<super::older::Handle>,
     dirty: Vec<usize>,
     /// Flows that are to have a turn then.

@@ -48,6 +48,8 @@ pub(in crate::app) struct Parts {
     pub(in crate::app) dns: tokio::sync::mpsc::Sender<Datagram>,
     pub(in crate::app) streams: tokio::sync::mpsc::Sender<Stream>,
     pub(in crate::app) own_addresses: Vec<IpAddr>,
+    /// What programs have that leave their address to the kernel; none: those of the host.
+    pub(in crate::app) device_addresses: Arc<[IpAddr]>,
     pub(in crate::app) bare_links: Arc<BareLinks>,
     /// Who knows the flows that are older; None: there can be none.
     pub(in crate::app) older: Option<older::Handle>,
@@ -95,8 +97,8 @@ impl Shard {
     }
 
     fn new((index, others): (usize, Handles), (tun, door): (Queue, Door), parts: Parts, shared: Arc<Shared>) -> io::Result<Self> {
-        let Parts { takes_over, config, dialer, express, attributor, jobs, dns, streams, own_addresses, bare_links, older } =
-            parts;
+        let Parts { takes_over, config, dialer, express, attributor, jobs, dns, streams, .. } = parts;
+        let Parts { own_addresses, device_addresses, bare_links, older, .. } = parts;
         let Door { poll, inbox, handle } = door;
         poll.registry().register(&mut SourceFd(&tun.as_raw_fd()), TUN, Interest::READABLE)?;
         let express = express.and_then(|way| tolerated(Express::new(way, &poll)));
@@ -126,6 +128,7 @@ impl Shard {
             dns,
             streams,
             own_addresses,
+            device_addresses,
             bare_links,
             older,
             dirty: Vec::new(),

@@ -10,7 +10,7 @@ use smoltcp::socket::tcp::{Socket, State};
 
 use super::lanes::{Lane, TcpLane, Upstream};
 use super::{Shard, Sink, TURN_BYTES};
-use crate::egress::{DialError, Dialer, Opener, Progress, Stream, failure_of};
+use crate::egress::{DialError, Opener, Progress, Stream, failure_of};
 use crate::flow::FlowId;
 use crate::packet::{Checksums, IpPacket, Protocol, Transport};
 use crate::router::{Counter, Failure, Input, answer_to};
@@ -41,11 +41,6 @@ enum Turn {
 }
 
 impl Shard {
-    /// Makes the upstream sockets of a flow.
-    pub(super) fn dialer_for(&self, id: FlowId) -> Dialer {
-        if self.lanes.goes_by_main(id) { self.dialer.by_main() } else { self.dialer }
-    }
-
     pub(super) fn open(&mut self, id: FlowId, permit: Permit, to: SocketAddr, now: Instant) {
         let Some(protocol) = self.router.flow(id).map(|flow| flow.tuple.protocol) else { return };
         if let Some(header) = self.lanes.link(id) {

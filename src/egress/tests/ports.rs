@@ -73,3 +73,29 @@ fn a_kept_port_stays_open_to_others_that_let_the_kernel_choose() {
         assert_eq!(socket.local_addr().expect("connected").as_socket().expect("an address").port(), port);
     }
 }
+
+#[test]
+fn what_leaves_from_an_address_leaves_from_that_one_or_not_at_all() {
+    let [source, gone]: [IpAddr; 2] = [[127, 0, 0, 2].into(), [192, 0, 2, 1].into()];
+    let dialer = |source| Dialer::default().leaving_from(Some(source));
+    let at = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = TcpListener::bind(at).expect("a free port");
+    let to = listener.local_addr().expect("bound");
+    for port in [0, 21_175, free_port(at)] {
+        let connecting = dialer(source).tcp(permit(Lane::Direct), to, opener(port)).expect("loopback has it");
+        assert_eq!(listener.accept().expect("a connection").1.ip(), source, "from port {port}");
+        drop(connecting);
+        assert!(dialer(gone).tcp(permit(Lane::Direct), to, opener(port)).is_err(), "from port {port}");
+    }
+    let peer = UdpSocket::bind(at).expect("a free port");
+    peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    let to = peer.local_addr().expect("bound");
+    let shared = Source::Shared { port: 21_176, leased: None, hears: true };
+    for from in [Source::Alone { port: 0 }, Source::Alone { port: 21_175 }, shared] {
+        let mut socket = dialer(source).udp(permit(Lane::Direct), to, from).expect("a socket");
+        socket.send(b"ping", None, marks(64)).expect("room");
+        assert_eq!(peer.recv_from(&mut [0; 16]).expect("a datagram").1.ip(), source, "{from:?}");
+        assert!(dialer(gone).udp(permit(Lane::Direct), to, from).is_err(), "{from:?}");
+    }
+    assert!(dialer(gone).ping(permit(Lane::Direct), to).is_err());
+}
