@@ -90,7 +90,7 @@ pub(super) fn carried(plan: &Plan, mark: Mark) -> String {
 /// In the prerouting chain, behind what comes by loopback and by the TUN: what conntrack has been made to forget has no socket by the address
 /// that its peer knows, until it is entered again; a reset of the kernel's would end it before. What has ended is to be reset.
 pub(super) fn unheard(plan: &Plan) -> String {
-    let is_stray = "meta l4proto tcp tcp flags & (syn | ack) != syn ct state new fib daddr type local";
+    let is_stray = "ct state new meta l4proto tcp tcp flags & (syn | ack) != syn fib daddr type local";
     if !plan.express {
         return String::new();
     }
@@ -117,10 +117,11 @@ pub(super) fn translated(plan: &Plan, mark: Mark) -> String {
     let carried = format!("meta mark & {bits:#010x} == {full:#010x}");
     // Conntrack does not know that this host has moved to another network.
     let _ = writeln!(others, "\t\t{carried} fib saddr type != local drop");
+    let _ = writeln!(others, "\t\t{carried} tcp flags & syn != syn accept");
     for (family, digit) in FAMILIES {
         let _ = writeln!(others, "\t\t{carried} {FIRST} delete @late{digit} {{ {} }}", ends(family, "tcp"));
     }
-    let _ = writeln!(others, "\t\t{carried} tcp flags & syn == syn tcp option maxseg size set rt mtu");
+    let _ = writeln!(others, "\t\t{carried} tcp option maxseg size set rt mtu");
     let device = &plan.device;
     format!(
         "\tchain express {{\n\t\ttype nat hook postrouting priority srcnat; policy accept;\n\t}}\n\
