@@ -29,7 +29,7 @@ mod sys;
 mod watch;
 
 pub use raw::{RawNotes, RawSender};
-pub use record::{Left, Sender};
+pub use record::Sender;
 pub use sent::{LastSender, Sending};
 pub use sys::since_boot;
 pub use watch::{ClosedSockets, Without};

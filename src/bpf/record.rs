@@ -116,12 +116,6 @@ impl Closed {
         (self.sender.pid != 0 && self.is_recent(now) && alone && self.fits(tuple)).then_some(self.sender)
     }
 
-    /// Which one it is, if it was closed just now.
-    pub(super) fn left(&self, now: u64) -> Option<Left> {
-        let is_others = self.other != 0 && is_recent(self.other, now);
-        self.is_recent(now).then_some(Left { cookie: self.sender.cookie, is_others })
-    }
-
     /// Whether it was closed just now.
     pub(super) fn is_recent(&self, now: u64) -> bool {
         is_recent(self.closed, now)
@@ -141,14 +135,6 @@ impl Closed {
 /// The clocks of two processors may differ by a little.
 fn is_recent(at: u64, now: u64) -> bool {
     Duration::from_nanos(now.saturating_sub(at)) < RECENT
-}
-
-/// A UDP socket that was closed just now, the last one of its port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Left {
-    pub cookie: u64,
-    /// Another process has closed one of this port just now as well.
-    pub is_others: bool,
 }
 
 pub(super) fn part<const N: usize>(bytes: &[u8], at: i16) -> Option<[u8; N]> {
@@ -243,10 +229,7 @@ mod tests {
         let (mut closed, v4) = (closed("0.0.0.0:4000", "0.0.0.0:0"), tuple("10.9.0.2:4000", "203.0.113.10:9"));
         closed.other = NOW - 5;
         assert_eq!(closed.sender_of(&v4, NOW), None);
-        assert_eq!(closed.left(NOW), Some(Left { cookie: SENDER.cookie, is_others: true }));
-        assert_eq!(closed.left(NOW + SECOND), None);
         closed.other = NOW - SECOND;
-        assert_eq!(closed.left(NOW), Some(Left { cookie: SENDER.cookie, is_others: false }));
         assert_eq!(closed.sender_of(&v4, NOW), Some(SENDER));
     }
 

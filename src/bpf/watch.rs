@@ -15,7 +15,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 use super::code::Instruction;
 use super::program::{self, Notes, Watched};
 use super::raw::{self, Note, RawNotes};
-use super::record::{self, Closed, Left, MADE_LEN, RECORD_LEN, Sender};
+use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
 use super::sys::{self, Hook, Map, MapKind};
 use crate::packet::{FiveTuple, Protocol};
 
@@ -198,12 +198,6 @@ impl ClosedSockets {
     #[must_use]
     pub fn was_left_just_now(&self, port: u16) -> bool {
         self.maps.closed(port).is_some_and(|closed| closed.is_recent(sys::since_boot()))
-    }
-
-    /// The UDP socket of this port that was closed last, if that was just now.
-    #[must_use]
-    pub fn left_just_now(&self, port: u16) -> Option<Left> {
-        self.maps.closed(port)?.left(sys::since_boot())
     }
 
     /// Whether a program made the socket with this cookie, as far as is remembered; what the kernel makes for itself is not noted.

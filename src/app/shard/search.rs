@@ -71,11 +71,11 @@ impl Attributor {
     }
 
     fn find_at_port(&self, tuple: &FiveTuple, socket: &Socket, whose: Whose, link: Option<u32>) -> Found {
-        let (sockets, closers) = self.senders_of(tuple, socket, whose);
-        let senders = sockets.iter().map(|socket| socket.cookie).chain(closers.iter().map(|closer| closer.0)).collect();
-        let found = match &*sockets {
-            [only] if closers.is_empty() => self.find_holders(tuple, *only, link),
-            several => Found::of(self.holders_of_all(several, closers)),
+        let (sockets, closer) = self.senders_of(tuple, socket, whose);
+        let senders = sockets.iter().map(|socket| socket.cookie).chain(closer.as_ref().map(|closer| closer.0)).collect();
+        let found = match (&*sockets, closer) {
+            ([only], None) => self.find_holders(tuple, *only, link),
+            (several, closer) => Found::of(self.holders_of_all(several, closer)),
         };
         Found { senders, ..found }
     }

@@ -18,7 +18,7 @@ use super::Shard;
 use super::holder::HELD;
 use super::identify::{Attributor, unattributed};
 use crate::app::shared::locked;
-use crate::bpf::{ClosedSockets, LastSender, Left, Sending};
+use crate::bpf::{LastSender, Sending};
 use crate::flow::FlowId;
 use crate::netlink::{MASK, PortUse};
 use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol, Signature};
@@ -134,9 +134,9 @@ impl Attributor {
         (sockets.len() <= MOST).then_some(sockets)
     }
 
-    /// The sockets that may have sent a datagram from a port that others have too, and those that are closed, by their cookies, and who made
-    /// them. `found`: the one that the tables name.
-    pub(super) fn senders_of(&self, tuple: &FiveTuple, found: &Socket, whose: Whose) -> (Vec<Socket>, Vec<Closer>) {
+    /// The sockets that may have sent a datagram from a port that others have too, and, where it is closed, that which sent last, by its
+    /// cookie, and who made it. `found`: the one that the tables name.
+    pub(super) fn senders_of(&self, tuple: &FiveTuple, found: &Socket, whose: Whose) -> (Vec<Socket>, Option<Closer>) {
         let mut sockets = self.at_port(tuple).unwrap_or_default();
         let last = match whose {
             Whose::Last(last) => Some(last),
@@ -149,46 +149,19 @@ impl Attributor {
             sockets.retain(is_last);
         }
         let closer = closed.map(|last| last.cookie_near(found.cookie)).map(|cookie| (cookie, self.closer(cookie)));
-        // Where it is not noted who sends, nobody's last datagram is told from the others'.
-        let left = self.left(tuple).filter(|_| whose == Whose::Any && self.senders.notes.is_some());
-        let others = left.iter().flat_map(|left| {
-            let others = left.is_others.then(|| (0, unattributed(None)));
-            [(left.cookie, self.closer(left.cookie))].into_iter().chain(others)
-        });
-        let mut closers: Vec<Closer> = closer.into_iter().collect();
-        for (cookie, identity) in others {
-            if !closers.iter().any(|(other, _)| *other == cookie) {
-                closers.push((cookie, identity));
-            }
-        }
-        (sockets, closers)
-    }
-
-    /// The socket of this port that was closed last, if that was just now.
-    fn left(&self, tuple: &FiveTuple) -> Option<Left> {
-        self.closed.as_ref()?.left_just_now(tuple.local.port())
-    }
-
-    /// Whether nobody but these, by their cookies, has had the port since just now.
-    fn is_theirs(&self, tuple: &FiveTuple, senders: &[u64]) -> bool {
-        let is_one = |cookie: u64| senders.contains(&cookie);
-        // Closed ones last: who has left the tables by now is noted there.
-        let open = self.at_port(tuple).is_some_and(|sockets| sockets.iter().all(|socket| is_one(socket.cookie)));
-        open && self.left(tuple).is_none_or(|left| is_one(left.cookie) && (!left.is_others || is_one(0)))
+        (sockets, closer)
     }
 
     /// All who hold one of these sockets, and who closed one.
-    pub(super) fn holders_of_all(&self, sockets: &[Socket], closers: Vec<Closer>) -> Vec<Arc<Identity>> {
-        let closers = closers.into_iter().map(|(_, identity)| identity);
-        let found = Processes::one_of(sockets.iter().flat_map(|socket| self.holders(socket)).chain(closers));
+    pub(super) fn holders_of_all(&self, sockets: &[Socket], closer: Option<Closer>) -> Vec<Arc<Identity>> {
+        let closer = closer.map(|(_, identity)| identity);
+        let found = Processes::one_of(sockets.iter().flat_map(|socket| self.holders(socket)).chain(closer));
         if found.is_empty() { vec![unattributed(None)] } else { found }
     }
 
-    /// Who made a socket that is closed by now, or was made just now; nobody where another process closed it.
+    /// Who made a socket that is closed by now; nobody where another process closed it.
     fn closer(&self, cookie: u64) -> Arc<Identity> {
-        // One that is open and was not there when the tables were read is new.
-        let maker = |closed: &ClosedSockets| closed.maker(cookie).or_else(|| closed.maker_of_new(cookie));
-        let sender = self.closed.as_ref().and_then(maker);
+        let sender = self.closed.as_ref().and_then(|closed| closed.maker(cookie));
         sender.map_or_else(|| unattributed(None), |sender| self.maker_of(&sender))
     }
 }
@@ -247,10 +220,6 @@ impl Shard {
         }
         if !is_one && last.is_some_and(|last| !last.is_nobody()) {
             return Some(false);
-        }
-        if last.is_some() {
-            // Another one sent as well, or nobody did by this port: it is not noted who.
-            return Some(attributor.is_theirs(tuple, &holder.senders));
         }
         if is_due {
             let cookies = attributor.at_port(tuple)?.iter().map(|socket| socket.cookie).collect::<Box<[u64]>>();
