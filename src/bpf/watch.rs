@@ -26,7 +26,7 @@ const MADE_ENTRIES: u32 = 16_384;
 /// Processes that closed raw sockets since this was asked last.
 const RAW_ENTRIES: u32 = 512;
 /// A socket that was made longer ago may have been passed on before anything was noted of its process.
-const NEW: Duration = Duration::from_secs(1);
+const NEW: Duration = Duration::from_secs(10);
 /// Trials until one shows what we do. A thread of ours may begin a process in the midst of one, which closes the socket last.
 const TRIALS: usize = 3;
 /// The discard port: nothing is sent to it.
