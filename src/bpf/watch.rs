@@ -25,7 +25,8 @@ const ENTRIES: u32 = 4096;
 const MADE_ENTRIES: u32 = 16_384;
 /// Processes that closed raw sockets since this was asked last.
 const RAW_ENTRIES: u32 = 512;
-/// A socket that was made longer ago may have been passed on before anything was noted of its process.
+/// A socket that was made longer ago may have been passed on before anything was noted of its process. Longer than a first packet waits behind
+/// a flood: for each that is older, all processes are searched.
 const NEW: Duration = Duration::from_secs(10);
 /// Trials until one shows what we do. A thread of ours may begin a process in the midst of one, which closes the socket last.
 const TRIALS: usize = 3;
