@@ -141,7 +141,8 @@ fn connect(socket: &Socket, to: SocketAddr) -> io::Result<()> {
 }
 
 /// Binds to the port of `from` if it can be had; where another is needed, nobody shares it and no address is asked for, connect(2) finds
-/// one. Under a mark we live beside the programs, whose own sockets hold their ports, and bind to a [`Way`]'s twin. Socket options and bind(2) in turn.
+/// one. Under a mark we live beside the programs, whose own sockets hold their ports, and bind to a [`Way`]'s twin. Socket options and
+/// bind(2) in turn.
 pub(super) fn bind(
     socket: &Socket,
     address: IpAddr,
