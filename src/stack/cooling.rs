@@ -24,21 +24,23 @@ impl Cooling {
         self.next.get_or_insert(at + SILENCE);
     }
 
-    /// Gives back what can be given back, if it is time to look.
-    pub(super) fn run(&mut self, connections: &mut [Option<Box<Connection>>], at: Instant) {
+    /// Gives back what can be given back, if it is time to look; whether the wide flow is among these.
+    pub(super) fn run(&mut self, connections: &mut [Option<Box<Connection>>], at: Instant) -> bool {
         if self.next.is_none_or(|next| next > at) {
-            return;
+            return false;
         }
-        let mut is_warm = false;
+        let (mut is_warm, mut wide) = (false, false);
         for connection in connections.iter_mut().flatten().filter(|connection| connection.is_warm) {
             if connection.used + SILENCE <= at && connection.is_at_rest() {
                 // A kernel that does not take them is asked again when the flow has rested anew.
                 connection.is_warm = false;
                 connection.rings.iter_mut().for_each(|ring| drop(ring.empty()));
+                wide |= connection.numbers.flight.narrow();
             } else {
                 is_warm = true;
             }
         }
         self.next = is_warm.then_some(at + SILENCE);
+        wide
     }
 }

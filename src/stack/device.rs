@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 
 use smoltcp::phy::{Checksum, ChecksumCapabilities, DeviceCapabilities, Medium, RxToken, SegmentationCapabilities, TxToken};
 
-use super::RING_LEN;
+use super::UP_RING;
 use super::flight::Flight;
 use crate::packet::{
     StreamHeaders, VNET_HEADER_LEN, acknowledge_more, acknowledged, resets, step_back, step_forward, stream_end, unfinished_tcp,
@@ -74,7 +74,7 @@ impl Numbers {
         {
             self.end = end;
         }
-        self.headers.keep(packet, RING_LEN);
+        self.headers.keep(packet, UP_RING);
     }
 
     /// Makes the wire's numbers smoltcp's.

@@ -15,7 +15,7 @@ use smoltcp::time::Duration;
 
 use super::device::Numbers;
 use super::through::Link;
-use super::{Connection, NoSink, PacketSink, RING_LEN, Stack, timestamp};
+use super::{Connection, NARROW, NoSink, PacketSink, Stack, timestamp};
 use crate::packet::{HEADERS_MAX, Piece};
 
 /// The first piece has at least so many bytes; what is smaller is a message, and smoltcp's.
@@ -33,6 +33,8 @@ pub(super) struct Flight {
     /// The first of them.
     place: usize,
     len: usize,
+    /// So much of the ring is used, from its beginning.
+    span: usize,
     /// Those that are acknowledged, and that smoltcp never saw.
     past: u32,
     /// When it began, or something was acknowledged last.
@@ -52,6 +54,7 @@ impl Flight {
         Self {
             place: 0,
             len: 0,
+            span: NARROW,
             past: 0,
             since: smoltcp::time::Instant::ZERO,
             repeats: 0,
@@ -95,16 +98,34 @@ impl Flight {
         if len > 0 && len <= self.len {
             self.len -= len;
             // From the beginning again: the core's cache knows these bytes.
-            self.place = if self.len == 0 { 0 } else { (self.place + len) % RING_LEN };
+            self.place = if self.len == 0 { 0 } else { (self.place + len) % self.span };
             self.past = self.past.wrapping_add(acked.wrapping_sub(begin));
             self.since = at;
         }
     }
 
+    pub(super) fn is_wide(&self) -> bool {
+        self.span > NARROW
+    }
+
+    /// Uses all of a ring of `len` bytes from now on, if it is half full as it is; whether it does.
+    fn widen(&mut self, len: usize) -> bool {
+        let can = len > self.span && self.len >= self.span / 2 && self.place + self.len <= self.span;
+        if can {
+            self.span = len;
+        }
+        can
+    }
+
+    /// Uses no more than any other, while nothing is in flight; whether it did use more.
+    pub(super) fn narrow(&mut self) -> bool {
+        std::mem::replace(&mut self.span, NARROW) > NARROW
+    }
+
     /// Where the next bytes can lie in one piece.
     fn free(&self) -> std::ops::Range<usize> {
         let next = self.place + self.len;
-        if next < RING_LEN { next..RING_LEN } else { next - RING_LEN..self.place }
+        if next < self.span { next..self.span } else { next - self.span..self.place }
     }
 }
 
@@ -156,8 +177,15 @@ impl Stack {
         }
         (flight.drains, flight.waits_until) = (false, None);
         flight.is_large &= flows;
+        let down = &connection.rings[1];
+        if flows && !self.has_wide {
+            self.has_wide = numbers.flight.widen(down.len());
+        }
         let drawn = socket.send(|ring| {
-            let place = if flows { numbers.flight.free() } else { 0..ring.len() };
+            let flight = &numbers.flight;
+            // Where bytes wait on and on, smoltcp goes through all of the ring; it is to begin anew before.
+            let left = flight.span.saturating_sub(down.place_of(ring)).min(ring.len());
+            let place = if flows { flight.free() } else { 0..left };
             let Some(free) = ring.get_mut(place) else { return (0, None) };
             let room = free.len().min(if goes_on { window } else { usize::MAX });
             let Some(free) = free.get_mut(..room).filter(|free| !free.is_empty()) else { return (0, None) };
@@ -219,14 +247,14 @@ impl Link {
         // It has to know of the program's room.
         self.catch_up(connection, sink, at);
         let flight = &mut connection.numbers.flight;
-        let (place, len) = (flight.place, std::mem::take(&mut flight.len));
+        let (place, len, span) = (flight.place, std::mem::take(&mut flight.len), flight.span);
         (flight.place, flight.repeats) = (0, 0);
         let socket = connection.sockets.get_mut::<Socket<'static>>(connection.handle);
         let moved = socket.send(|ring| {
-            if place + len <= ring.len() {
+            if place + len <= span {
                 ring.copy_within(place..place + len, 0);
             } else {
-                ring.rotate_left(place);
+                ring.get_mut(..span).unwrap_or_default().rotate_left(place);
             }
             (len, ())
         });

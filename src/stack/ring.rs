@@ -32,6 +32,15 @@ impl Ring {
         Ok(Self { at, len })
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Where in the ring a slice of it begins.
+    pub(super) fn place_of(&self, slice: &[u8]) -> usize {
+        slice.as_ptr().addr().saturating_sub(self.at.as_ptr().addr())
+    }
+
     /// The ring's memory.
     ///
     /// # Safety
@@ -60,15 +69,18 @@ impl Drop for Ring {
 pub(super) struct RingPool {
     free: Vec<Ring>,
     len: usize,
+    least: usize,
 }
 
 impl RingPool {
-    pub(super) fn new(len: usize) -> Self {
-        Self { free: Vec::with_capacity(MAX_FREE), len }
+    /// Of rings of `len` bytes, or of `least` where the kernel counts every byte that may be touched and has no more to give
+    /// (vm.overcommit_memory=2).
+    pub(super) fn new(len: usize, least: usize) -> Self {
+        Self { free: Vec::with_capacity(MAX_FREE), len, least }
     }
 
     pub(super) fn take(&mut self) -> io::Result<Ring> {
-        self.free.pop().map_or_else(|| Ring::map(self.len), Ok)
+        self.free.pop().map_or_else(|| Ring::map(self.len).or_else(|_| Ring::map(self.least)), Ok)
     }
 
     /// Rings that wait for the next flows.
@@ -79,7 +91,7 @@ impl RingPool {
 
     /// Takes a ring back whose flow carried `carried` bytes; no slice of it may be left.
     pub(super) fn give_back(&mut self, mut ring: Ring, carried: u64) {
-        if self.free.len() >= MAX_FREE {
+        if self.free.len() >= MAX_FREE || ring.len != self.len {
             return;
         }
         if carried > SMALL && ring.empty().is_err() {
@@ -95,7 +107,7 @@ mod tests {
 
     #[test]
     fn a_large_flow_leaves_nothing_of_its_bytes_to_the_next() {
-        let mut pool = RingPool::new(64 * 1024);
+        let mut pool = RingPool::new(64 * 1024, 64 * 1024);
         let mut ring = pool.take().expect("memory");
         // SAFETY: the only slice, gone before the ring is given back.
         unsafe { ring.bytes() }.fill(7);
@@ -106,8 +118,18 @@ mod tests {
     }
 
     #[test]
+    fn where_memory_is_scarce_a_ring_is_as_small_as_may_be_and_none_of_the_pool() {
+        let mut pool = RingPool::new(usize::MAX / 2, 8192);
+        let ring = pool.take().expect("the least");
+        assert_eq!(ring.len(), 8192);
+        pool.give_back(ring, 0);
+        assert_eq!(pool.free_len(), 0, "a later one may be whole");
+        assert!(RingPool::new(usize::MAX / 2, usize::MAX / 2).take().is_err());
+    }
+
+    #[test]
     fn the_pool_keeps_no_more_than_its_share() {
-        let mut pool = RingPool::new(4096);
+        let mut pool = RingPool::new(4096, 4096);
         let rings: Vec<Ring> = (0..MAX_FREE + 5).map(|_| pool.take().expect("memory")).collect();
         rings.into_iter().for_each(|ring| pool.give_back(ring, 0));
         assert_eq!(pool.free.len(), MAX_FREE);

@@ -125,7 +125,10 @@ pub(super) struct ByHand {
 
 impl ByHand {
     pub(super) fn new(v6: bool, bytes: &[u8]) -> Self {
-        let mut line = connected(v6);
+        Self::of(connected(v6), v6, bytes)
+    }
+
+    pub(super) fn of(mut line: Line, v6: bool, bytes: &[u8]) -> Self {
         line.settle();
         let numbers = &line.stack.connections[SLOT].as_ref().expect("it stands").numbers;
         let (at, begin) = (numbers.acked, numbers.end);
@@ -201,7 +204,7 @@ fn bytes_on_both_sides_of_the_rings_end_are_sent_again_in_their_order() {
         let flight = peer.line.stack.connections[SLOT].as_ref().expect("it stands").numbers.flight;
         let acked = usize::try_from(flight.lag().0).expect("few");
         let len = usize::try_from(flight.lag().1).expect("few") - acked;
-        assert!(acked % super::super::RING_LEN + len > super::super::RING_LEN, "{acked} {len}");
+        assert!(acked % super::super::NARROW + len > super::super::NARROW, "{acked} {len}");
         written(&mut peer.caught);
         (0..3).for_each(|_| peer.says(acked));
         assert!(!in_flight(&peer.line));

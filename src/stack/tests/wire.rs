@@ -119,6 +119,11 @@ pub(super) type Taker = Box<dyn FnMut(&[IoSlice<'_>]) -> usize>;
 impl Line {
     /// A peer that connects from `port`.
     pub(super) fn new(stack: Stack, now: Instant, v6: bool, port: u16, weather: Weather) -> Self {
+        Self::with_room(stack, now, v6, port, weather, 256 * 1024)
+    }
+
+    /// A peer with room for so many bytes each way.
+    pub(super) fn with_room(stack: Stack, now: Instant, v6: bool, port: u16, weather: Weather, room: usize) -> Self {
         let mut device = Queue::default();
         let mut interface = Interface::new(Config::new(HardwareAddress::Ip), &mut device, smoltcp::time::Instant::from_micros(0));
         let (v4_own, v6_own) = (Ipv4Address::new(10, 9, 0, 2), Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 2));
@@ -127,7 +132,7 @@ impl Line {
         });
         interface.routes_mut().add_default_ipv4_route(Ipv4Address::new(10, 9, 0, 1)).expect("room");
         interface.routes_mut().add_default_ipv6_route(Ipv6Address::new(0xfd00, 0, 0, 0, 0, 0, 0, 1)).expect("room");
-        let ring = || SocketBuffer::new(vec![0; 256 * 1024]);
+        let ring = || SocketBuffer::new(vec![0; room]);
         let mut socket = Socket::new(ring(), ring());
         // With timestamps (RFC 7323) in one family, and without them in the other.
         socket.set_tsval_generator(v6.then_some(super::super::timestamp));
