@@ -106,9 +106,9 @@ def main():
     options = parsed()
     names = options.ways.split(",")
     lab = Lab(options)
-    unknown = set(names) - {"direct", "pasta", "exec", "up", "express"}
+    unknown = set(names) - {"direct", "pasta", "least", "exec", "up", "express"}
     if unknown:
-        sys.exit(f"bench: the ways are direct, pasta, exec, up and express, not {', '.join(sorted(unknown))}")
+        sys.exit(f"bench: the ways are direct, pasta, least, exec, up and express, not {', '.join(sorted(unknown))}")
     ways = [Way(lab, name) for name in names]
     results = report.Results()
     if options.profile:

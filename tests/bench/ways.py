@@ -100,6 +100,7 @@ class Way:
         self.lab, self.name, self.options = lab, name, lab.options
         self.number = itertools.count()
         self.shell, self.is_up, self.server, self.port = None, False, contextlib.ExitStack(), None
+        self.least = None
         self.profiles = pathlib.Path(self.options.work) / "profiles"
         self.profiles.mkdir(exist_ok=True)
         (self.profiles / "fallback.toml").write_text(ACCEPT_ALL)
@@ -121,12 +122,28 @@ class Way:
             # In the background, as a service: in the foreground it would print a line a flow.
             self.lab.run("laptop", ["env", f"PORTREEVE_CONFIG={config}", self.options.binary, "up", "--profiles", str(self.profiles)])
             self.is_up = True
+        if self.name == "least":
+            self.open_least()
         words = self.lab.words("laptop", [*prefix, "bash", "--norc", "--noprofile"])
         self.shell = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
         # A namespace that the way makes takes over the host's choice, and a pacing one would decide every row.
         self.tell("sysctl -qw net.ipv4.tcp_congestion_control=reno >/dev/null 2>&1; echo $?", 10)
         for server in (SERVER4, SERVER6):
             self.wait_for(server)
+
+    def open_least(self):
+        """The router of tests/bench/least, and the routes that it leaves to its caller."""
+        words = self.lab.words("laptop", [f"{self.options.work}/least", "2"])
+        self.least = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0)
+        if first_line(self.least.stdout, 5, "least").strip() != "ready":
+            raise Failure("least: no TUN device")
+        for line in (
+            "addr add 198.18.9.1/32 dev least0",
+            "link set least0 mtu 1500 txqueuelen 4000 up",
+            "route add default dev least0 src 198.18.9.1 table 100",
+            "rule add priority 100 not fwmark 1 lookup 100",
+        ):
+            self.lab.run("laptop", ["ip", "-4", *line.split()])
 
     def wait_for(self, server):
         """Until the first flow gets through. A family that never does shows in its own rows."""
@@ -155,6 +172,14 @@ class Way:
         if self.is_up:
             self.is_up = False
             self.lab.run("laptop", [self.options.binary, "down"])
+        if self.least:
+            least, self.least = self.least, None
+            with contextlib.suppress(Failure):
+                self.lab.run("laptop", ["ip", "-4", "rule", "del", "priority", "100"])
+            least.stdin.close()
+            least.kill()
+            least.wait()
+            least.stdout.close()
 
     def tell(self, line, seconds):
         """Gives the shell a line that echoes once; what it echoed."""
@@ -223,7 +248,8 @@ class Way:
             with contextlib.suppress(OSError):
                 program = pathlib.Path(f"/proc/{pid}/exe").readlink()
                 ours = str(program) == os.path.realpath(self.options.binary)
-                if program.name.startswith(("pasta", "passt")) if self.name == "pasta" else ours:
+                peers = {"pasta": ("pasta", "passt"), "least": ("least",)}.get(self.name)
+                if program.name.startswith(peers) if peers else ours:
                     found.append(pid)
         if not found:
             raise Failure("no process of the router is there")
