@@ -3,7 +3,7 @@
 //! Keeps one rule: only the name that was asked for, and only for the program that asked, earns a sighting. CNAME targets are
 //! kept beside it because denies match through them; they never grant.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,9 +16,10 @@ const MIN_LIFE: Duration = Duration::from_secs(600);
 const MAX_LIFE: Duration = Duration::from_secs(7 * 86_400);
 /// Names remembered per program and address; the oldest goes first.
 const MAX_NAMES: usize = 8;
-/// Addresses remembered per program; the one that expires first goes first.
+/// Addresses remembered per program; the one whose last answer or flow is the oldest goes first. Not the one that expires first:
+/// records that live for days would leave no room for what was asked for a moment ago.
 const MAX_ADDRESSES: usize = 4096;
-/// Programs remembered; the one whose sightings expire first goes first.
+/// Programs remembered; the one that was quiet longest goes first.
 const MAX_ASKERS: usize = 1024;
 
 /// The key under which a program's sightings are kept: its executable, or a shared one for resolver services.
@@ -53,7 +54,51 @@ pub struct Sightings {
 }
 
 /// The sightings of one program.
-type Addresses = BTreeMap<IpAddr, Vec<Sighting>>;
+#[derive(Debug, Default)]
+struct Addresses {
+    by_address: BTreeMap<IpAddr, Names>,
+    /// Every address once, by the last time that it was told or had a flow: finding the oldest costs nothing while a program floods.
+    by_use: BTreeSet<(Instant, IpAddr)>,
+}
+
+/// The names of one address.
+#[derive(Debug)]
+struct Names {
+    used: Instant,
+    list: Vec<Sighting>,
+}
+
+impl Addresses {
+    /// The names of `address`, which count as used now.
+    fn touch(&mut self, address: IpAddr, now: Instant) -> &mut Vec<Sighting> {
+        if !self.by_address.contains_key(&address)
+            && self.by_address.len() >= MAX_ADDRESSES
+            && let Some((_, oldest)) = self.by_use.pop_first()
+        {
+            self.by_address.remove(&oldest);
+        }
+        let names = self.by_address.entry(address).or_insert_with(|| Names { used: now, list: Vec::new() });
+        self.by_use.remove(&(names.used, address));
+        names.used = now;
+        self.by_use.insert((now, address));
+        &mut names.list
+    }
+
+    fn expire(&mut self, now: Instant) {
+        let Self { by_address, by_use } = self;
+        by_address.retain(|address, names| {
+            names.list.retain(|s| s.until > now);
+            if names.list.is_empty() {
+                by_use.remove(&(names.used, *address));
+            }
+            !names.list.is_empty()
+        });
+    }
+
+    fn last_use(&self) -> Option<Instant> {
+        self.by_use.last().map(|(used, _)| *used)
+    }
+}
 
 impl Sightings {
     /// Remembers that `asker` was given `address` as `name` for max(`ttl`, 10 minutes).
@@ -61,13 +106,9 @@ impl Sightings {
         let until = now + ttl.clamp(MIN_LIFE, MAX_LIFE);
         let address = canonical(address);
         if !self.by_asker.contains_key(asker) {
-            make_room(&mut self.by_asker, MAX_ASKERS, |addresses| addresses.values().flatten().map(|s| s.until).max(), now);
+            self.make_room(now);
         }
-        let addresses = self.by_asker.entry(asker.clone()).or_default();
-        if !addresses.contains_key(&address) {
-            make_room(addresses, MAX_ADDRESSES, |list| list.iter().map(|s| s.until).max(), now);
-        }
-        let list = addresses.entry(address).or_default();
+        let list = self.by_asker.entry(asker.clone()).or_default().touch(address, now);
         list.retain(|s| s.name != *name && s.until > now);
         if list.len() >= MAX_NAMES {
             list.remove(0);
@@ -90,9 +131,11 @@ impl Sightings {
     pub fn keep(&mut self, asker: &Asker, address: IpAddr, now: Instant) {
         let address = canonical(address);
         for asker in [asker, &Asker::ResolverService] {
-            let list = self.by_asker.get_mut(asker).and_then(|addresses| addresses.get_mut(&address));
-            for sighting in list.into_iter().flatten().filter(|s| s.until > now) {
-                sighting.until = sighting.until.max(now + MIN_LIFE);
+            let Some(addresses) = self.by_asker.get_mut(asker) else { continue };
+            if addresses.by_address.contains_key(&address) {
+                for sighting in addresses.touch(address, now).iter_mut().filter(|s| s.until > now) {
+                    sighting.until = sighting.until.max(now + MIN_LIFE);
+                }
             }
         }
     }
@@ -100,38 +143,35 @@ impl Sightings {
     /// Forgets what has expired.
     pub fn expire(&mut self, now: Instant) {
         self.by_asker.retain(|_, addresses| {
-            addresses.retain(|_, list| {
-                list.retain(|s| s.until > now);
-                !list.is_empty()
-            });
-            !addresses.is_empty()
+            addresses.expire(now);
+            !addresses.by_address.is_empty()
         });
     }
 
     fn live(&self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
-        let found = self.by_asker.get(asker).and_then(|addresses| addresses.get(&canonical(address)));
-        found.map(|list| list.iter().filter(|s| s.until > now).cloned().collect()).unwrap_or_default()
+        let found = self.by_asker.get(asker).and_then(|addresses| addresses.by_address.get(&canonical(address)));
+        found.map(|names| names.list.iter().filter(|s| s.until > now).cloned().collect()).unwrap_or_default()
+    }
+
+    /// Makes room for one more program: what has expired goes, else who was quiet longest.
+    fn make_room(&mut self, now: Instant) {
+        if self.by_asker.len() < MAX_ASKERS {
+            return;
+        }
+        self.expire(now);
+        if self.by_asker.len() < MAX_ASKERS {
+            return;
+        }
+        let first = self.by_asker.iter().min_by_key(|(_, addresses)| addresses.last_use()).map(|(asker, _)| asker.clone());
+        if let Some(first) = first {
+            self.by_asker.remove(&first);
+        }
     }
 }
 
 /// A v4-mapped address as the IPv4 inside: programs with one socket for both families connect to either form.
 fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
-}
-
-/// Makes room for one more entry: what has expired goes, else what expires first.
-fn make_room<K: Ord + Clone, V>(map: &mut BTreeMap<K, V>, limit: usize, until: impl Fn(&V) -> Option<Instant>, now: Instant) {
-    if map.len() < limit {
-        return;
-    }
-    map.retain(|_, value| until(value) > Some(now));
-    if map.len() < limit {
-        return;
-    }
-    let first = map.iter().min_by_key(|(_, value)| until(value)).map(|(key, _)| key.clone());
-    if let Some(first) = first {
-        map.remove(&first);
-    }
 }
 
 #[cfg(test)]
@@ -211,6 +251,46 @@ mod tests {
         assert_eq!(kept, MAX_ADDRESSES);
         assert!(bench.names(&program(1), nth(9)).is_empty() && !bench.names(&program(1), nth(10)).is_empty());
         assert!(!bench.names(&program(2), nth(0)).is_empty(), "one program does not push another's out");
+    }
+
+    #[test]
+    fn what_was_just_asked_for_or_has_a_flow_stays_beside_records_that_live_for_days() {
+        let week = MAX_LIFE.as_secs();
+        let nth = |n: usize| IpAddr::from(u32::try_from(0x0a00_0000 + n).expect("small").to_be_bytes());
+        for address in addresses() {
+            let mut bench = Bench::new();
+            bench.learn(&program(1), "open.example", nth(9000), 60);
+            for n in 0..MAX_ADDRESSES + 10 {
+                bench.now += Duration::from_millis(1);
+                bench.learn(&program(1), "flood.example", nth(n), week);
+                bench.sightings.keep(&program(1), nth(9000), bench.now);
+            }
+            bench.learn(&program(1), "own.example", address, 60);
+            (0..MAX_ADDRESSES - 2).for_each(|n| {
+                bench.now += Duration::from_millis(1);
+                bench.learn(&program(1), "more.example", nth(5000 + n % 3000), week);
+            });
+            assert_eq!(bench.names(&program(1), address), ["own.example"]);
+            assert_eq!(bench.names(&program(1), nth(9000)), ["open.example"], "it has a flow");
+            assert!(bench.names(&program(1), nth(0)).is_empty());
+        }
+    }
+
+    #[test]
+    fn what_expired_leaves_nothing_behind() {
+        let mut bench = Bench::new();
+        for address in addresses() {
+            bench.learn(&program(1), "short.example", address, 60);
+            bench.learn(&program(1), "short.example", address, 60);
+        }
+        bench.learn(&program(1), "long.example", IpAddr::from([10, 0, 0, 1]), 3600);
+        bench.now += MIN_LIFE;
+        bench.sightings.expire(bench.now);
+        let kept = bench.sightings.by_asker.get(&program(1)).expect("one is left");
+        assert_eq!((kept.by_address.len(), kept.by_use.len()), (1, 1));
+        bench.now += Duration::from_secs(3600);
+        bench.sightings.expire(bench.now);
+        assert!(bench.sightings.by_asker.is_empty());
     }
 
     #[test]
