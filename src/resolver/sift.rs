@@ -20,7 +20,7 @@ use crate::verdict::{Check, Reason};
 
 /// CNAMEs followed in one answer; resolvers follow 8 to 16.
 const MAX_CHAIN: usize = 16;
-/// Sightings from one answer.
+/// Addresses that one answer tells: each becomes a sighting, and one that is told without would be refused by rules for the name.
 const MAX_SIGHTINGS: usize = 64;
 
 /// What is left.
@@ -51,9 +51,12 @@ impl Refusal {
     }
 }
 
-/// The name as policy knows it; None for the root and for names that hold bytes no host name has.
+/// The name as policy knows it; None for the root and for names that hold bytes no host name has. Not by hickory's text, which
+/// escapes a hyphen that begins a label.
 pub(super) fn canonical(name: &WireName) -> Option<Name> {
-    name.to_ascii().parse().ok()
+    let labels: Option<Vec<&str>> =
+        name.iter().map(|label| std::str::from_utf8(label).ok().filter(|l| !l.contains('.'))).collect();
+    labels.filter(|labels| labels.iter().all(|label| label.is_ascii()))?.join(".").parse().ok()
 }
 
 /// Sifts `message`, the answer to `query`, for the program that asked for `name`.
@@ -72,17 +75,16 @@ pub(super) fn sift<J: Judge>(
     {
         return Err(Refusal::chain(reason));
     }
-    let mut sieve = Sieve { judge, asker, name, refused: None, sightings: Vec::new() };
+    let mut sieve = Sieve { judge, asker, name, refused: None, cut: false, sightings: Vec::new() };
     kept.retain_mut(|record| sieve.keeps(record));
-    let Sieve { refused, mut sightings, .. } = sieve;
+    let Sieve { refused, cut, sightings, .. } = sieve;
     if let Some(reason) = refused.as_ref().filter(|_| sightings.is_empty() && asks_addresses(query.query_type())) {
         return Err(Refusal { code: NoteCode::Filtered, reason: reason.clone() });
     }
-    sightings.truncate(MAX_SIGHTINGS);
     restore_case(&mut kept, query.name());
     let mut authorities = message.authorities;
     authorities.retain(|record| !matches!(record.data, RData::A(_) | RData::AAAA(_)));
-    let authentic = message.metadata.authentic_data && refused.is_none() && strangers.is_empty();
+    let authentic = message.metadata.authentic_data && refused.is_none() && !cut && strangers.is_empty();
     Ok(Sifted { answers: kept, authorities, authentic, sightings, chain })
 }
 
@@ -155,6 +157,8 @@ struct Sieve<'a, J: Judge> {
     name: &'a Name,
     /// Why the first refused address was refused.
     refused: Option<Reason>,
+    /// Whether there were more addresses than an answer may tell.
+    cut: bool,
     sightings: Vec<(IpAddr, Duration)>,
 }
 
@@ -171,6 +175,10 @@ impl<J: Judge> Sieve<'_, J> {
 
     fn passes(&mut self, address: IpAddr, ttl: Duration) -> bool {
         match self.judge.address(self.asker, self.name, address) {
+            Ok(()) if self.sightings.len() >= MAX_SIGHTINGS => {
+                self.cut = true;
+                false
+            }
             Ok(()) => {
                 self.sightings.push((address, ttl));
                 true
@@ -257,6 +265,42 @@ mod tests {
             SvcParamValue::Ipv4Hint(IpHint(hints)) => hints.iter().map(|A(v4)| IpAddr::V4(*v4)).collect(),
             SvcParamValue::Ipv6Hint(IpHint(hints)) => hints.iter().map(|AAAA(v6)| IpAddr::V6(*v6)).collect(),
             _ => Vec::new(),
+        }
+    }
+
+    #[test]
+    fn more_addresses_than_are_remembered_are_not_told() {
+        let judge = Tables::default();
+        let name = "a.example".parse().expect("a name");
+        for (qtype, prefix) in [(RecordType::A, "192.0.2."), (RecordType::AAAA, "2001:db8::")] {
+            for (sent, left) in [(MAX_SIGHTINGS, MAX_SIGHTINGS), (MAX_SIGHTINGS + 60, MAX_SIGHTINGS)] {
+                let asked = question("a.example.", qtype);
+                let mut message = asked.clone().into_response();
+                message.metadata.authentic_data = true;
+                message.insert_answers((0..sent).map(|n| address("a.example.", &format!("{prefix}{n}"))).collect());
+                let query = asked.queries.first().cloned().unwrap_or_default();
+                let sifted = sift(&judge, &1, &name, &query, message).expect("nothing is refused");
+                let learned: Vec<_> = sifted.sightings.iter().map(|(ip, _)| *ip).collect();
+                assert_eq!(sifted.answers.iter().flat_map(told).collect::<Vec<_>>(), learned);
+                assert_eq!((learned.len(), sifted.authentic), (left, sent == left));
+            }
+        }
+    }
+
+    #[test]
+    fn a_name_is_judged_as_it_is_spelt_also_where_a_label_begins_with_a_hyphen() {
+        for (labels, expected) in [
+            (vec![&b"-a"[..], b"-", b"Example"], Some("-a.-.example")),
+            (vec![b"_sip", b"a--b", b"example"], Some("_sip.a--b.example")),
+            (vec![b"a.b", b"example"], None),
+            (vec![b"a b", b"example"], None),
+            (vec![b"*", b"example"], None),
+            (vec![b"\xc3\xa4", b"example"], None),
+            (vec![b"a\0", b"example"], None),
+            (vec![], None),
+        ] {
+            let name = WireName::from_labels(labels).expect("a name of the wire");
+            assert_eq!(canonical(&name).as_ref().map(Name::as_str), expected, "{name}");
         }
     }
 
