@@ -11,7 +11,7 @@ use tokio::sync::{broadcast, watch};
 use super::core::{boot_ms, unix_ms};
 use super::dns::PolicyJudge;
 use super::older;
-use super::policies::Loader;
+use super::policies::{Loaded, Loader};
 use super::shard::{Handles, Message, Snapshot};
 use super::shared::{Shared, locked};
 use super::upkeep::Upkeep;
@@ -19,7 +19,7 @@ use crate::control::{Event, Fault, ProfileSource, Prompt, Reloaded, State, Statu
 use crate::flow::Record;
 use crate::netlink::{Carried, Conntrack, SocketTable};
 use crate::profile::{Level, PLAIN_DNS_REFUSED};
-use crate::resolver::Resolver;
+use crate::resolver::{Counts, Resolver};
 use crate::verdict::Answer;
 
 /// What does not change while it runs.
@@ -68,22 +68,42 @@ impl Running {
 
     /// Reads the profiles again; what they refuse is cut before this returns or soon after.
     pub(super) fn reload_now(&self) -> Result<Reloaded, Vec<Fault>> {
-        let loaded = self.loader.load().map_err(|faults| faults.into_iter().map(Fault::configuration).collect::<Vec<_>>())?;
+        // Others go on meanwhile: a folder may be large or slow, and reloads wait for each other.
+        let reloaded = tokio::task::block_in_place(|| self.loader.load_into(|loaded| self.install(loaded)));
+        reloaded.map_err(|faults| faults.into_iter().map(Fault::configuration).collect())
+    }
+
+    fn install(&self, loaded: Loaded) -> Reloaded {
         let open = |snapshot: Snapshot| snapshot.open + snapshot.pending;
-        let before = open(self.snapshot());
-        let (policy, sources) = (loaded.policy, loaded.sources);
+        let before = open(self.shards.snapshot());
+        let Loaded { policy, sources } = loaded;
         let epoch = self.shared.change_rules(|rules| (policy.clone(), rules.level));
         self.shards.send_all(|| Message::Rules);
         // The snapshot comes after the rules were taken up, so that the flows that they refuse are gone from it.
-        let after = open(self.snapshot());
+        let after = open(self.shards.snapshot());
         let cut = before.saturating_sub(after);
         let cut = u64::try_from(cut).unwrap_or(0) + self.older.as_ref().map_or(0, older::Handle::judged_again);
         let profiles = sources.iter().map(|source| source.profiles).sum();
         *locked(&self.sources) = sources;
         let reloaded = Reloaded { profiles, epoch: epoch.0, cut };
         self.shared.tell(|| Some(Event::Reloaded(reloaded.clone())));
-        Ok(reloaded)
+        reloaded
     }
+}
+
+fn dns_counters(counts: Counts) -> [(String, u64); 8] {
+    let Counts { questions, blocked, filtered, dropped, cached, unanswered, malformed, over_limit } = counts;
+    [
+        ("dns_questions", questions),
+        ("dns_blocked", blocked),
+        ("dns_filtered", filtered),
+        ("dns_dropped", dropped),
+        ("dns_cached", cached),
+        ("dns_unanswered", unanswered),
+        ("dns_malformed", malformed),
+        ("dns_over_limit", over_limit),
+    ]
+    .map(|(label, count)| (label.to_owned(), count))
 }
 
 #[async_trait::async_trait]
@@ -94,6 +114,8 @@ impl crate::control::Engine for Running {
         let mut notes = self.facts.notes.clone();
         notes.extend(self.older.iter().flat_map(older::Handle::notes));
         notes.extend(self.facts.upkeep.note());
+        let silent = self.resolver.silent();
+        notes.extend(silent.iter().map(|server| format!("the name server {server} answered none of the last questions")));
         let conntrack = Conntrack::read().filter(Conntrack::is_crowded);
         notes.extend(conntrack.map(|conntrack| format!("{conntrack}; {}", Conntrack::REMEDY)));
         if snapshot.silent > 0 {
@@ -104,6 +126,7 @@ impl crate::control::Engine for Running {
             ));
         }
         let mut counters = snapshot.counters;
+        counters.extend(dns_counters(self.resolver.counts()));
         counters.insert("records_lost".to_owned(), self.shared.records_lost());
         counters.insert("stalls".to_owned(), self.stalls.load(Ordering::Relaxed));
         let Facts { way, since, device, addresses, upkeep, plan, express: _, socket, notes: _ } = self.facts.clone();

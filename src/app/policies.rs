@@ -3,8 +3,9 @@
 //! Keeps one rule: a set with faults changes nothing; all its faults are handed up as lines for a person.
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
+use super::shared::locked;
 use crate::config::{Config, paths::Places};
 use crate::control::ProfileSource;
 use crate::names::Name;
@@ -17,6 +18,8 @@ pub(super) struct Loader {
     dir: Option<PathBuf>,
     with_user: bool,
     setup: Setup,
+    /// Held from the reading of the files until their rules are in force.
+    turn: Arc<Mutex<()>>,
 }
 
 /// A policy and where it came from.
@@ -32,7 +35,17 @@ impl Loader {
     ///
     /// A group of the configuration that is no list of entities.
     pub(super) fn new(dir: Option<PathBuf>, with_user: bool, config: &Config, search: &[Name]) -> Result<Self, Vec<String>> {
-        Ok(Self { dir, with_user, setup: setup_of(config, search)? })
+        Ok(Self { dir, with_user, setup: setup_of(config, search)?, turn: Arc::default() })
+    }
+
+    /// Reads the profiles and has them put in force, one caller after another: who read earlier never has the last word.
+    ///
+    /// # Errors
+    ///
+    /// All faults, one line each; nothing was put in force.
+    pub(super) fn load_into<T>(&self, install: impl FnOnce(Loaded) -> T) -> Result<T, Vec<String>> {
+        let _turn = locked(&self.turn);
+        self.load().map(install)
     }
 
     /// Reads the profiles as they stand now.
@@ -92,4 +105,54 @@ fn setup_of(config: &Config, search: &[Name]) -> Result<Setup, Vec<String>> {
 pub fn setup() -> Result<Setup, Vec<String>> {
     let config = Config::load(&Places::of_this_process()).map_err(|error| vec![error.to_string()])?;
     setup_of(&config, &[])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn of_two_reloads_at_a_time_the_one_that_read_last_is_in_force_last() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let write =
+            |name: &str| std::fs::write(dir.path().join("fallback.toml"), format!("name = \"{name}\"\n")).expect("a file");
+        let loader = Loader::new(Some(dir.path().to_owned()), false, &Config::default(), &[]).expect("a loader");
+        let name = |loaded: &Loaded| loaded.policy.profiles().map(|profile| profile.name.to_string()).collect::<String>();
+        let (started, starts) = mpsc::channel();
+        let (installed, installs) = mpsc::channel();
+        let (go, wait) = mpsc::channel::<()>();
+        write("old");
+        std::thread::scope(|scope| {
+            let (first, second) = (installed.clone(), installed);
+            scope.spawn(|| {
+                let install = move |loaded: Loaded| {
+                    started.send(()).expect("the test listens");
+                    let _ = wait.recv();
+                    first.send(name(&loaded)).expect("the test listens");
+                };
+                loader.load_into(install).expect("a set without faults");
+            });
+            starts.recv().expect("the first has read");
+            write("new");
+            scope.spawn(|| loader.load_into(move |loaded| second.send(name(&loaded))).expect("a set without faults"));
+            let early = installs.recv_timeout(Duration::from_millis(200));
+            go.send(()).expect("the first waits");
+            assert!(early.is_err(), "the second put {early:?} in force before the first");
+        });
+        assert_eq!(installs.iter().collect::<Vec<_>>(), ["old", "new"]);
+    }
+
+    #[test]
+    fn a_set_with_a_fault_is_not_put_in_force() {
+        let dir = tempfile::tempdir().expect("a folder");
+        std::fs::write(dir.path().join("fallback.toml"), "name = \n").expect("a file");
+        let loader = Loader::new(Some(dir.path().to_owned()), false, &Config::default(), &[]).expect("a loader");
+        let faults = loader.load_into(|_| panic!("it has a fault")).expect_err("it has a fault");
+        assert!(faults.iter().all(|fault| fault.contains("fallback.toml:1")), "{faults:?}");
+        std::fs::write(dir.path().join("fallback.toml"), "name = \"x\"\n").expect("a file");
+        assert!(loader.load_into(|_| ()).is_ok(), "the next one has its turn");
+    }
 }

@@ -84,6 +84,11 @@ impl Forwarder {
         self.servers.iter().map(Server::address)
     }
 
+    /// The upstreams that answer nothing now.
+    pub(super) fn silent(&self, now: Instant) -> impl Iterator<Item = SocketAddr> + '_ {
+        self.servers.iter().filter(move |server| server.is_sick(now)).map(Server::address)
+    }
+
     /// The remembered answer, its TTLs counted down.
     pub(super) fn cached(&self, inquiry: &Inquiry, now: Instant) -> Option<Answer> {
         digest(self.cache(inquiry)?.get(&inquiry.query, now)?, &inquiry.query.name).ok()

@@ -2,9 +2,10 @@
 //!
 //! Keeps two rules: upstreams that answer differently never share a cache, and nobody is asked its own question.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use hickory_resolver::{PoolContext, TlsConfig};
 
@@ -73,6 +74,13 @@ impl Route {
 
     pub(super) fn describe(&self) -> Vec<String> {
         self.upstreams.describe()
+    }
+
+    /// The upstreams of all lists that answer nothing now.
+    pub(super) fn silent(&self, now: Instant) -> BTreeSet<SocketAddr> {
+        let asked: Vec<_> = self.asked.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        let lists = [&self.own, &self.network, &self.far].into_iter().flatten().chain(&asked);
+        lists.flat_map(|forwarder| forwarder.silent(now)).collect()
     }
 
     pub(super) fn near(&self) -> &Near {

@@ -2,10 +2,11 @@
 //!
 //! Keeps one rule: whatever arrives, the caller gets back bytes for the asker or nothing; there is no error to handle.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use arc_swap::ArcSwap;
 use hickory_resolver::TlsConfig;
@@ -146,6 +147,12 @@ impl<J: Judge> Resolver<J> {
     #[must_use]
     pub fn upstreams(&self) -> Vec<String> {
         self.inner.route.load().describe()
+    }
+
+    /// The upstreams that answered none of the last questions, nor lately.
+    #[must_use]
+    pub fn silent(&self) -> BTreeSet<SocketAddr> {
+        self.inner.route.load().silent(Instant::now())
     }
 
     /// Says which addresses are this host's from now on; at first, nothing is.

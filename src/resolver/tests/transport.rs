@@ -134,6 +134,22 @@ async fn dead_upstreams_end_in_servfail_within_five_seconds() {
 }
 
 #[tokio::test]
+async fn an_upstream_that_answers_nothing_is_named_and_one_that_answers_is_not() {
+    for ip in LOOPBACKS {
+        let (mute, living) = (FakeUpstream::start(ip, silent).await, FakeUpstream::start(ip, zone).await);
+        let closed = closed(ip).await;
+        for (upstream, named) in [(mute.address, true), (closed, true), (living.address, false)] {
+            let (resolver, _) = resolver(&[upstream], Tables::default());
+            assert!(resolver.silent().is_empty(), "nothing was asked yet");
+            let questions = ["one.example.", "two.example.", "three.example."].map(|name| question(name, RecordType::A));
+            let [one, two, three] = &questions;
+            let _ = tokio::join!(ask(&resolver, one, 1), ask(&resolver, two, 1), ask(&resolver, three, 1));
+            assert_eq!(resolver.silent().contains(&upstream), named, "{upstream}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_next_upstream_takes_over_when_one_refuses_fails_or_is_closed() {
     let failing = FakeUpstream::start(LOOPBACKS[0], servfail).await;
     for first in [failing.address, closed(LOOPBACKS[0]).await, closed(LOOPBACKS[1]).await] {
