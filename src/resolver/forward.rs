@@ -27,7 +27,7 @@ use super::server::{Inquiry, Server, Sign};
 const PATIENCE: Duration = Duration::from_secs(4);
 /// How long one upstream may keep the next one waiting.
 const TURN: Duration = Duration::from_millis(2000);
-/// Rounds over all upstreams; a second one gives a restarted connection its chance.
+/// Rounds over all upstreams; a second one gives a restarted connection its chance, and a question without EDNS.
 const ROUNDS: usize = 2;
 /// Answers remembered for configured upstreams, with neither DO nor CD. A page full of names needs a few hundred.
 pub(super) const MANY: u64 = 2048;
@@ -119,12 +119,12 @@ impl Forwarder {
     async fn ask_in_turn(&self, inquiry: &Inquiry, plain_fallback: bool) -> Outcome {
         let deadline = Instant::now() + PATIENCE;
         let mut failure = Failure::Silence;
-        for _ in 0..ROUNDS {
+        for round in 0..ROUNDS {
             let order = self.order(plain_fallback);
             for (at, server) in order.iter().enumerate() {
                 let left = deadline.saturating_duration_since(Instant::now());
                 let turn = if at + 1 < order.len() { TURN.min(left) } else { left };
-                match self.turn(server, inquiry, turn).await {
+                match self.turn(server, inquiry, round > 0, turn).await {
                     Ok(answer) => return Ok(answer),
                     Err(Failure::Silence) => {}
                     Err(refused) => failure = refused,
@@ -138,8 +138,8 @@ impl Forwarder {
         Err(failure)
     }
 
-    async fn turn(&self, server: &Server, inquiry: &Inquiry, turn: Duration) -> Result<Answer, Failure> {
-        let result = tokio::time::timeout(turn, server.ask(inquiry)).await.unwrap_or(Err(NetError::Timeout));
+    async fn turn(&self, server: &Server, inquiry: &Inquiry, again: bool, turn: Duration) -> Result<Answer, Failure> {
+        let result = tokio::time::timeout(turn, server.ask(inquiry, again)).await.unwrap_or(Err(NetError::Timeout));
         let now = Instant::now();
         let sign = Sign::of(&result);
         server.saw(sign, now);

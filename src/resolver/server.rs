@@ -24,6 +24,8 @@ const SICK: Duration = Duration::from_secs(30);
 /// Silences in a row that count as death. One alone may be a slow name; a name that anyone can make slow must not decide which
 /// upstream is asked.
 const SILENCES: u32 = 3;
+/// Questions in a row that were answered only without EDNS, after which it is left out at once: one alone may have been slow.
+const DEAF: u32 = 3;
 /// Questions at a time on one TCP, TLS or QUIC connection; the bound on all questions is below `limits`.
 const PER_CONNECTION: usize = 256;
 /// Answers larger than this come over TCP: the value of DNS flag day 2020, which never fragments.
@@ -89,6 +91,8 @@ pub(super) struct Server {
 struct Health {
     silences: u32,
     sick_until: Option<Instant>,
+    /// Questions in a row that were answered only without EDNS.
+    unheard: u32,
 }
 
 impl Server {
@@ -118,7 +122,7 @@ impl Server {
     pub(super) fn saw(&self, sign: Sign, now: Instant) {
         let mut health = self.health();
         match sign {
-            Sign::Spoke => *health = Health::default(),
+            Sign::Spoke => *health = Health { unheard: health.unheard, ..Health::default() },
             Sign::Silent => {
                 health.silences = health.silences.saturating_add(1);
                 if health.silences >= SILENCES {
@@ -133,9 +137,22 @@ impl Server {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Asks once; a server that does not know EDNS is asked again without (RFC 6891 §6.2.2).
-    pub(super) async fn ask(&self, inquiry: &Inquiry) -> Result<Message, NetError> {
+    /// Asks once; a server that does not know EDNS is asked again without (RFC 6891 §6.2.2). `again`: it did not answer before, which
+    /// may be because it, or a router on the way, throws EDNS away or refuses it by what is no answer to the question (§7).
+    pub(super) async fn ask(&self, inquiry: &Inquiry, again: bool) -> Result<Message, NetError> {
+        let may_be_bare = !inquiry.dnssec_ok && !self.encrypted;
+        if may_be_bare && (again || self.health().unheard >= DEAF) {
+            let bare = self.send(request(inquiry, false)).await;
+            if Sign::of(&bare) == Sign::Spoke {
+                let mut health = self.health();
+                health.unheard = health.unheard.saturating_add(1);
+            }
+            return bare;
+        }
         let first = self.send(request(inquiry, true)).await;
+        if Sign::of(&first) == Sign::Spoke {
+            self.health().unheard = 0;
+        }
         match first {
             Err(NetError::Dns(DnsError::ResponseCode(ResponseCode::FormErr | ResponseCode::NotImp))) if !inquiry.dnssec_ok => {
                 self.send(request(inquiry, false)).await

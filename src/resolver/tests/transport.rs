@@ -38,6 +38,11 @@ fn ancient(question: &Message) -> Option<Message> {
     zone(question)
 }
 
+/// Behind a router that throws EDNS away.
+fn deaf(question: &Message) -> Option<Message> {
+    if question.edns.is_some() { None } else { zone(question) }
+}
+
 /// Repeats the question in lower case, which over UDP is the answer of a stranger.
 fn lower_case(question: &Message) -> Option<Message> {
     let mut answer = zone(question)?;
@@ -131,6 +136,38 @@ async fn dead_upstreams_end_in_servfail_within_five_seconds() {
             assert_eq!(resolver.counts().unanswered, 1);
         }
     }
+}
+
+#[tokio::test]
+async fn an_upstream_that_hears_nothing_with_edns_is_asked_without_and_soon_at_once() {
+    for ip in LOOPBACKS {
+        let upstream = FakeUpstream::start(ip, deaf).await;
+        let (resolver, _) = resolver(&[upstream.address], Tables::default());
+        let names = ["one.example.", "two.example.", "three.example."].map(|name| question(name, RecordType::A));
+        let [one, two, three] = &names;
+        let (one, two, three) = tokio::join!(ask(&resolver, one, 1), ask(&resolver, two, 1), ask(&resolver, three, 1));
+        for got in [one, two, three] {
+            assert_eq!(addresses(&got.expect("an answer")), ["192.0.2.80"]);
+        }
+        let before = upstream.seen().len();
+        let got = ask(&resolver, &question("four.example.", RecordType::A), 1).await.expect("an answer");
+        assert_eq!(addresses(&got), ["192.0.2.80"]);
+        let since: Vec<_> = upstream.seen().into_iter().skip(before).collect();
+        assert!(!since.is_empty() && since.iter().all(|(message, _)| message.edns.is_none()), "it waits for nothing any more");
+    }
+}
+
+#[tokio::test]
+async fn who_wants_signatures_is_never_asked_for_without_edns() {
+    let upstream = FakeUpstream::start(LOOPBACKS[0], deaf).await;
+    let (resolver, _) = resolver(&[upstream.address], Tables::default());
+    let mut asked = question("one.example.", RecordType::A);
+    let mut edns = hickory_proto::op::Edns::new();
+    edns.set_dnssec_ok(true);
+    asked.set_edns(edns);
+    let got = ask(&resolver, &asked, 1).await.expect("an answer");
+    assert_eq!(got.metadata.response_code, ResponseCode::ServFail);
+    assert!(upstream.seen().iter().all(|(message, _)| message.edns.is_some()));
 }
 
 #[tokio::test]
