@@ -131,7 +131,7 @@ impl<'p> Judge<'p> {
             let target = Target::Question { name: &name, qtype: 1 };
             return Ok(answer(policy, &Case { subject, level: asked.level, target, answer: None }));
         }
-        let names: Vec<Sighting> = name.into_iter().map(|name| Sighting { name, chain: Arc::from([]), until }).collect();
+        let names: Vec<Sighting> = name.into_iter().map(|name| Sighting::new(name, Arc::from([]), until)).collect();
         let target = Target::Flow {
             direction: if asked.inbound { Direction::Inbound } else { Direction::Outbound },
             protocol,

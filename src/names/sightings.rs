@@ -45,6 +45,20 @@ pub struct Sighting {
     /// CNAME targets between the asked name and the address.
     pub chain: Arc<[Name]>,
     pub until: Instant,
+    /// Shared by all copies: a flow that has one keeps the name known.
+    used: Arc<()>,
+}
+
+impl Sighting {
+    #[must_use]
+    pub fn new(name: Name, chain: Arc<[Name]>, until: Instant) -> Self {
+        Self { name, chain, until, used: Arc::default() }
+    }
+
+    /// Whether what is kept of it counts: its time is not over, or a flow that began by it goes on and its program may open the next.
+    fn is_live(&self, now: Instant) -> bool {
+        self.until > now || Arc::strong_count(&self.used) > 1
+    }
 }
 
 /// All sightings of all programs.
@@ -87,7 +101,7 @@ impl Addresses {
     fn expire(&mut self, now: Instant) {
         let Self { by_address, by_use } = self;
         by_address.retain(|address, names| {
-            names.list.retain(|s| s.until > now);
+            names.list.retain(|s| s.is_live(now));
             if names.list.is_empty() {
                 by_use.remove(&(names.used, *address));
             }
@@ -109,35 +123,24 @@ impl Sightings {
             self.make_room(now);
         }
         let list = self.by_asker.entry(asker.clone()).or_default().touch(address, now);
-        list.retain(|s| s.name != *name && s.until > now);
+        list.retain(|s| s.is_live(now));
+        let before = list.iter().position(|s| s.name == *name).map(|at| list.remove(at));
         if list.len() >= MAX_NAMES {
             list.remove(0);
         }
-        list.push(Sighting { name: name.clone(), chain: chain.clone(), until });
+        let used = before.map(|before| before.used).unwrap_or_default();
+        list.push(Sighting { name: name.clone(), chain: chain.clone(), until, used });
     }
 
     /// The live names of `address` for `asker`, newest last; those of the resolver service follow only where the program has
     /// none of its own.
     #[must_use]
-    pub fn of(&self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
+    pub fn of(&mut self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
         let own = self.live(asker, address, now);
         if !own.is_empty() || matches!(asker, Asker::Unattributed { .. }) {
             return own;
         }
         self.live(&Asker::ResolverService, address, now)
-    }
-
-    /// Keeps the live names of `address` for another 10 minutes: a flow to it is still open, and its program may open the next.
-    pub fn keep(&mut self, asker: &Asker, address: IpAddr, now: Instant) {
-        let address = canonical(address);
-        for asker in [asker, &Asker::ResolverService] {
-            let Some(addresses) = self.by_asker.get_mut(asker) else { continue };
-            if addresses.by_address.contains_key(&address) {
-                for sighting in addresses.touch(address, now).iter_mut().filter(|s| s.until > now) {
-                    sighting.until = sighting.until.max(now + MIN_LIFE);
-                }
-            }
-        }
     }
 
     /// Forgets what has expired.
@@ -148,9 +151,15 @@ impl Sightings {
         });
     }
 
-    fn live(&self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
-        let found = self.by_asker.get(asker).and_then(|addresses| addresses.by_address.get(&canonical(address)));
-        found.map(|names| names.list.iter().filter(|s| s.until > now).cloned().collect()).unwrap_or_default()
+    fn live(&mut self, asker: &Asker, address: IpAddr, now: Instant) -> Vec<Sighting> {
+        let address = canonical(address);
+        let Some(addresses) = self.by_asker.get_mut(asker) else { return Vec::new() };
+        let Some(names) = addresses.by_address.get(&address) else { return Vec::new() };
+        let found: Vec<Sighting> = names.list.iter().filter(|s| s.is_live(now)).cloned().collect();
+        if !found.is_empty() {
+            addresses.touch(address, now);
+        }
+        found
     }
 
     /// Makes room for one more program: what has expired goes, else who was quiet longest.
@@ -204,7 +213,7 @@ mod tests {
             self.sightings.learn(asker, &name(text), &Arc::from([]), address, Duration::from_secs(ttl), self.now);
         }
 
-        fn names(&self, asker: &Asker, address: IpAddr) -> Vec<String> {
+        fn names(&mut self, asker: &Asker, address: IpAddr) -> Vec<String> {
             self.sightings.of(asker, address, self.now).iter().map(|sighting| sighting.name.to_string()).collect()
         }
     }
@@ -263,7 +272,7 @@ mod tests {
             for n in 0..MAX_ADDRESSES + 10 {
                 bench.now += Duration::from_millis(1);
                 bench.learn(&program(1), "flood.example", nth(n), week);
-                bench.sightings.keep(&program(1), nth(9000), bench.now);
+                assert_eq!(bench.names(&program(1), nth(9000)), ["open.example"], "a flow begins");
             }
             bench.learn(&program(1), "own.example", address, 60);
             (0..MAX_ADDRESSES - 2).for_each(|n| {
@@ -271,8 +280,36 @@ mod tests {
                 bench.learn(&program(1), "more.example", nth(5000 + n % 3000), week);
             });
             assert_eq!(bench.names(&program(1), address), ["own.example"]);
-            assert_eq!(bench.names(&program(1), nth(9000)), ["open.example"], "it has a flow");
+            assert_eq!(bench.names(&program(1), nth(9000)), ["open.example"], "flows began");
             assert!(bench.names(&program(1), nth(0)).is_empty());
+        }
+    }
+
+    #[test]
+    fn a_name_is_known_as_long_as_a_flow_that_began_by_it() {
+        for asker in [program(1), Asker::ResolverService] {
+            for address in addresses() {
+                let mut bench = Bench::new();
+                bench.learn(&asker, "example.com", address, 60);
+                bench.learn(&asker, "example.org", address, 60);
+                let mut flow = bench.sightings.of(&program(1), address, bench.now);
+                flow.retain(|sighting| sighting.name.as_str() == "example.com");
+                for _ in 0..3 {
+                    bench.now += Duration::from_secs(3 * 3600);
+                    assert_eq!(bench.names(&program(1), address), ["example.com"], "the other has no flow");
+                    // Asked for again in between, it is still the same.
+                    bench.learn(&asker, "example.com", address, 60);
+                    bench.sightings.expire(bench.now);
+                }
+                bench.now += MIN_LIFE;
+                let second = flow.clone();
+                drop(flow);
+                assert_eq!(bench.names(&program(1), address), ["example.com"]);
+                drop(second);
+                assert!(bench.names(&program(1), address).is_empty());
+                bench.sightings.expire(bench.now);
+                assert!(bench.sightings.by_asker.is_empty());
+            }
         }
     }
 

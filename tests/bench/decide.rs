@@ -115,7 +115,7 @@ fn decisions(policy: &Policy) -> Vec<(&'static str, u128)> {
     };
     let subject = policy.subject(Arc::new(identity), &|_: &Path| false);
     let name: Name = "www.shop.example.com".parse().expect("a name");
-    let names = [Sighting { name: name.clone(), chain: Arc::from([]), until: Instant::now() + Duration::from_secs(600) }];
+    let names = [Sighting::new(name.clone(), Arc::from([]), Instant::now() + Duration::from_secs(600))];
     let flow = |remote: &str, names| Target::Flow {
         direction: Direction::Outbound,
         protocol: Protocol::TCP,

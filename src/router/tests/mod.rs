@@ -241,7 +241,7 @@ impl Bench {
 
     fn owner_with_name(&self, path: &str, name: &str) -> Owner {
         let until = self.now + Duration::from_secs(600);
-        let sighting = Sighting { name: name.parse().expect("a name"), chain: Arc::from([]), until };
+        let sighting = Sighting::new(name.parse().expect("a name"), Arc::from([]), until);
         Owner { names: vec![sighting], ..self.owner(path) }
     }
 

@@ -114,7 +114,7 @@ impl Put {
     /// Known by `text`, whose answer led through the CNAMEs of `chain`.
     pub(crate) fn chained(mut self, text: &str, chain: &[&str]) -> Self {
         let chain: Arc<[Name]> = chain.iter().map(|text| name(text)).collect();
-        self.names.push(Sighting { name: name(text), chain, until: Instant::now() + Duration::from_secs(600) });
+        self.names.push(Sighting::new(name(text), chain, Instant::now() + Duration::from_secs(600)));
         self
     }
 

@@ -77,11 +77,10 @@ pub(super) fn owners(programs: &[Arc<Identity>], policy: &Policy, dice: &mut Dic
             Some(exe) => Asker::Program { device: exe.device, inode: exe.inode, uid: 1000 },
             None => Asker::Unattributed { uid: None },
         };
-        let names = (0..dice.below(3)).filter_map(|_| dice.pick(&NAMES)).map(|name| Sighting {
-            name: name.parse().expect("a name"),
-            chain: Arc::from([]),
-            until: now + std::time::Duration::from_secs(600),
-        });
+        let until = now + std::time::Duration::from_secs(600);
+        let names = (0..dice.below(3))
+            .filter_map(|_| dice.pick(&NAMES))
+            .map(|name| Sighting::new(name.parse().expect("a name"), Arc::from([]), until));
         let names = names.collect();
         Owner { subject: policy.subject(identity, &|_| true), asker, names }
     };
