@@ -11,7 +11,7 @@ import measures
 
 OURS = ("exec", "up", "express")
 NO_PEERS = ("direct", *OURS)
-# What tests/bench/least can carry: no more can be had on this machine by a TUN and sockets.
+# What tests/bench/least can carry, which does nothing but move bytes.
 WITH_LEAST = ("direct", "pasta", "least", *OURS)
 
 
