@@ -53,6 +53,9 @@ pub(super) enum Helper {
     ReadKernel,
     NetnsCookie,
     SinceBoot,
+    CurrentTask,
+    ReadUser,
+    ReadKernelText,
 }
 
 impl Helper {
@@ -68,6 +71,9 @@ impl Helper {
             Self::ReadKernel => 113,
             Self::NetnsCookie => 122,
             Self::SinceBoot => 125,
+            Self::CurrentTask => 35,
+            Self::ReadUser => 112,
+            Self::ReadKernelText => 115,
         }
     }
 }
@@ -189,6 +195,16 @@ impl Code {
 
     pub(super) fn jump_if_less(&mut self, one: R, other: R) -> Jump {
         self.jump(0xad, one, other, 0)
+    }
+
+    /// As a number without a sign.
+    pub(super) fn jump_if_more(&mut self, one: R, value: i16) -> Jump {
+        self.jump(0x25, one, R(0), value.into())
+    }
+
+    /// As a number with a sign.
+    pub(super) fn jump_unless_positive(&mut self, one: R) -> Jump {
+        self.jump(0xd5, one, R(0), 0)
     }
 
     pub(super) fn jump_over(&mut self) -> Jump {

@@ -9,6 +9,8 @@
 //! Raw sockets that are closed are noted too (`raw`): some programs make one for each packet. And who made a socket just now is the first to be
 //! looked at when its holder is searched for.
 //!
+//! What made a UDP socket is portrayed (`portrait`), for when it is gone by the time that /proc is asked.
+//!
 //! Which of several sockets of a UDP port sent a packet is noted by a program at the TUN (`sent`).
 //!
 //! Only sockets of one network namespace are noted, and none of our own process: what these send does not come by the TUN, so they cannot
@@ -20,7 +22,10 @@
 //! All of it goes with our descriptors, also after SIGKILL. Where the kernel or our rights do not allow it (an ordinary user, Linux before
 //! 5.14, a PID namespace of our own), we are without: nobody is known then, as before.
 
+mod btf;
 mod code;
+mod draw;
+mod portrait;
 mod program;
 mod raw;
 mod record;

@@ -4,6 +4,7 @@
 //! UDP nor raw costs a comparison or two when it is closed.
 
 use super::code::{Code, Helper, Instruction, Jump, Len, R, STACK};
+use super::portrait::Portraits;
 use super::raw;
 use super::record::{
     CLOSED, COOKIE, ENDS_4, ENDS_6, FAMILY, MADE, MADE_AT, MADE_CLOSED, MADE_PID, MADE_ROOM, MADE_UID, OTHER, PID, RECORD, UID,
@@ -53,8 +54,8 @@ fn of_watched(code: &mut Code, Watched { netns, but_of }: Watched) -> [Jump; 2] 
     [elsewhere, code.jump_if(R(0), i32::try_from(but_of).unwrap_or(0))]
 }
 
-/// Notes who makes a socket, under its cookie.
-pub(super) fn of_made(watched: Watched, made: &Map) -> Vec<Instruction> {
+/// Notes who makes a socket, under its cookie, and portrays who makes one of UDP.
+pub(super) fn of_made(watched: Watched, made: &Map, portraits: Option<&Portraits>) -> Vec<Instruction> {
     const KEY: i16 = -8;
     const VALUE: i16 = KEY - MADE_ROOM;
     let mut code = Code::default();
@@ -65,7 +66,14 @@ pub(super) fn of_made(watched: Watched, made: &Map) -> Vec<Instruction> {
     code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, VALUE + MADE_PID, R(0));
     code.call(Helper::UserAndGroup).store(Len::Four, STACK, VALUE + MADE_UID, R(0));
     code.set(R(0), 0).store(Len::Eight, STACK, VALUE + MADE_CLOSED, R(0));
-    code.update(made, KEY, VALUE).land(others);
+    code.update(made, KEY, VALUE);
+    if let Some(portraits) = portraits {
+        code.load(Len::Four, R(1), R(6), SOCK_PROTOCOL);
+        let of_another_kind = code.jump_unless(R(1), UDP);
+        portraits.draw(&mut code, KEY);
+        code.land([of_another_kind]);
+    }
+    code.land(others);
     code.end(1)
 }
 

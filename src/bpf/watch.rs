@@ -13,11 +13,13 @@ use rustix::io::Errno;
 use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, fsmount, fsopen};
 
 use super::code::Instruction;
+use super::portrait::Portraits;
 use super::program::{self, Notes, Watched};
 use super::raw::{self, Note, RawNotes};
 use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
 use super::sys::{self, Hook, Map, MapKind};
 use crate::packet::{FiveTuple, Protocol};
+use crate::process::Portrait;
 
 /// UDP sockets that were closed lately, and processes that executed a program or began a process lately.
 const ENTRIES: u32 = 4096;
@@ -49,6 +51,8 @@ pub enum Without {
 #[derive(Debug)]
 pub struct ClosedSockets {
     maps: Maps,
+    /// None: who is gone is not known.
+    portraits: Option<Portraits>,
     raw: Mutex<RawNotes>,
     /// The programs run until these are closed.
     _links: Vec<OwnedFd>,
@@ -97,11 +101,11 @@ impl Maps {
     }
 
     /// Has the kernel take the programs that note sockets.
-    fn of_sockets(&self, watched: Watched) -> Result<[(Hook, OwnedFd); 2], Without> {
+    fn of_sockets(&self, watched: Watched, portraits: Option<&Portraits>) -> Result<[(Hook, OwnedFd); 2], Without> {
         let Self { made, closed, executed, forked, raw, raw_lost } = self;
         let notes = Notes { made, closed, executed, forked, raw, raw_lost };
         Ok([
-            (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made))?),
+            (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made, portraits))?),
             (Hook::SocketReleased, load(Hook::SocketReleased, "portreeve_close", &program::of_released(watched, notes))?),
         ])
     }
@@ -116,8 +120,8 @@ impl Maps {
         ])
     }
 
-    /// The trial: nothing is sent.
-    fn see_ours(&self, loopback: IpAddr) -> io::Result<bool> {
+    /// The trial: nothing is sent. Gives the cookie of the socket, too.
+    fn see_ours(&self, loopback: IpAddr) -> io::Result<(u64, bool)> {
         let before = sys::since_boot();
         let socket = UdpSocket::bind((loopback, 0))?;
         let remote = SocketAddr::new(loopback, DISCARD);
@@ -127,10 +131,11 @@ impl Maps {
         drop(socket);
         let after = sys::since_boot();
         let sender = self.closed(tuple.local.port()).and_then(|closed| closed.sender_of(&tuple, after));
-        Ok(sender.is_some_and(|sender| {
+        let is_seen = sender.is_some_and(|sender| {
             (sender.pid, sender.uid, sender.cookie) == (std::process::id(), rustix::process::getuid().as_raw(), cookie)
                 && (before..=after).contains(&sender.made)
-        }))
+        });
+        Ok((cookie, is_seen))
     }
 }
 
@@ -156,17 +161,26 @@ impl ClosedSockets {
         // Since Linux 6.10: before it, a process that is about to be another program is seen a few microseconds late.
         links.extend(sys::trace(c"sched_prepare_exec", &before));
         let root = root_cgroup().map_err(|error| without("open the cgroups' root")(error.into()))?;
-        let trial = attach(&root, &maps.of_sockets(Watched { netns: netns_here()?, but_of: 0 })?)?;
+        let here = Watched { netns: netns_here()?, but_of: 0 };
+        let mut portraits = Portraits::make().filter(|portraits| maps.of_sockets(here, Some(portraits)).is_ok());
+        let trial = attach(&root, &maps.of_sockets(here, portraits.as_ref())?)?;
         let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         // Without IPv6 there are no packets of it either.
         let v6_is_off = UdpSocket::bind((v6, 0)).is_err();
-        let sees = |loopback| (0..TRIALS).any(|_| maps.see_ours(loopback).unwrap_or(false));
-        if !sees(v4) || !(v6_is_off || sees(v6)) {
-            return Err(Without::Trial);
-        }
+        let sees = |loopback| {
+            let mut tries = (0..TRIALS).filter_map(|_| maps.see_ours(loopback).ok());
+            tries.find_map(|(cookie, is_seen)| is_seen.then_some(cookie))
+        };
+        let seen = sees(v4).filter(|_| v6_is_off || sees(v6).is_some()).ok_or(Without::Trial)?;
         drop(trial);
-        links.extend(attach(&root, &maps.of_sockets(Watched { netns, but_of: std::process::id() })?)?);
-        Ok(Self { maps, raw: Mutex::default(), _links: links })
+        portraits = portraits.and_then(|mut portraits| portraits.know_us(seen).then_some(portraits));
+        if portraits.is_none() {
+            tracing::info!(
+                "UDP datagrams of programs that end at once are nobody's: the kernel does not show what made a socket"
+            );
+        }
+        links.extend(attach(&root, &maps.of_sockets(Watched { netns, but_of: std::process::id() }, portraits.as_ref())?)?);
+        Ok(Self { maps, portraits, raw: Mutex::default(), _links: links })
     }
 
     /// Whether the kernel would take the programs. Lets none of them run.
@@ -177,7 +191,7 @@ impl ClosedSockets {
     pub fn probe() -> Result<(), Without> {
         let maps = Maps::make()?;
         maps.of_programs()?;
-        maps.of_sockets(Watched { netns: netns_here()?, but_of: 0 }).map(|_| ())
+        maps.of_sockets(Watched { netns: netns_here()?, but_of: 0 }, None).map(|_| ())
     }
 
     /// Who sent a UDP packet of this flow that no socket is found for, if a socket that was closed just now tells.
@@ -211,6 +225,12 @@ impl ClosedSockets {
     #[must_use]
     pub fn maker_of(&self, cookie: u64) -> Option<Sender> {
         record::made_by(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?)
+    }
+
+    /// What the process was that made the UDP socket with this cookie, when it did. For who is gone, and has executed nothing since.
+    #[must_use]
+    pub fn portrait(&self, cookie: u64) -> Option<Portrait> {
+        self.portraits.as_ref()?.find(cookie)
     }
 
     /// Who made the socket with this cookie just now, of whatever kind it is.

@@ -6,9 +6,11 @@
 mod fingerprint;
 mod framework;
 mod identity;
+mod portrait;
 mod socket;
 
 pub use fingerprint::{HomePath, Looked, Matching, Strength, UID_MIN, tidy};
 pub use framework::{Framework, Surroundings, check_template, rewrite};
 pub use identity::{Ancestor, Confidence, Exe, Identity, Tag};
+pub use portrait::{Place, Portrait};
 pub use socket::Socket;

@@ -125,7 +125,7 @@ fn without_deleted(shown: &Path) -> Option<PathBuf> {
 }
 
 /// The parents upwards. A "parent" younger than its child has only inherited the number.
-fn ancestors(parent: u32, child_start: u64, around: &Surroundings<'_>) -> Vec<(u32, Ancestor)> {
+pub(super) fn ancestors(parent: u32, child_start: u64, around: &Surroundings<'_>) -> Vec<(u32, Ancestor)> {
     let mut line = Vec::new();
     let (mut pid, mut start) = (parent, child_start);
     while line.len() < ANCESTORS && pid != 0 {

@@ -14,7 +14,7 @@ use super::search::{Effort, Processes};
 use crate::process::{Identity, Socket};
 
 /// `USER_HZ`, in which the kernel tells times on every architecture (include/asm-generic/param.h): a tick in nanoseconds.
-const TICK: u64 = 10_000_000;
+pub(super) const TICK: u64 = 10_000_000;
 /// A process that has ended is known for so long.
 const SEEN: Duration = Duration::from_secs(2);
 

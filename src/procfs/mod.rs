@@ -18,6 +18,7 @@
 mod cache;
 mod cgroups;
 mod descriptors;
+mod ended;
 mod hints;
 mod identity;
 mod maker;

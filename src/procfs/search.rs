@@ -144,6 +144,11 @@ impl Processes {
         &self.users
     }
 
+    /// Where identities are read.
+    pub(super) fn surroundings(&self) -> Surroundings<'_> {
+        Surroundings { proc_root: &self.options.proc_root, users: &self.users, mounts: &self.mounts }
+    }
+
     pub(super) fn options(&self) -> &Options {
         &self.options
     }
@@ -337,8 +342,7 @@ impl Processes {
         {
             return Some(Arc::clone(identity));
         }
-        let around = Surroundings { proc_root: &self.options.proc_root, users: &self.users, mounts: &self.mounts };
-        let identity = Arc::new(identity::read(process, socket, &snapshot, &around)?);
+        let identity = Arc::new(identity::read(process, socket, &snapshot, &self.surroundings())?);
         self.hints().identities.insert(key, (snapshot, began, Arc::clone(&identity)));
         Some(identity)
     }

@@ -59,6 +59,21 @@ pub(super) fn tags(facts: &Facts<'_>) -> Vec<Tag> {
     tags
 }
 
+/// All tags of a process that has ended, sorted. None: it may have had one more, of which nothing is left.
+pub(super) fn of_ended(exe: &Exe, cmdline: &[String], cwd: &Path, cgroup: &str) -> Option<Vec<Tag>> {
+    let mut parts = exe.path.components().map(|part| part.as_os_str().to_string_lossy());
+    let may_be_packed =
+        exe.path.starts_with("/snap") || parts.any(|part| part.starts_with(".mount_") || part == "flatpak" || part == "snapd");
+    if may_be_packed || (is_interpreter(&exe.path) && script_named(cmdline, Some(cwd)).is_some()) {
+        return None;
+    }
+    let mut tags: Vec<Tag> = Vec::new();
+    tags.extend(unit(cgroup).map(|name| Tag(format!("unit:{name}"))));
+    tags.extend(container(cgroup).map(|id| Tag(format!("container:{id}"))));
+    tags.sort();
+    Some(tags)
+}
+
 /// True for a program that runs whatever file or text it is given.
 pub(super) fn is_interpreter(exe: &Path) -> bool {
     let Some(name) = exe.file_name().and_then(|name| name.to_str()) else { return false };
@@ -158,10 +173,16 @@ fn script(facts: &Facts<'_>) -> Option<PathBuf> {
     if !is_interpreter(&facts.exe?.path) {
         return None;
     }
-    let argument = facts.cmdline.iter().skip(1).find(|word| !word.starts_with('-'))?;
-    let path = facts.cwd.unwrap_or(Path::new("/")).join(argument);
-    let file = file_id(&path)?;
+    let (path, file) = script_named(facts.cmdline, facts.cwd)?;
     facts.process.has_open(file, SCRIPT_FDS).then_some(path)
+}
+
+/// The file that an interpreter's arguments name first, if it is there.
+fn script_named(cmdline: &[String], cwd: Option<&Path>) -> Option<(PathBuf, FileId)> {
+    let argument = cmdline.iter().skip(1).find(|word| !word.starts_with('-'))?;
+    let path = cwd.unwrap_or(Path::new("/")).join(argument);
+    let file = file_id(&path)?;
+    Some((path, file))
 }
 
 #[cfg(test)]
@@ -224,6 +245,26 @@ mod tests {
         }
         for path in ["/usr/bin/curl", "/usr/bin/ssh", "/", "/usr/bin/pythonista"] {
             assert!(!is_interpreter(Path::new(path)), "{path}");
+        }
+    }
+
+    #[test]
+    fn packed_program_that_has_ended_may_have_had_a_tag_and_an_ordinary_one_has_that_of_its_cgroup() {
+        let of = |path: &str, cgroup: &str| {
+            let exe = Exe { path: path.into(), device: 1, inode: 1, path_is_ours: true };
+            of_ended(&exe, &["x".to_owned()], Path::new("/"), cgroup)
+        };
+        assert_eq!(of("/usr/bin/logger", "/user.slice/user-1.slice/session-2.scope"), Some(vec![]));
+        assert_eq!(of("/usr/bin/logger", "/system.slice/ssh.service"), Some(vec![Tag("unit:ssh.service".to_owned())]));
+        assert_eq!(of("/usr/bin/logger", &format!("/docker/{ID}")), Some(vec![Tag(format!("container:{ID}"))]));
+        for path in [
+            "/snap/core/1/usr/bin/logger",
+            "/var/lib/snapd/x",
+            "/tmp/.mount_abc/usr/bin/x",
+            "/var/lib/flatpak/app/x",
+            "/home/a/.local/share/flatpak/app/x",
+        ] {
+            assert_eq!(of(path, ""), None, "{path}");
         }
     }
 }

@@ -14,6 +14,8 @@ through_a_router! {
     a_program_that_is_refused_is_so_with_a_closed_socket_too,
     what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own,
     what_was_sent_before_another_program_was_executed_is_not_that_programs,
+    what_a_program_says_before_it_ends_is_its_own,
+    a_script_that_is_refused_is_so_when_it_has_ended,
 }
 
 const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
@@ -138,4 +140,54 @@ fn what_was_sent_before_another_program_was_executed_is_not_that_programs(way: W
     let records = router.records();
     let wrong = |record: &&Record| record.exe.as_deref() == sleep.to_str();
     assert_eq!(records.iter().find(wrong), None, "{way:?}");
+}
+
+/// A shell that begins as many programs, one behind the other, each of which says one word and ends.
+fn each(program: &str) -> [String; 3] {
+    // Without the last word the shell would become the last program. Where there are several hierarchies of cgroups, those of a program that
+    // is gone are known by its parent.
+    ["bash".to_owned(), "-c".to_owned(), format!("for n in {{1..{SENT}}}; do {program}; done; sleep 1; true")]
+}
+
+fn what_a_program_says_before_it_ends_is_its_own(way: Way) {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    profiles.user("python", &python(), "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        let to = format!("/dev/udp/{address}/{PORT}");
+        router.run(each(&format!("( echo child >{to} )"))).expect_success();
+        router.run(each(&format!("bash -c 'echo program >{to}'"))).expect_success();
+        let family = if address.contains(':') { "AF_INET6" } else { "AF_INET" };
+        let words = format!(
+            "import os, socket; socket.socket(socket.{family}, socket.SOCK_DGRAM).sendto(b'python', ('{address}', {PORT})); os._exit(0)"
+        );
+        router.run(each(&format!("{} -c \"{words}\"", python().display()))).expect_success();
+        let told = collected(&lab, server, address);
+        let counts = ["child", "program", "python"].map(|word| count(&told, word));
+        assert!(counts[0] >= MOST && counts[1] >= MOST && counts[2] == 0, "{way:?}, {address}: {counts:?}");
+    }
+    let refused = |record: &&Record| record.profile.as_deref() == Some("python") && record.verdict == "block";
+    assert!(router.records().iter().filter(refused).count() >= 2 * MOST, "{way:?}: most of these, by its own profile");
+}
+
+fn a_script_that_is_refused_is_so_when_it_has_ended(way: Way) {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    let dir = tempfile::tempdir().expect("a directory");
+    let script = dir.path().join("script");
+    profiles.write(
+        "user/script.toml",
+        &format!("name = \"Script\"\nendpoints = [\"- *\"]\n[match]\ntag = [\"script:{}\"]\n", script.display()),
+    );
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        std::fs::write(&script, format!("echo script >/dev/udp/{address}/{PORT}\n")).expect("written");
+        router.run(each(&format!("bash {}", script.display()))).expect_success();
+        router.run(each(&format!("bash -c \"$(cat {})\"", script.display()))).expect_success();
+        let told = collected(&lab, server, address);
+        assert!((MOST..=SENT).contains(&count(&told, "script")), "{way:?}, {address}: those of no script: {told:?}");
+    }
 }

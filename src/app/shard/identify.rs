@@ -193,10 +193,14 @@ impl Shard {
             self.lanes.note_holder(id, None, now);
             return self.identified(id, &[unattributed(None)], now);
         }
-        if matches!(looked, Ok(None))
-            && let Some((sender, socket)) = self.sender_of_last_word(id, &tuple)
-        {
+        let last_word = match &looked {
+            Ok(Some(_)) => None,
+            Ok(None) => self.sender_of_last_word(id, &tuple),
+            Err(_) => self.noted_sender_of_last_word(id, &tuple),
+        };
+        if let Some((sender, socket)) = last_word {
             self.lanes.note_holder(id, Some(&socket), now);
+            self.note_when_sent(id);
             self.lanes.note_closed(id);
             return match self.attributor.known_maker(&sender, sent) {
                 Some(maker) => self.identified(id, &[maker], now),
@@ -254,7 +258,9 @@ impl Shard {
             return self.is_still_raw(id, &tuple, packet, is_in_hand, now);
         }
         if let Some(closed) = self.lanes.closed(id) {
-            return self.is_last_word_of(closed, &tuple, packet, now);
+            let after = packet.filter(|_| is_in_hand).map(|packet| self.noted_after(Some(packet.arrival())));
+            let parked = || self.lanes.holder(id).map_or(0, |holder| holder.sent_after);
+            return self.is_last_word_of(closed, &tuple, packet, after.unwrap_or_else(parked), now);
         }
         if packet.is_some_and(|packet| self.may_be_raw(id, &tuple, packet.arrival(), is_in_hand, now)) {
             return false;

@@ -46,22 +46,24 @@ impl Attributor {
     }
 
     /// Whether the socket with this cookie, closed by now, sent another packet of its flow, or another one of the same program did. The
-    /// port may be another program's by now.
-    fn is_last_word_of(&self, cookie: u64, tuple: &FiveTuple, arrival: Arrival, now: Instant) -> bool {
-        is_a_sockets(arrival)
-            && match self.look_with_holder(tuple, None, now) {
-                Ok(None) => self
-                    .closed
-                    .as_ref()
-                    .and_then(|closed| closed.sender(tuple))
-                    .is_some_and(|sender| sender.cookie == cookie || self.is_process_of(cookie, sender.pid)),
-                // Its closing is noted a moment before it leaves the tables.
-                Ok(Some((socket, holder))) => {
-                    socket.cookie == cookie
-                        || holder.and_then(|holder| holder.pid).is_some_and(|pid| self.is_process_of(cookie, pid))
-                }
-                Err(_) => false,
+    /// port may be another program's by now. `after`: when the packet was sent at the earliest; 0: that is not known.
+    fn is_last_word_of(&self, cookie: u64, tuple: &FiveTuple, arrival: Arrival, after: u64, now: Instant) -> bool {
+        is_a_sockets(arrival) && (self.has_sent_alone(tuple, cookie, after) || self.is_last_word_by_tables(cookie, tuple, now))
+    }
+
+    fn is_last_word_by_tables(&self, cookie: u64, tuple: &FiveTuple, now: Instant) -> bool {
+        match self.look_with_holder(tuple, None, now) {
+            Ok(None) => self
+                .closed
+                .as_ref()
+                .and_then(|closed| closed.sender(tuple))
+                .is_some_and(|sender| sender.cookie == cookie || self.is_process_of(cookie, sender.pid)),
+            // Its closing is noted a moment before it leaves the tables.
+            Ok(Some((socket, holder))) => {
+                socket.cookie == cookie || holder.and_then(|holder| holder.pid).is_some_and(|pid| self.is_process_of(cookie, pid))
             }
+            Err(_) => false,
+        }
     }
 
     /// Whether this process made the socket with this cookie, which was closed just now, and has been the same program since.
@@ -83,9 +85,15 @@ impl Attributor {
     }
 
     pub(super) fn identity_of(&self, sender: &Sender, sent: Instant, effort: Effort<'_>) -> Option<Arc<Identity>> {
-        let maker = self.processes.find_maker(sender.pid, sender.made, &socket_of(sender), sent, effort)?;
+        let (closed, socket) = (self.closed.as_ref()?, socket_of(sender));
+        let maker = self.processes.find_maker(sender.pid, sender.made, &socket, sent, effort);
+        let ended = || match effort {
+            Effort::Known(_) => None,
+            Effort::Read => self.processes.find_ended(sender.pid, &closed.portrait(sender.cookie)?, &socket),
+        };
+        let maker = maker.or_else(ended)?;
         // After the look: what was looked at is what made the socket.
-        self.closed.as_ref()?.is_same_program(sender).then_some(maker)
+        closed.is_same_program(sender).then_some(maker)
     }
 }
 
@@ -100,6 +108,12 @@ impl Shard {
         let arrival = self.router.flow(id)?.parked().arrival()?;
         let sender = self.attributor.closed.as_ref()?.sender(tuple).filter(|_| is_a_sockets(arrival))?;
         Some((sender, socket_of(&sender)))
+    }
+
+    /// The same where the tables cannot be asked: it must be noted, too, that this socket sent last, and alone.
+    pub(super) fn noted_sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
+        let after = self.noted_after(self.router.flow(id)?.parked().arrival());
+        self.sender_of_last_word(id, tuple).filter(|(sender, _)| self.attributor.has_sent_alone(tuple, sender.cookie, after))
     }
 
     /// Notes the socket of a flow as closed if it is so by now: then the port may be another's, who may have sent what is parked last.
@@ -118,10 +132,11 @@ impl Shard {
         (cookie, noted): (u64, Instant),
         tuple: &FiveTuple,
         packet: Option<&IpPacket<'_>>,
+        after: u64,
         now: Instant,
     ) -> bool {
         // In the turn in which it was noted: what is parked was sent before, and no socket was there then.
-        noted == now || packet.is_some_and(|packet| self.attributor.is_last_word_of(cookie, tuple, packet.arrival(), now))
+        noted == now || packet.is_some_and(|packet| self.attributor.is_last_word_of(cookie, tuple, packet.arrival(), after, now))
     }
 }
 

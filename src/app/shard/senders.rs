@@ -113,6 +113,12 @@ impl Attributor {
         }
     }
 
+    /// Whether it is noted that the socket with this cookie, and nobody else, has sent from a flow's port since `after`; 0: that is not known.
+    pub(super) fn has_sent_alone(&self, tuple: &FiveTuple, cookie: u64, after: u64) -> bool {
+        let last = self.senders.notes.as_ref().filter(|_| tuple.protocol == Protocol::UDP).map(|notes| notes.last(tuple.local));
+        last.is_some_and(|last| last.is(cookie) && is_alone(last, after))
+    }
+
     /// Whether the port of a flow had one socket at most at `sent` or later. All ports are looked at together, once for all packets of a batch.
     fn has_one_sender(&self, tuple: &FiveTuple, sent: Instant) -> bool {
         if self.senders.has_one_socket() {
@@ -172,7 +178,7 @@ fn is_alone(last: LastSender, after: u64) -> bool {
 
 impl Shard {
     /// When a packet in hand was sent at the earliest; 0: that is not known.
-    fn noted_after(&self, arrival: Option<Arrival>) -> u64 {
+    pub(super) fn noted_after(&self, arrival: Option<Arrival>) -> u64 {
         // The first fragment may have waited for the others.
         let waited = if arrival == Some(Arrival::Fragments) { WAITED } else { 0 };
         self.turn.sent_after().saturating_sub(waited)
@@ -180,12 +186,18 @@ impl Shard {
 
     /// Of whom the first packet of a flow is, where the tables name this socket.
     pub(super) fn whose(&mut self, id: FlowId, tuple: &FiveTuple, socket: &Socket, sent: Instant) -> Whose {
+        let after = self.note_when_sent(id);
+        self.attributor.whose(tuple, socket, after, sent)
+    }
+
+    /// Remembers when the first packets of a flow were sent at the earliest, and says so.
+    pub(super) fn note_when_sent(&mut self, id: FlowId) -> u64 {
         let arrival = self.router.flow(id).and_then(|flow| flow.parked().arrival());
         let after = self.noted_after(arrival);
         if let Some(holder) = self.lanes.holder_mut(id) {
             holder.sent_after = after;
         }
-        self.attributor.whose(tuple, socket, after, sent)
+        after
     }
 
     /// Whether a datagram of a flow is still of those that it was attributed to; without one in hand it was parked. None: the tables are to
