@@ -6,7 +6,7 @@ use super::btf::{self, Structures};
 use super::code::{Code, Helper, Jump, Len, R, STACK};
 use super::portrait::{
     ARGUMENTS, CGROUP, CGROUP_LEN, CMDLINE, CMDLINE_LEN, CWD, DEVICE, EXE, INODE, LEN, MOUNT, NAMES, OF, OF_AGAIN, PARENT,
-    PLACES, Portraits, ROOT_DEVICE, ROOT_INODE, STARTED, TAKEN, TEXT, TOGETHER, USER,
+    PLACES, Portraits, ROOT_DEVICE, ROOT_INODE, SCRIPT_DEVICE, SCRIPT_INODE, STARTED, TAKEN, TEXT, TOGETHER, USER,
 };
 use super::sys::Map;
 
@@ -14,6 +14,9 @@ use super::sys::Map;
 const NAME: i16 = 256;
 /// Directories above a file, at most.
 const DEPTH: usize = 16;
+/// The shell that sends datagrams itself, by the begin of its name, and the descriptor at which it keeps the script that it runs.
+const SHELL: [u8; 4] = *b"bash";
+const SCRIPT: i16 = 255;
 
 /// Where the kernel keeps what makes a portrait.
 #[derive(Clone, Copy, Debug)]
@@ -47,6 +50,11 @@ pub(super) struct Fields {
     inode: i16,
     inode_fs: i16,
     fs_device: i16,
+    files: i16,
+    table: i16,
+    table_len: i16,
+    descriptors: i16,
+    file_inode: i16,
 }
 
 impl Fields {
@@ -56,7 +64,7 @@ impl Fields {
     }
 
     fn of(bytes: &[u8]) -> Option<Self> {
-        const STRUCTURES: [&str; 14] = [
+        const STRUCTURES: [&str; 16] = [
             "task_struct",
             "mm_struct",
             "cred",
@@ -71,6 +79,8 @@ impl Fields {
             "css_set",
             "cgroup",
             "kernfs_node",
+            "files_struct",
+            "fdtable",
         ];
         let of = Structures::read(bytes, &STRUCTURES)?;
         let at = |path| of.offset(path);
@@ -104,6 +114,11 @@ impl Fields {
             inode: at("inode.i_ino")?,
             inode_fs: at("inode.i_sb")?,
             fs_device: at("super_block.s_dev")?,
+            files: at("task_struct.files")?,
+            table: at("files_struct.fdt")?,
+            table_len: at("fdtable.max_fds")?,
+            descriptors: at("fdtable.fd")?,
+            file_inode: at("file.f_inode")?,
         })
     }
 }
@@ -131,6 +146,7 @@ impl Portraits {
         pen.field(Len::Four, euid, USER);
         pen.begin_at(&[mm, exe]);
         pen.place(self.fields.file_path, EXE);
+        pen.script();
         pen.begin_at(&[fs]);
         pen.place(self.fields.pwd, CWD);
         pen.begin_at(&[fs]);
@@ -171,7 +187,12 @@ impl Pen<'_> {
         code.copy(SHEET, R(0)).load(Len::Eight, R(1), STACK, key).set(R(0), 0).exchange(SHEET, TAKEN, R(1));
         let taken = code.jump_unless(R(0), 0);
         code.set(R(1), 0);
-        code.store(Len::Eight, SHEET, OF_AGAIN, R(1)).store(Len::Eight, SHEET, CMDLINE_LEN, R(1));
+        code.store(Len::Eight, SHEET, OF_AGAIN, R(1)).store(Len::Eight, SHEET, CMDLINE_LEN, R(1)).store(
+            Len::Eight,
+            SHEET,
+            SCRIPT_INODE,
+            R(1),
+        );
         // What follows is written behind that, on every processor.
         code.store(Len::Eight, SHEET, OF, R(1)).store(Len::Four, SHEET, TOGETHER, R(1)).set(R(0), 0).exchange(SHEET, OF, R(1));
         [none, taken]
@@ -257,6 +278,26 @@ impl Pen<'_> {
         }
         self.out.push(self.code.jump_over());
         self.code.land(at_root).store(Len::Eight, SHEET, len, ROOM);
+    }
+
+    /// Notes the script of a shell. Without one there is nothing to note.
+    fn script(&mut self) {
+        let Fields { files, table, table_len, descriptors, file_inode, .. } = self.fields;
+        let outer = std::mem::take(&mut self.out);
+        self.code.load(Len::Four, ROOM, SHEET, EXE + TEXT).set(R(1), i32::from_ne_bytes(SHELL));
+        let another = self.code.jump_unless_same(ROOM, R(1));
+        self.begin_at(&[files, table]);
+        self.peek(table_len);
+        self.code.load(Len::Four, R(1), STACK, self.word);
+        let longer = self.code.jump_if_more(R(1), SCRIPT);
+        let too_short = self.code.jump_over();
+        self.code.land([longer]);
+        self.follow(descriptors);
+        self.follow(SCRIPT * 8);
+        self.follow(file_inode);
+        self.file(SCRIPT_INODE, SCRIPT_DEVICE);
+        let failed = std::mem::replace(&mut self.out, outer);
+        self.code.land([another, too_short]).land(failed);
     }
 
     /// Notes the arguments, which begin at ROOM and end at AT.

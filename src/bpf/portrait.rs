@@ -45,8 +45,10 @@ pub(super) const PARENT: i16 = USER + 4;
 pub(super) const TOGETHER: i16 = PARENT + 4;
 pub(super) const CMDLINE_LEN: i16 = TOGETHER + 4;
 pub(super) const CMDLINE: i16 = CMDLINE_LEN + 8;
-pub(super) const OF_AGAIN: i16 = CMDLINE + ARGUMENTS;
-const PORTRAIT_LEN: usize = 2168;
+pub(super) const SCRIPT_INODE: i16 = CMDLINE + ARGUMENTS;
+pub(super) const SCRIPT_DEVICE: i16 = SCRIPT_INODE + 8;
+pub(super) const OF_AGAIN: i16 = SCRIPT_DEVICE + 8;
+const PORTRAIT_LEN: usize = 2184;
 
 /// None: it is not whole, or another's.
 fn read(cookie: u64, bytes: &[u8; PORTRAIT_LEN]) -> Option<Portrait> {
@@ -72,6 +74,7 @@ fn read(cookie: u64, bytes: &[u8; PORTRAIT_LEN]) -> Option<Portrait> {
         exe: place(EXE)?,
         cwd: place(CWD)?,
         root: (word(ROOT_DEVICE)?, wide(ROOT_INODE)?),
+        script: Some((word(SCRIPT_DEVICE)?, wide(SCRIPT_INODE)?)).filter(|(_, inode)| *inode != 0),
         uid: word(USER)?,
         parent: word(PARENT)?,
         is_with_parent: word(TOGETHER)? == 1,
@@ -168,12 +171,20 @@ mod tests {
         bytes
     }
 
+    fn with_script() -> [u8; PORTRAIT_LEN] {
+        let (mut bytes, at) = (drawn(), usize::try_from(SCRIPT_INODE).expect("within"));
+        bytes[at..at + 8].copy_from_slice(&6_u64.to_ne_bytes());
+        bytes[at + 8..at + 12].copy_from_slice(&8_u32.to_ne_bytes());
+        bytes
+    }
+
     #[test]
     fn names_are_read_from_the_root_downwards() {
         let portrait = read(COOKIE, &drawn()).expect("whole");
         assert_eq!(portrait.exe.names, [&b"usr"[..], b"bin", b"curl"]);
         assert_eq!((portrait.exe.inode, portrait.exe.device, portrait.exe.mount), (7, 8, 9));
         assert!(portrait.cwd.names.is_empty(), "the root itself");
+        assert_eq!((portrait.script, read(COOKIE, &with_script()).expect("whole").script), (None, Some((8, 6))));
         assert_eq!(portrait.cgroup.as_deref(), Some("/x.slice/ssh.service"));
         assert_eq!((portrait.parent, &portrait.cmdline[..]), (5, &b"curl\0-s\0"[..]));
     }

@@ -58,6 +58,9 @@ pub struct ClosedSockets {
     _links: Vec<OwnedFd>,
 }
 
+/// The programs for sockets, and where they run.
+type Programs = [(Hook, OwnedFd); 2];
+
 /// Filled by the programs.
 #[derive(Debug)]
 struct Maps {
@@ -101,13 +104,23 @@ impl Maps {
     }
 
     /// Has the kernel take the programs that note sockets.
-    fn of_sockets(&self, watched: Watched, portraits: Option<&Portraits>) -> Result<[(Hook, OwnedFd); 2], Without> {
+    fn of_sockets(&self, watched: Watched, portraits: Option<&Portraits>) -> Result<Programs, Without> {
         let Self { made, closed, executed, forked, raw, raw_lost } = self;
         let notes = Notes { made, closed, executed, forked, raw, raw_lost };
         Ok([
             (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made, portraits))?),
             (Hook::SocketReleased, load(Hook::SocketReleased, "portreeve_close", &program::of_released(watched, notes))?),
         ])
+    }
+
+    /// The same with portraits, where the kernel takes these.
+    fn of_sockets_portrayed(&self, watched: Watched) -> Result<(Programs, Option<Portraits>), Without> {
+        let portrayed =
+            Portraits::make().and_then(|portraits| Some((self.of_sockets(watched, Some(&portraits)).ok()?, portraits)));
+        match portrayed {
+            Some((programs, portraits)) => Ok((programs, Some(portraits))),
+            None => Ok((self.of_sockets(watched, None)?, None)),
+        }
     }
 
     /// Has the kernel take those that note who executes a program, after it and before, and who begins a process.
@@ -161,9 +174,8 @@ impl ClosedSockets {
         // Since Linux 6.10: before it, a process that is about to be another program is seen a few microseconds late.
         links.extend(sys::trace(c"sched_prepare_exec", &before));
         let root = root_cgroup().map_err(|error| without("open the cgroups' root")(error.into()))?;
-        let here = Watched { netns: netns_here()?, but_of: 0 };
-        let mut portraits = Portraits::make().filter(|portraits| maps.of_sockets(here, Some(portraits)).is_ok());
-        let trial = attach(&root, &maps.of_sockets(here, portraits.as_ref())?)?;
+        let (programs, mut portraits) = maps.of_sockets_portrayed(Watched { netns: netns_here()?, but_of: 0 })?;
+        let trial = attach(&root, &programs)?;
         let [v4, v6]: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         // Without IPv6 there are no packets of it either.
         let v6_is_off = UdpSocket::bind((v6, 0)).is_err();
@@ -183,15 +195,16 @@ impl ClosedSockets {
         Ok(Self { maps, portraits, raw: Mutex::default(), _links: links })
     }
 
-    /// Whether the kernel would take the programs. Lets none of them run.
+    /// Whether the kernel would take the programs, and with them those that portray. Lets none of them run.
     ///
     /// # Errors
     ///
     /// As [`Self::watch`].
-    pub fn probe() -> Result<(), Without> {
+    pub fn probe() -> Result<bool, Without> {
         let maps = Maps::make()?;
         maps.of_programs()?;
-        maps.of_sockets(Watched { netns: netns_here()?, but_of: 0 }, None).map(|_| ())
+        let (_, portraits) = maps.of_sockets_portrayed(Watched { netns: netns_here()?, but_of: 0 })?;
+        Ok(portraits.is_some())
     }
 
     /// Who sent a UDP packet of this flow that no socket is found for, if a socket that was closed just now tells.

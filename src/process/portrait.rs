@@ -19,6 +19,8 @@ pub struct Portrait {
     pub cwd: Place,
     /// Device and inode of its root directory.
     pub root: (u32, u64),
+    /// The same of the file that a shell keeps open while it runs it; None: there was none, or it is not known where such a program has it.
+    pub script: Option<(u32, u64)>,
     /// The effective user.
     pub uid: u32,
     /// The PID of its parent.

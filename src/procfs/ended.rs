@@ -5,9 +5,10 @@
 //! there are several hierarchies of them: the portrait tells whether they are the parent's.
 //!
 //! Keeps one rule: such a process is told as it would have been while it was there, or not at all. Where one fact that could have made it
-//! another program is not to be had any more, it is nobody's: a script that may have been open, the label of a snap, a mounted image.
+//! another program is not to be had any more, it is nobody's: a script that may have been open elsewhere, the label of a snap, a mounted image.
 //! Nothing here is remembered for others.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use rustix::io::Errno;
@@ -40,7 +41,8 @@ impl Processes {
         let (cwd, _) = around.mounts.path(&portrait.cwd)?;
         let exe = Exe { path, device, inode, path_is_ours: true };
         let cmdline = text::cmdline(&portrait.cmdline);
-        let tags = tags::of_ended(&exe, &cmdline, &cwd, &cgroup)?;
+        let is_open = |path: &Path| portrait.script.is_some_and(|script| around.mounts.is_at(path, script));
+        let tags = tags::of_ended(&exe, &cmdline, &cwd, &cgroup, is_open)?;
         let user = around.users.user(socket.uid);
         Some(Arc::new(Identity {
             exe: Some(exe),
@@ -68,7 +70,6 @@ impl Processes {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::process::{Child, Command, Stdio};
 
     use super::*;
@@ -90,6 +91,7 @@ mod tests {
             exe: place_of(&Path::new(program).canonicalize().expect("there")),
             cwd: place_of(&dir),
             root: (0, 0),
+            script: None,
             uid: socket().uid,
             parent: std::process::id(),
             is_with_parent: true,
@@ -157,6 +159,12 @@ mod tests {
         let named = script.path().to_str().expect("plain");
         let (pid, portrait) = end(child("/usr/bin/bash", named));
         assert_eq!(find(pid, &portrait), None);
+        let place = place_of(&script.path().canonicalize().expect("there"));
+        let noted = Portrait { script: Some((place.device, place.inode)), ..portrait.clone() };
+        let tags = find(pid, &noted).map(|identity| identity.tags.clone());
+        assert_eq!(tags.map(|tags| tags.iter().any(|tag| tag.0 == format!("script:{named}"))), Some(true), "it had it open");
+        let another = Portrait { script: Some((place.device, place.inode + 1)), ..portrait };
+        assert_eq!(find(pid, &another), None);
         let (pid, portrait) = end(child("/usr/bin/bash", "-i"));
         assert!(find(pid, &portrait).is_some());
         let (pid, portrait) = end(child("/usr/bin/tail", named));

@@ -44,6 +44,20 @@ impl Mounts {
         let (_, path, file) = found.swap_remove(same.or(only)?);
         Some((path, file))
     }
+
+    /// Whether a path of ours leads to this file: the filesystem's number, and the inode.
+    pub(super) fn is_at(&self, path: &Path, file: (u32, u64)) -> bool {
+        self.0.first().is_some_and(|list| device_and_inode(&read(list), path) == Some(file))
+    }
+}
+
+/// A file by its path, as the kernel has it: the filesystem's number and the inode.
+fn device_and_inode(text: &[u8], path: &Path) -> Option<(u32, u64)> {
+    let stat = statx(CWD, path, AtFlags::STATX_DONT_SYNC, StatxFlags::INO | StatxFlags::MNT_ID).ok()?;
+    let mut mounts = text.split(|byte| *byte == b'\n').filter_map(Mount::read);
+    let mount =
+        mounts.find(|mount| mount.number == stat.stx_mnt_id).filter(|_| stat.stx_mask & StatxFlags::MNT_ID.bits() != 0)?;
+    Some((mount.device, stat.stx_ino))
 }
 
 /// A line of a list of mounts.
@@ -196,6 +210,9 @@ mod tests {
         std::fs::write(&file, "one").expect("written");
         let place = place_of(&file);
         assert_eq!(mounts.path(&place).map(|(path, _)| path), Some(file.clone()));
+        assert!(mounts.is_at(&file, (place.device, place.inode)));
+        assert!(!mounts.is_at(&file, (place.device, place.inode + 1)) && !mounts.is_at(&file, (place.device + 1, place.inode)));
+        assert!(!mounts.is_at(&file.join("none"), (place.device, place.inode)));
         let elsewhere = Place { mount: u32::MAX, ..place.clone() };
         assert_eq!(mounts.path(&elsewhere).map(|(path, _)| path), Some(file.clone()), "there is one path alone");
         assert_eq!(mounts.path(&Place { inode: place.inode + 1, ..place.clone() }), None);

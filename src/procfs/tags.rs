@@ -59,17 +59,26 @@ pub(super) fn tags(facts: &Facts<'_>) -> Vec<Tag> {
     tags
 }
 
-/// All tags of a process that has ended, sorted. None: it may have had one more, of which nothing is left.
-pub(super) fn of_ended(exe: &Exe, cmdline: &[String], cwd: &Path, cgroup: &str) -> Option<Vec<Tag>> {
+/// All tags of a process that has ended, sorted. None: it may have had one more, of which nothing is left. `is_open`: whether a shell was noted to
+/// have this very file open.
+pub(super) fn of_ended(
+    exe: &Exe,
+    cmdline: &[String],
+    cwd: &Path,
+    cgroup: &str,
+    is_open: impl Fn(&Path) -> bool,
+) -> Option<Vec<Tag>> {
     let mut parts = exe.path.components().map(|part| part.as_os_str().to_string_lossy());
-    let may_be_packed =
-        exe.path.starts_with("/snap") || parts.any(|part| part.starts_with(".mount_") || part == "flatpak" || part == "snapd");
-    if may_be_packed || (is_interpreter(&exe.path) && script_named(cmdline, Some(cwd)).is_some()) {
+    if exe.path.starts_with("/snap") || parts.any(|part| part.starts_with(".mount_") || part == "flatpak" || part == "snapd") {
         return None;
     }
     let mut tags: Vec<Tag> = Vec::new();
     tags.extend(unit(cgroup).map(|name| Tag(format!("unit:{name}"))));
     tags.extend(container(cgroup).map(|id| Tag(format!("container:{id}"))));
+    if let Some((script, _)) = script_named(cmdline, Some(cwd)).filter(|_| is_interpreter(&exe.path)) {
+        // It may have been open elsewhere.
+        tags.push(is_open(&script).then(|| Tag(format!("script:{}", script.display())))?);
+    }
     tags.sort();
     Some(tags)
 }
@@ -252,7 +261,7 @@ mod tests {
     fn packed_program_that_has_ended_may_have_had_a_tag_and_an_ordinary_one_has_that_of_its_cgroup() {
         let of = |path: &str, cgroup: &str| {
             let exe = Exe { path: path.into(), device: 1, inode: 1, path_is_ours: true };
-            of_ended(&exe, &["x".to_owned()], Path::new("/"), cgroup)
+            of_ended(&exe, &["x".to_owned()], Path::new("/"), cgroup, |_| false)
         };
         assert_eq!(of("/usr/bin/logger", "/user.slice/user-1.slice/session-2.scope"), Some(vec![]));
         assert_eq!(of("/usr/bin/logger", "/system.slice/ssh.service"), Some(vec![Tag("unit:ssh.service".to_owned())]));

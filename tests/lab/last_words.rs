@@ -15,7 +15,7 @@ through_a_router! {
     what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own,
     what_was_sent_before_another_program_was_executed_is_not_that_programs,
     what_a_program_says_before_it_ends_is_its_own,
-    a_script_that_is_refused_is_so_when_it_has_ended,
+    a_script_is_known_when_it_has_ended,
 }
 
 const SERVERS: [&str; 2] = [Lab::SERVER_4, Lab::SERVER_6];
@@ -172,22 +172,30 @@ fn what_a_program_says_before_it_ends_is_its_own(way: Way) {
     assert!(router.records().iter().filter(refused).count() >= 2 * MOST, "{way:?}: most of these, by its own profile");
 }
 
-fn a_script_that_is_refused_is_so_when_it_has_ended(way: Way) {
+fn a_script_is_known_when_it_has_ended(way: Way) {
     let lab = Lab::new();
     let profiles = refusing_nobody();
     let dir = tempfile::tempdir().expect("a directory");
-    let script = dir.path().join("script");
-    profiles.write(
-        "user/script.toml",
-        &format!("name = \"Script\"\nendpoints = [\"- *\"]\n[match]\ntag = [\"script:{}\"]\n", script.display()),
-    );
+    let [accepted, refused] = ["accepted", "refused"].map(|name| dir.path().join(name));
+    for (script, endpoint) in [(&accepted, "+ *"), (&refused, "- *")] {
+        let name = script.file_name().expect("it has one").to_string_lossy().into_owned();
+        let tag = format!("script:{}", script.display());
+        profiles.write(
+            &format!("user/{name}.toml"),
+            &format!("name = \"{name}\"\nendpoints = [\"{endpoint}\"]\n[match]\ntag = [\"{tag}\"]\n"),
+        );
+    }
     let router = Router::start(&lab, way, &profiles);
     for address in SERVERS {
         let server = collector(&lab);
-        std::fs::write(&script, format!("echo script >/dev/udp/{address}/{PORT}\n")).expect("written");
-        router.run(each(&format!("bash {}", script.display()))).expect_success();
-        router.run(each(&format!("bash -c \"$(cat {})\"", script.display()))).expect_success();
+        for (script, word) in [(&accepted, "accepted"), (&refused, "refused")] {
+            std::fs::write(script, format!("echo {word} >/dev/udp/{address}/{PORT}\n")).expect("written");
+            router.run(each(&format!("bash {}", script.display()))).expect_success();
+        }
         let told = collected(&lab, server, address);
-        assert!((MOST..=SENT).contains(&count(&told, "script")), "{way:?}, {address}: those of no script: {told:?}");
+        let counts = ["accepted", "refused"].map(|word| count(&told, word));
+        assert!(counts[0] >= MOST && counts[1] == 0, "{way:?}, {address}: {counts:?}");
     }
+    let by = |profile: &str| router.records().iter().filter(|record| record.profile.as_deref() == Some(profile)).count();
+    assert!(by("accepted") >= 2 * MOST && by("refused") >= 2 * MOST, "{way:?}: each by its own profile");
 }

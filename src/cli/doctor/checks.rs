@@ -111,10 +111,15 @@ pub(super) fn privilege(status: &str) -> Finding {
 }
 
 /// What the kernel's notes of closed sockets are good for, or why there are none.
-pub(super) fn closed_sockets(probed: Result<(), Without>) -> Finding {
+pub(super) fn closed_sockets(probed: Result<bool, Without>) -> Finding {
     let check = "closed sockets";
     match probed {
-        Ok(()) => Finding::good(check, "the kernel notes who closes UDP and raw sockets"),
+        Ok(true) => Finding::good(check, "the kernel notes who closes UDP and raw sockets, and what makes those of UDP"),
+        Ok(false) => Finding::note(
+            check,
+            "the kernel notes who closes UDP and raw sockets, but its types are not described (/sys/kernel/btf/vmlinux), or otherwise than known",
+            "a datagram of a process that ends with it (logger -n) is nobody's",
+        ),
         Err(reason) => {
             let means = "a UDP socket that is closed with its first datagram is nobody's, and so is what raw sockets send";
             Finding::note(check, reason.to_string(), means)
@@ -248,7 +253,8 @@ mod tests {
 
     #[test]
     fn who_cannot_know_of_closed_sockets_is_told_why_and_nothing_is_missing_for_it() {
-        assert_eq!(closed_sockets(Ok(())).state, Health::Good);
+        assert_eq!(closed_sockets(Ok(true)).state, Health::Good);
+        assert_eq!(closed_sockets(Ok(false)).state, Health::Note);
         let error = std::io::Error::from_raw_os_error(libc::EINVAL);
         for reason in [Without::Rights, Without::Kernel { attempt: "load a program", error }, Without::Trial] {
             let told = reason.to_string();
