@@ -146,9 +146,11 @@ impl Portraits {
         pen.field(Len::Four, euid, USER);
         pen.begin_at(&[mm, exe]);
         pen.place(self.fields.file_path, EXE);
-        pen.script();
-        pen.begin_at(&[fs]);
-        pen.place(self.fields.pwd, CWD);
+        pen.may_fail(Pen::script);
+        pen.may_fail(|pen| {
+            pen.begin_at(&[fs]);
+            pen.place(pen.fields.pwd, CWD);
+        });
         pen.begin_at(&[fs]);
         pen.step(self.fields.root);
         pen.follow(self.fields.path_entry);
@@ -280,10 +282,17 @@ impl Pen<'_> {
         self.code.land(at_root).store(Len::Eight, SHEET, len, ROOM);
     }
 
-    /// Notes the script of a shell. Without one there is nothing to note.
+    /// Takes steps without which the portrait is whole, too.
+    fn may_fail(&mut self, steps: impl FnOnce(&mut Self)) {
+        let out = std::mem::take(&mut self.out);
+        steps(self);
+        let failed = std::mem::replace(&mut self.out, out);
+        self.code.land(failed);
+    }
+
+    /// Notes the script of a shell.
     fn script(&mut self) {
         let Fields { files, table, table_len, descriptors, file_inode, .. } = self.fields;
-        let outer = std::mem::take(&mut self.out);
         self.code.load(Len::Four, ROOM, SHEET, EXE + TEXT).set(R(1), i32::from_ne_bytes(SHELL));
         let another = self.code.jump_unless_same(ROOM, R(1));
         self.begin_at(&[files, table]);
@@ -296,8 +305,7 @@ impl Pen<'_> {
         self.follow(SCRIPT * 8);
         self.follow(file_inode);
         self.file(SCRIPT_INODE, SCRIPT_DEVICE);
-        let failed = std::mem::replace(&mut self.out, outer);
-        self.code.land([another, too_short]).land(failed);
+        self.code.land([another, too_short]);
     }
 
     /// Notes the arguments, which begin at ROOM and end at AT.

@@ -6,7 +6,7 @@
 //! kept in a place that the socket's cookie leads to, until another's leads there, and is read only where the process is gone. Who draws has the
 //! place to itself: a process may be stopped in the midst of it. Who finds it taken is not portrayed.
 //!
-//! Keeps one rule: a portrait is whole or it is none, but for arguments, which are whole or not there.
+//! Keeps one rule: a portrait is whole or it is none, but for the working directory and the arguments, which are whole or not there.
 
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
@@ -72,7 +72,7 @@ fn read(cookie: u64, bytes: &[u8; PORTRAIT_LEN]) -> Option<Portrait> {
     }
     Some(Portrait {
         exe: place(EXE)?,
-        cwd: place(CWD)?,
+        cwd: place(CWD),
         root: (word(ROOT_DEVICE)?, wide(ROOT_INODE)?),
         script: Some((word(SCRIPT_DEVICE)?, wide(SCRIPT_INODE)?)).filter(|(_, inode)| *inode != 0),
         uid: word(USER)?,
@@ -124,7 +124,8 @@ impl Portraits {
         let cmdline = std::fs::read("/proc/self/cmdline").ok();
         let us = self.any(cookie).filter(|us| {
             let parent = rustix::process::getppid().map_or(0, |pid| pid.as_raw_pid().cast_unsigned());
-            [Some(us.exe.inode), Some(us.cwd.inode), Some(us.root.1)] == ["/proc/self/exe", "/proc/self/cwd", "/"].map(inode)
+            [Some(us.exe.inode), Some(us.root.1)] == ["/proc/self/exe", "/"].map(inode)
+                && us.cwd.as_ref().is_none_or(|cwd| Some(cwd.inode) == inode("/proc/self/cwd"))
                 && us.exe.names.last() == name.as_ref()
                 && (us.uid, us.parent) == (rustix::process::geteuid().as_raw(), parent)
                 && (us.cmdline.is_empty() || Some(&us.cmdline) == cmdline.as_ref())
@@ -183,7 +184,7 @@ mod tests {
         let portrait = read(COOKIE, &drawn()).expect("whole");
         assert_eq!(portrait.exe.names, [&b"usr"[..], b"bin", b"curl"]);
         assert_eq!((portrait.exe.inode, portrait.exe.device, portrait.exe.mount), (7, 8, 9));
-        assert!(portrait.cwd.names.is_empty(), "the root itself");
+        assert!(portrait.cwd.is_some_and(|cwd| cwd.names.is_empty()), "the root itself");
         assert_eq!((portrait.script, read(COOKIE, &with_script()).expect("whole").script), (None, Some((8, 6))));
         assert_eq!(portrait.cgroup.as_deref(), Some("/x.slice/ssh.service"));
         assert_eq!((portrait.parent, &portrait.cmdline[..]), (5, &b"curl\0-s\0"[..]));
@@ -199,10 +200,11 @@ mod tests {
         };
         assert!(with(OF, COOKIE).is_some());
         assert_eq!((with(OF, 0), with(OF_AGAIN, COOKIE + 1), read(COOKIE + 1, &drawn())), (None, None, None), "another socket's");
-        for at in [EXE + LEN, CWD + LEN, CGROUP_LEN] {
+        for at in [EXE + LEN, CGROUP_LEN] {
             assert_eq!((with(at, 0), with(at, u64::MAX)), (None, None), "{at}");
         }
         assert_eq!(with(CMDLINE_LEN, 4096), None);
+        assert!(with(CWD + LEN, 0).is_some_and(|portrait| portrait.cwd.is_none()));
         assert!(with(CMDLINE_LEN, 0).is_some_and(|portrait| portrait.cmdline.is_empty()));
     }
 

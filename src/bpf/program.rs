@@ -26,6 +26,9 @@ const UDP: i32 = 17;
 /// `SOCK_RAW`.
 const RAW: i32 = 3;
 
+/// Places for the last changes of processes, by the lower half of their numbers.
+pub(super) const CHANGES: u32 = 1 << 16;
+
 /// What the programs for sockets write to.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Notes<'a> {
@@ -173,26 +176,47 @@ fn note_other(code: &mut Code, closed: &Map) {
 }
 
 /// Notes when a process executes a program: at the end of that, or that it is at it.
-pub(super) fn of_executed(executed: &Map, is_over: bool) -> Vec<Instruction> {
-    note_time(executed, is_over)
+pub(super) fn of_executed(executed: &Map, changed: &Map, is_over: bool) -> Vec<Instruction> {
+    note_time(executed, is_over.then_some(changed))
 }
 
 /// Notes when a process begins another one, or a thread: the kernel runs this in the one that does.
-pub(super) fn of_forked(forked: &Map) -> Vec<Instruction> {
-    note_time(forked, true)
+pub(super) fn of_forked(forked: &Map, changed: &Map) -> Vec<Instruction> {
+    note_time(forked, Some(changed))
 }
 
-/// Notes the time under the process: now, or later than whatever.
-fn note_time(map: &Map, is_now: bool) -> Vec<Instruction> {
+/// Notes the time under the process: now, also among the changes, or later than whatever.
+fn note_time(map: &Map, changed: Option<&Map>) -> Vec<Instruction> {
     const KEY: i16 = -4;
     const VALUE: i16 = -16;
     let mut code = Code::default();
     code.call(Helper::PidAndThread).upper_half(R(0)).store(Len::Four, STACK, KEY, R(0));
-    if is_now {
+    if changed.is_some() {
         code.call(Helper::SinceBoot);
     } else {
         code.set(R(0), -1);
     }
     code.store(Len::Eight, STACK, VALUE, R(0)).update(map, KEY, VALUE);
+    if let Some(changed) = changed {
+        note_change(&mut code, changed, KEY, VALUE);
+    }
     code.end(0)
+}
+
+/// Notes the time that stands at `value` as that of the last change of all processes with this lower half of their number.
+fn note_change(code: &mut Code, changed: &Map, key: i16, value: i16) {
+    /// Times that it is tried again while others write it.
+    const TRIES: usize = 4;
+    code.load(Len::Four, R(1), STACK, key).and(R(1), CHANGES.cast_signed() - 1).store(Len::Four, STACK, key, R(1));
+    code.map_and_key(changed, key).call(Helper::MapLookup);
+    let none = code.jump_if(R(0), 0);
+    code.copy(R(6), R(0)).load(Len::Eight, R(7), STACK, value);
+    let mut done = Vec::new();
+    for _ in 0..TRIES {
+        code.load(Len::Eight, R(8), R(6), 0);
+        done.push(code.jump_if_less(R(7), R(8)));
+        code.copy(R(0), R(8)).exchange(R(6), 0, R(7));
+        done.push(code.jump_if_same(R(0), R(8)));
+    }
+    code.store(Len::Eight, R(6), 0, R(7)).land(done).land([none]);
 }

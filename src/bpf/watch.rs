@@ -14,7 +14,7 @@ use rustix::mount::{FsMountFlags, FsOpenFlags, MountAttrFlags, fsconfig_create, 
 
 use super::code::Instruction;
 use super::portrait::Portraits;
-use super::program::{self, Notes, Watched};
+use super::program::{self, CHANGES, Notes, Watched};
 use super::raw::{self, Note, RawNotes};
 use super::record::{self, Closed, MADE_LEN, RECORD_LEN, Sender};
 use super::sys::{self, Hook, Map, MapKind};
@@ -68,6 +68,8 @@ struct Maps {
     closed: Map,
     executed: Map,
     forked: Map,
+    /// When a process executed a program or began another one last. Nothing makes it forget.
+    changed: Map,
     raw: Map,
     raw_lost: Map,
 }
@@ -81,6 +83,7 @@ impl Maps {
             closed: recent(4, RECORD_LEN)?,
             executed: recent(4, 8)?,
             forked: recent(4, 8)?,
+            changed: make(MapKind::Array, 4, 8, CHANGES)?,
             raw: make(MapKind::Hash, raw::KEY_LEN, raw::VALUE_LEN, RAW_ENTRIES)?,
             raw_lost: make(MapKind::Array, 4, 8, 1)?,
         })
@@ -105,7 +108,7 @@ impl Maps {
 
     /// Has the kernel take the programs that note sockets.
     fn of_sockets(&self, watched: Watched, portraits: Option<&Portraits>) -> Result<Programs, Without> {
-        let Self { made, closed, executed, forked, raw, raw_lost } = self;
+        let Self { made, closed, executed, forked, raw, raw_lost, .. } = self;
         let notes = Notes { made, closed, executed, forked, raw, raw_lost };
         Ok([
             (Hook::SocketMade, load(Hook::SocketMade, "portreeve_made", &program::of_made(watched, made, portraits))?),
@@ -127,9 +130,9 @@ impl Maps {
     fn of_programs(&self) -> Result<[OwnedFd; 3], Without> {
         let of = |name, code: Vec<Instruction>| load(Hook::Tracepoint, name, &code);
         Ok([
-            of("portreeve_execd", program::of_executed(&self.executed, true))?,
-            of("portreeve_exec", program::of_executed(&self.executed, false))?,
-            of("portreeve_fork", program::of_forked(&self.forked))?,
+            of("portreeve_execd", program::of_executed(&self.executed, &self.changed, true))?,
+            of("portreeve_exec", program::of_executed(&self.executed, &self.changed, false))?,
+            of("portreeve_fork", program::of_forked(&self.forked, &self.changed))?,
         ])
     }
 
@@ -240,10 +243,17 @@ impl ClosedSockets {
         record::made_by(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?)
     }
 
-    /// What the process was that made the UDP socket with this cookie, when it did. For who is gone, and has executed nothing since.
+    /// What the process was that made this UDP socket, when it did. For who is gone.
     #[must_use]
-    pub fn portrait(&self, cookie: u64) -> Option<Portrait> {
-        self.portraits.as_ref()?.find(cookie)
+    pub fn portrait(&self, sender: &Sender) -> Option<Portrait> {
+        self.portraits.as_ref()?.find(sender.cookie)
+    }
+
+    /// Whether a process that is gone executed no program since it made its socket, and began none that would have had that, too. A flood of
+    /// others makes nobody forget it; one of them with the same lower half of its number counts as well.
+    #[must_use]
+    pub fn stayed_the_same(&self, sender: &Sender) -> bool {
+        Maps::time_of(&self.maps.changed, sender.pid % CHANGES).is_some_and(|at| at < sender.made)
     }
 
     /// Who made the socket with this cookie just now, of whatever kind it is.

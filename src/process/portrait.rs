@@ -16,7 +16,8 @@ pub struct Place {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Portrait {
     pub exe: Place,
-    pub cwd: Place,
+    /// None: its names are too long.
+    pub cwd: Option<Place>,
     /// Device and inode of its root directory.
     pub root: (u32, u64),
     /// The same of the file that a shell keeps open while it runs it; None: there was none, or it is not known where such a program has it.

@@ -38,7 +38,7 @@ impl Processes {
         let of_parent = of_parent.filter(|_| ancestors.first().is_some_and(|parent| parent.pid == portrait.parent));
         let cgroup = portrait.cgroup.clone().or(of_parent)?;
         let (path, FileId { device, inode }) = around.mounts.path(&portrait.exe)?;
-        let (cwd, _) = around.mounts.path(&portrait.cwd)?;
+        let cwd = around.mounts.path_by_name(portrait.cwd.as_ref()?)?;
         let exe = Exe { path, device, inode, path_is_ours: true };
         let cmdline = text::cmdline(&portrait.cmdline);
         let is_open = |path: &Path| portrait.script.is_some_and(|script| around.mounts.is_at(path, script));
@@ -89,7 +89,7 @@ mod tests {
         let start = Process::open(Path::new("/proc"), child.id()).expect("it runs").start_ticks;
         let portrait = Portrait {
             exe: place_of(&Path::new(program).canonicalize().expect("there")),
-            cwd: place_of(&dir),
+            cwd: Some(place_of(&dir)),
             root: (0, 0),
             script: None,
             uid: socket().uid,
@@ -150,7 +150,8 @@ mod tests {
         let orphan = without(|portrait| (portrait.parent, portrait.cgroup) = (u32::MAX, Some(String::new())));
         assert!(orphan.is_some_and(|orphan| orphan.ancestors.is_empty() && orphan.exe.is_some()));
         assert_eq!(without(|portrait| portrait.exe.inode += 1), None, "its file is gone");
-        assert_eq!(without(|portrait| portrait.cwd.inode += 1), None);
+        assert_eq!(without(|portrait| portrait.cwd = None), None);
+        assert_eq!(without(|portrait| portrait.cwd.as_mut().expect("known").device += 1), None, "it is elsewhere");
     }
 
     #[test]

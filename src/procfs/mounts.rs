@@ -39,16 +39,30 @@ impl Mounts {
         let text = read(self.0.first()?);
         let mounts = text.split(|byte| *byte == b'\n').filter_map(Mount::read);
         let mut found: Vec<(u64, PathBuf, FileId)> = mounts.filter_map(|mount| mount.find(place)).collect();
-        let same = found.iter().position(|(mount, ..)| *mount == u64::from(place.mount));
-        let only = if found.len() == 1 { Some(0) } else { None };
-        let (_, path, file) = found.swap_remove(same.or(only)?);
+        let numbers: Vec<u64> = found.iter().map(|(number, ..)| *number).collect();
+        let (_, path, file) = found.swap_remove(the_one(&numbers, place)?);
         Some((path, file))
+    }
+
+    /// The same without a look at the file, which may lie on a file system that does not answer: something else may be there by now.
+    pub(super) fn path_by_name(&self, place: &Place) -> Option<PathBuf> {
+        let text = read(self.0.first()?);
+        let mounts = text.split(|byte| *byte == b'\n').filter_map(Mount::read);
+        let (numbers, mut paths): (Vec<u64>, Vec<PathBuf>) =
+            mounts.filter_map(|mount| Some((mount.number, mount.path(place)?))).unzip();
+        Some(paths.swap_remove(the_one(&numbers, place)?))
     }
 
     /// Whether a path of ours leads to this file: the filesystem's number, and the inode.
     pub(super) fn is_at(&self, path: &Path, file: (u32, u64)) -> bool {
         self.0.first().is_some_and(|list| device_and_inode(&read(list), path) == Some(file))
     }
+}
+
+/// Which of these mounts has a place: that by which it was reached, else the only one.
+fn the_one(numbers: &[u64], place: &Place) -> Option<usize> {
+    let same = numbers.iter().position(|number| *number == u64::from(place.mount));
+    same.or(if numbers.len() == 1 { Some(0) } else { None })
 }
 
 /// A file by its path, as the kernel has it: the filesystem's number and the inode.
@@ -210,6 +224,7 @@ mod tests {
         std::fs::write(&file, "one").expect("written");
         let place = place_of(&file);
         assert_eq!(mounts.path(&place).map(|(path, _)| path), Some(file.clone()));
+        assert_eq!(mounts.path_by_name(&place), Some(file.clone()));
         assert!(mounts.is_at(&file, (place.device, place.inode)));
         assert!(!mounts.is_at(&file, (place.device, place.inode + 1)) && !mounts.is_at(&file, (place.device + 1, place.inode)));
         assert!(!mounts.is_at(&file.join("none"), (place.device, place.inode)));
@@ -221,6 +236,7 @@ mod tests {
         std::fs::remove_file(&file).expect("ours");
         std::fs::write(&file, "another").expect("written");
         assert_eq!(mounts.path(&place), None, "another file has its path");
+        assert_eq!(mounts.path_by_name(&place), Some(file), "which is not looked at");
         drop(kept);
     }
 }

@@ -75,7 +75,10 @@ pub(super) fn of_ended(
     let mut tags: Vec<Tag> = Vec::new();
     tags.extend(unit(cgroup).map(|name| Tag(format!("unit:{name}"))));
     tags.extend(container(cgroup).map(|id| Tag(format!("container:{id}"))));
-    if let Some((script, _)) = script_named(cmdline, Some(cwd)).filter(|_| is_interpreter(&exe.path)) {
+    // Nobody else's arguments are looked up: they may name a file system that does not answer.
+    if is_interpreter(&exe.path)
+        && let Some((script, _)) = script_named(cmdline, Some(cwd))
+    {
         // It may have been open elsewhere.
         tags.push(is_open(&script).then(|| Tag(format!("script:{}", script.display())))?);
     }

@@ -13,6 +13,7 @@ through_a_router! {
     what_is_sent_from_a_port_that_its_program_left_just_now_arrives,
     a_program_that_is_refused_is_so_with_a_closed_socket_too,
     what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own,
+    what_a_program_sends_that_leaves_its_port_and_keeps_its_socket_is_its_own,
     what_was_sent_before_another_program_was_executed_is_not_that_programs,
     what_a_program_says_before_it_ends_is_its_own,
     a_script_is_known_when_it_has_ended,
@@ -122,6 +123,23 @@ fn what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own(way: W
         assert!(count(&told, "first") > 0, "{way:?}, {address}: the control");
         assert_eq!(count(&told, "second"), 0, "{way:?}, {address}: {told:?}");
     }
+}
+
+fn what_a_program_sends_that_leaves_its_port_and_keeps_its_socket_is_its_own(way: Way) {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    let other = lab.copy_of("/usr/bin/python3", "other");
+    profiles.user("other", &other, "endpoints = [\"- *\"]");
+    let router = Router::start(&lab, way, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        router.run(closing(&["leave", address, PORT, &SENT.to_string(), &other.to_string_lossy()])).expect_success();
+        let told = collected(&lab, server, address);
+        assert!(count(&told, "first") > 0, "{way:?}, {address}: the control");
+        assert_eq!(count(&told, "second"), 0, "{way:?}, {address}: {told:?}");
+    }
+    let to_the_next = |record: &Record| record.dst.ends_with(":9101") && record.verdict == "accept";
+    assert_eq!(router.records().into_iter().find(to_the_next), None, "{way:?}");
 }
 
 fn what_was_sent_before_another_program_was_executed_is_not_that_programs(way: Way) {

@@ -195,7 +195,7 @@ impl Shard {
         }
         let last_word = match &looked {
             Ok(Some(_)) => None,
-            Ok(None) => self.sender_of_last_word(id, &tuple),
+            Ok(None) => self.likely_sender_of_last_word(id, &tuple),
             Err(_) => self.noted_sender_of_last_word(id, &tuple),
         };
         if let Some((sender, socket)) = last_word {

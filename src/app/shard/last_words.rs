@@ -52,15 +52,15 @@ impl Attributor {
     }
 
     fn is_last_word_by_tables(&self, cookie: u64, tuple: &FiveTuple, now: Instant) -> bool {
+        let is_one_of = |other| self.may_have_sent(tuple, &[cookie, other]);
         match self.look_with_holder(tuple, None, now) {
-            Ok(None) => self
-                .closed
-                .as_ref()
-                .and_then(|closed| closed.sender(tuple))
-                .is_some_and(|sender| sender.cookie == cookie || self.is_process_of(cookie, sender.pid)),
+            Ok(None) => self.closed.as_ref().and_then(|closed| closed.sender(tuple)).is_some_and(|sender| {
+                is_one_of(sender.cookie) && (sender.cookie == cookie || self.is_process_of(cookie, sender.pid))
+            }),
             // Its closing is noted a moment before it leaves the tables.
             Ok(Some((socket, holder))) => {
-                socket.cookie == cookie || holder.and_then(|holder| holder.pid).is_some_and(|pid| self.is_process_of(cookie, pid))
+                let is_process = || holder.and_then(|holder| holder.pid).is_some_and(|pid| self.is_process_of(cookie, pid));
+                is_one_of(socket.cookie) && (socket.cookie == cookie || is_process())
             }
             Err(_) => false,
         }
@@ -89,7 +89,10 @@ impl Attributor {
         let maker = self.processes.find_maker(sender.pid, sender.made, &socket, sent, effort);
         let ended = || match effort {
             Effort::Known(_) => None,
-            Effort::Read => self.processes.find_ended(sender.pid, &closed.portrait(sender.cookie)?, &socket),
+            Effort::Read => {
+                let ended = self.processes.find_ended(sender.pid, &closed.portrait(sender)?, &socket)?;
+                closed.stayed_the_same(sender).then_some(ended)
+            }
         };
         let maker = maker.or_else(ended)?;
         // After the look: what was looked at is what made the socket.
@@ -104,10 +107,15 @@ fn socket_of(sender: &Sender) -> Socket {
 
 impl Shard {
     /// Who made and closed the socket that the first packet of a flow is of, and the socket, for a flow that no socket is there for.
-    pub(super) fn sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
+    fn sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
         let arrival = self.router.flow(id)?.parked().arrival()?;
         let sender = self.attributor.closed.as_ref()?.sender(tuple).filter(|_| is_a_sockets(arrival))?;
         Some((sender, socket_of(&sender)))
+    }
+
+    /// The same where the tables know no socket. That has left the port without being closed, where another one is noted to have sent last.
+    pub(super) fn likely_sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
+        self.sender_of_last_word(id, tuple).filter(|(sender, _)| self.attributor.may_have_sent(tuple, &[sender.cookie]))
     }
 
     /// The same where the tables cannot be asked: it must be noted, too, that this socket sent last, and alone.

@@ -119,6 +119,12 @@ impl Attributor {
         last.is_some_and(|last| last.is(cookie) && is_alone(last, after))
     }
 
+    /// Whether one of these sockets may have sent a flow's packet, as far as is noted: no other socket of the port has sent since.
+    pub(super) fn may_have_sent(&self, tuple: &FiveTuple, cookies: &[u64]) -> bool {
+        let last = self.senders.notes.as_ref().filter(|_| tuple.protocol == Protocol::UDP).map(|notes| notes.last(tuple.local));
+        last.is_none_or(|last| last.is_nobody() || cookies.iter().any(|cookie| last.is(*cookie)))
+    }
+
     /// Whether the port of a flow had one socket at most at `sent` or later. All ports are looked at together, once for all packets of a batch.
     fn has_one_sender(&self, tuple: &FiveTuple, sent: Instant) -> bool {
         if self.senders.has_one_socket() {

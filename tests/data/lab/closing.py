@@ -7,8 +7,11 @@ change ADDRESS PORT COUNT PROGRAM       the same from children that are PROGRAM 
 hand_over ADDRESS PORT COUNT PYTHON     the same, and each port is taken soon or at once by another program, which sends too
 again ADDRESS PORT COUNT                sends COUNT pairs: the second of each leaves from the port of the first, at once or soon
 taking ADDRESS PORT                     that other program; closes every other socket at once
+leave ADDRESS PORT COUNT PYTHON         as hand_over, but the other program leaves each port without closing its socket; half of the first end
+leaving ADDRESS PORT                    that other program
 """
 
+import ctypes
 import json
 import os
 import socket
@@ -86,6 +89,57 @@ def hand_over(address, port, count, python):
         time.sleep(WAIT)
 
 
+def leave(address, port, count, python):
+    words, sent = [python, __file__, "leaving", address, port], 0
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "ready\n"
+        for number in range(int(count)):
+            ours, theirs = os.pipe()
+            child = os.fork() if number % 2 else 0
+            if child == 0:
+                sender = said(f"first {number}", address, int(port), True)
+                os.write(theirs, str(sender.getsockname()[1]).encode())
+                sender.close()
+                if number % 2:
+                    os._exit(0)
+            own = int(os.read(ours, 16))
+            if child:
+                os.waitpid(child, 0)
+            os.close(ours)
+            os.close(theirs)
+            # The first one's flow is open by then.
+            time.sleep(0.02)
+            print(own, file=other.stdin, flush=True)
+            sent += other.stdout.readline() == "sent\n"
+        other.stdin.close()
+        assert sent > 0, "no port was free in time"
+        time.sleep(WAIT)
+
+
+def leaving(address, port):
+    # IP_LOCAL_PORT_RANGE (include/uapi/linux/in.h): the kernel gives this port, and takes it back where the socket has no peer any more.
+    option, libc = 51, ctypes.CDLL(None, use_errno=True)
+    print("ready", flush=True)
+    kept = []
+    for number, own in enumerate(sys.stdin):
+        sender = made(address)
+        sender.setsockopt(socket.IPPROTO_IP, option, (int(own) << 16 | int(own)).to_bytes(4, sys.byteorder))
+        # To another port of the same host every other time: that is another flow.
+        to = (address, int(port) + number // 2 % 2)
+        told = "taken"
+        for _ in range(100):
+            try:
+                sender.sendto(f"second {number}".encode(), to)
+                assert libc.connect(sender.fileno(), bytes(16), 16) == 0
+                told = "sent"
+                break
+            except OSError:
+                time.sleep(0.0002)
+        kept.append(sender)
+        print(told, flush=True)
+    time.sleep(WAIT)
+
+
 def again(address, port, count):
     for number in range(int(count)):
         connects = number // len(PAUSES) % 2
@@ -114,4 +168,5 @@ def taking(address, port):
 
 
 if __name__ == "__main__":
-    {"collect": collect, "send": send, "change": change, "hand_over": hand_over, "again": again, "taking": taking}[sys.argv[1]](*sys.argv[2:])
+    verbs = [collect, send, change, hand_over, again, taking, leave, leaving]
+    next(verb for verb in verbs if verb.__name__ == sys.argv[1])(*sys.argv[2:])

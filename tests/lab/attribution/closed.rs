@@ -150,6 +150,44 @@ fn a_process_that_executed_a_program_since_is_another_one() {
     });
 }
 
+/// More processes begin and execute a program than are remembered by their numbers.
+fn flood() {
+    let words = "for n in {1..5500}; do /bin/true; done";
+    assert!(std::process::Command::new("bash").args(["-c", words]).status().expect("bash runs").success());
+}
+
+#[test]
+fn what_made_a_socket_is_noted_and_that_it_changed_since_is_not_forgotten() {
+    let code = "MADE; own = name(s); s.close(); say(own); end()\n\
+        if os.fork() == 0: os.execvp('true', ['true'])\n\
+        say('begun'); end(); os.execvp('cat', ['cat'])";
+    in_namespace(move || {
+        each(code, |closed, program, flow| {
+            let sender = closed.sender(&flow).unwrap_or_else(|| panic!("nobody closed {flow}"));
+            let portrait = closed.portrait(&sender).unwrap_or_else(|| panic!("no portrait of {flow}'s"));
+            let exe = std::fs::read_link(format!("/proc/{}/exe", program.pid())).expect("it runs");
+            assert_eq!(portrait.exe.names.last().map(Vec::as_slice), exe.file_name().map(std::ffi::OsStr::as_encoded_bytes));
+            assert_eq!((portrait.parent, portrait.uid), (std::process::id(), 0));
+            assert!(portrait.cmdline.ends_with(b"\0") && closed.stayed_the_same(&sender), "{flow}");
+            assert_eq!(closed.portrait(&Sender { cookie: sender.cookie + 1024, ..sender }), None, "of the same place");
+            program.go_on();
+            assert_eq!(program.next_line(), "begun");
+            assert!(!closed.stayed_the_same(&sender), "{flow}: it has begun another");
+        });
+        let closed = watch();
+        let (family, peer, remote, from) = PEERS[0];
+        let made = format!("s = socket.socket(socket.{family}, socket.SOCK_DGRAM); s.connect(('{peer}', 9)); own = name(s)");
+        let mut program = Program::python(&format!("{made}; s.close(); say(own); end(); os.execvp('cat', ['cat'])"));
+        let sender = closed.sender(&flow(&program, from, remote)).expect("it closed it");
+        assert!(closed.stayed_the_same(&sender));
+        program.go_on();
+        program.go_on();
+        assert!(program.next_line_may_be_empty());
+        flood();
+        assert!(!closed.stayed_the_same(&sender), "it has executed another, whatever others do");
+    });
+}
+
 #[test]
 fn what_execve_closes_was_made_by_the_program_before() {
     let code = "MADE; say(name(s)); end(); os.execvp('cat', ['cat'])";
