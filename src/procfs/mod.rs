@@ -11,9 +11,10 @@
 //!
 //! Keeps one rule: no guess. A socket whose holder is not seen belongs to nobody, with its user kept.
 //!
-//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (they are nobody), who made a
-//! socket that is closed (but `find_maker` looks at whom others name), descriptors passed to a process that the search had no reason to
-//! visit (but `find_everywhere` visits all), and sockets that are held without a descriptor (io_uring, a message on its way).
+//! Does not see: forwarded packets (their ports mean nothing here), senders that ended before the look (but `find_ended` tells what others
+//! noted of them), who made a socket that is closed (but `find_maker` looks at whom others name), descriptors passed to a process that the
+//! search had no reason to visit (but `find_everywhere` visits all), and sockets that are held without a descriptor (io_uring, a message on
+//! its way).
 
 mod cache;
 mod cgroups;
