@@ -325,7 +325,7 @@ mod tests {
 
     #[test]
     fn this_kernel_says_where_its_fields_are_or_nothing() {
-        let Ok(bytes) = std::fs::read(btf::PATH) else { return };
+        let Ok(bytes) = std::fs::read(btf::PATH) else { return assert!(Fields::find().is_none()) };
         let fields = Fields::of(&bytes).expect("all are there");
         assert!(fields.mm != fields.fs && fields.entry_parent != fields.entry_name);
     }

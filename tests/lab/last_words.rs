@@ -108,7 +108,8 @@ fn a_program_that_is_refused_is_so_with_a_closed_socket_too(way: Way) {
     assert!(refused >= 2 * MOST, "{way:?}: most of these, by its own profile: {records:#?}");
 }
 
-fn what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own(way: Way) {
+/// What is recorded of an accepted program and of another that is refused, which sends from its ports. `verb`: how it gets them.
+fn records_beside_a_refused_one(way: Way, verb: &str) -> Vec<Record> {
     let lab = Lab::new();
     let profiles = refusing_nobody();
     let other = lab.copy_of("/usr/bin/python3", "other");
@@ -116,30 +117,22 @@ fn what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own(way: W
     let router = Router::start(&lab, way, &profiles);
     for address in SERVERS {
         let server = collector(&lab);
-        let words = ["hand_over", address, PORT, &SENT.to_string(), &other.to_string_lossy()];
-        router.run(closing(&words)).expect_success();
+        router.run(closing(&[verb, address, PORT, &SENT.to_string(), &other.to_string_lossy()])).expect_success();
         let told = collected(&lab, server, address);
         eprintln!("{way:?}, {address}: {} of the first", count(&told, "first"));
         assert!(count(&told, "first") > 0, "{way:?}, {address}: the control");
         assert_eq!(count(&told, "second"), 0, "{way:?}, {address}: {told:?}");
     }
+    router.records()
+}
+
+fn what_a_program_sends_from_a_port_that_another_left_just_now_is_its_own(way: Way) {
+    records_beside_a_refused_one(way, "hand_over");
 }
 
 fn what_a_program_sends_that_leaves_its_port_and_keeps_its_socket_is_its_own(way: Way) {
-    let lab = Lab::new();
-    let profiles = refusing_nobody();
-    let other = lab.copy_of("/usr/bin/python3", "other");
-    profiles.user("other", &other, "endpoints = [\"- *\"]");
-    let router = Router::start(&lab, way, &profiles);
-    for address in SERVERS {
-        let server = collector(&lab);
-        router.run(closing(&["leave", address, PORT, &SENT.to_string(), &other.to_string_lossy()])).expect_success();
-        let told = collected(&lab, server, address);
-        assert!(count(&told, "first") > 0, "{way:?}, {address}: the control");
-        assert_eq!(count(&told, "second"), 0, "{way:?}, {address}: {told:?}");
-    }
     let to_the_next = |record: &Record| record.dst.ends_with(":9101") && record.verdict == "accept";
-    assert_eq!(router.records().into_iter().find(to_the_next), None, "{way:?}");
+    assert_eq!(records_beside_a_refused_one(way, "leave").into_iter().find(to_the_next), None, "{way:?}");
 }
 
 fn what_was_sent_before_another_program_was_executed_is_not_that_programs(way: Way) {
