@@ -73,6 +73,21 @@ impl Datagrams {
         matches!(error.raw_os_error(), Some(libc::EIO | libc::EINVAL | libc::EMSGSIZE))
     }
 
+    /// Whether an error says that the guard cannot give the program's port to what leaves: another conversation has just these ends.
+    #[must_use]
+    pub fn lacks_port(&self, error: &io::Error) -> bool {
+        self.plain_mark.is_some() && error.raw_os_error() == Some(libc::EPERM)
+    }
+
+    /// Leaves by the socket's own port from now on.
+    ///
+    /// # Errors
+    ///
+    /// Those of setsockopt(2).
+    pub fn give_up_port(&mut self) -> io::Result<()> {
+        self.plain_mark.take().map_or(Ok(()), |mark| self.socket.set_mark(mark))
+    }
+
     fn send_once(&mut self, data: &[u8], segment: Option<u16>) -> io::Result<()> {
         let socket = SockRef::from(&self.socket);
         let send = || message::send(&socket, self.name.as_ref(), data, segment);
@@ -82,11 +97,6 @@ impl Datagrams {
                 self.room.0 = true;
                 send()
             }
-            // The guard cannot give back the program's port: another conversation has just these ends.
-            Err(error) if error.raw_os_error() == Some(libc::EPERM) => match self.plain_mark.take() {
-                Some(mark) => self.socket.set_mark(mark).and_then(|()| send()),
-                None => Err(error),
-            },
             // Errors that came back for earlier datagrams take the place of a send each; what stays is this host's own.
             Err(error) if may_be_earlier(&error) => send().or_else(|_| send()),
             other => other,

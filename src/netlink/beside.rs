@@ -21,6 +21,11 @@ pub(super) fn proof(turn: u32) -> String {
     format!("get element inet portreeve_live beside_turn {{ {turn:#x} }}")
 }
 
+/// The line that makes it so.
+pub(super) fn turn(turn: u32) -> String {
+    format!("add element inet portreeve_live beside_turn {{ {turn:#x} }}\n")
+}
+
 /// The script that puts exactly these flows beside the TUN. `owned`: the table has an owner, and naming it must say so.
 pub(super) fn script(tuples: &[FiveTuple], mark: Mark, turn: u32, owned: bool) -> String {
     let table = "inet portreeve_live";
@@ -29,7 +34,7 @@ pub(super) fn script(tuples: &[FiveTuple], mark: Mark, turn: u32, owned: bool) -
     for set in ["beside4", "beside6", "beside_turn"] {
         let _ = writeln!(text, "flush set {table} {set}");
     }
-    let _ = writeln!(text, "add element {table} beside_turn {{ {turn:#x} }}");
+    text += &self::turn(turn);
     if tuples.is_empty() {
         return text;
     }

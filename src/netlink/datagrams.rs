@@ -15,10 +15,11 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use super::Mark;
 use super::mark::MASK;
 use super::plan::Plan;
+use super::{Mark, Translations};
 use crate::flow::{HEARS, WAY_MASK, WAYS};
+use crate::packet::Protocol;
 
 /// Conntrack remembers a question for 30 s, and a conversation for 120 s (`nf_conntrack_udp_timeout` and `…_stream`). Who asked is
 /// forgotten a little earlier: what is sent to nobody who asked is a flow of the program's own, and conntrack would take it for another.
@@ -38,6 +39,22 @@ struct Family {
 
 const FAMILIES: [Family; 2] =
     [Family { digit: '4', name: "ip", kind: "ipv4_addr" }, Family { digit: '6', name: "ip6", kind: "ipv6_addr" }];
+
+/// The script after which what strangers send is led to no upstream socket; the table has an owner.
+pub(super) fn hear_no_more() -> String {
+    "table inet portreeve_live { flags owner; }\nflush chain inet portreeve_live strangers\n".to_owned()
+}
+
+/// A router that has ended hears nothing. What conntrack remembers of its conversations would go on to lead the peers' datagrams to its
+/// ports, where somebody else's rules keep translations at work, instead of to the programs that go on by themselves.
+pub(super) fn forget_old(mark: Mark) {
+    let forget = |mut conntrack: Translations| {
+        [mark.value(), mark.inbound()].into_iter().try_for_each(|mark| conntrack.forget_marked_of(Protocol::UDP, mark, MASK))
+    };
+    if let Err(error) = Translations::open().and_then(forget) {
+        tracing::debug!("conntrack may remember datagrams of before: {error}");
+    }
+}
 
 /// Where our own datagrams go out: those of ports at which strangers are heard.
 pub(super) fn hears(mark: Mark) -> String {

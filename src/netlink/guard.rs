@@ -301,6 +301,9 @@ pub(super) fn set_mark(mark: Mark) -> String {
     format!("meta mark set meta mark & {:#010x} | {:#010x}", !MASK, mark.value())
 }
 
+/// What a plain guard refuses is dropped from now on.
+pub(super) const REFUSE_SILENTLY: &str = "flush chain inet portreeve refuse\nadd rule inet portreeve refuse drop\n";
+
 /// Removes plain tables, there or not, in one transaction.
 pub(super) const REMOVE_PLAIN: &str =
     "table inet portreeve {}\ndelete table inet portreeve\ntable netdev portreeve {}\ndelete table netdev portreeve\n";

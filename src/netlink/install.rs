@@ -15,6 +15,7 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -93,6 +94,8 @@ pub struct Installed {
     pub(super) bare: Arc<BareLinks>,
     addresses: Vec<IpAddr>,
     queues: Vec<Queue>,
+    /// Of a queue: keeps the device until the routes no longer lead there, and its packets are lost, not refused.
+    _device: Option<OwnedFd>,
     /// `None` once everything was taken back.
     pub(super) state: Option<State>,
 }
@@ -240,6 +243,7 @@ impl State {
     fn take_over(&mut self, plan: &Plan, host: &Host, mark: Mark, found: &Undo) -> Result<(), InstallError> {
         let rules = steer::rules(plan, host, mark);
         found.forget_carried();
+        found.forget_datagrams();
         for rule in found.rules.iter().filter(|rule| !rules.contains(rule)) {
             rule.remove(&mut self.socket)?;
         }
@@ -268,6 +272,8 @@ impl State {
     fn remove(&mut self) -> Result<(), CleanupError> {
         if self.undo.owned {
             self.live.end();
+        } else if let Err(error) = self.fall_silent() {
+            tracing::debug!("programs may notice the end: {error}");
         }
         let result = self.undo.restore(&mut self.socket);
         self.live.end();
@@ -288,6 +294,7 @@ impl Installed {
             mtu: host.uplink_mtu(&plan.device),
             bare,
             addresses: now.own_addresses(),
+            _device: queues.first().and_then(|queue| queue.as_fd().try_clone_to_owned().ok()),
             queues,
             state: Some(state),
         }

@@ -2,11 +2,11 @@
 //!
 //! Keeps one rule: what was put into them is known here, so that it can be put there again.
 
-use super::beside;
 use super::guard::{self, Guard};
 use super::install::{InstallError, State};
 use super::nft::{Live, NftError};
 use super::{Installed, Mark, Plan};
+use super::{beside, datagrams};
 use crate::packet::FiveTuple;
 
 impl Installed {
@@ -47,6 +47,14 @@ impl State {
     /// Loads what dies with us, and waits until `proof` has an answer.
     pub(super) fn load(&mut self, what: &'static str, script: &str, proof: &str) -> Result<(), NftError> {
         self.live.load(what, script, proof)
+    }
+
+    /// Before the way back: what strangers send goes to the programs' own sockets, and what the guard still keeps from leaving is lost as
+    /// on a wire. Its program says it again a moment later, when all is over.
+    pub(super) fn fall_silent(&mut self) -> Result<(), NftError> {
+        self.turn = self.turn.wrapping_add(1);
+        let script = datagrams::hear_no_more() + guard::REFUSE_SILENTLY + &beside::turn(self.turn);
+        self.load("fall silent", &script, &beside::proof(self.turn))
     }
 
     pub(super) fn lead_beside(&mut self, tuples: &[FiveTuple], mark: Mark) -> Result<(), NftError> {

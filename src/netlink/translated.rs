@@ -14,7 +14,7 @@ use std::time::Duration;
 use netlink_packet_core::{Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader};
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, netlink, sockopt};
 
-use crate::packet::FiveTuple;
+use crate::packet::{FiveTuple, Protocol};
 
 /// As for the socket tables.
 const ANSWER_TIMEOUT: Duration = Duration::from_millis(50);
@@ -39,6 +39,10 @@ const PROTOCOL_KINDS: [u16; 3] = [1, 2, 3];
 /// `CTA_MARK` and `CTA_MARK_MASK`.
 pub(super) const MARK: u16 = 8;
 const MARK_MASK: u16 = 21;
+/// `CTA_FILTER`, in it `CTA_FILTER_ORIG_FLAGS`, and of these that of the protocol's number.
+const FILTER: u16 = 25;
+const FILTER_FLAGS: u16 = 1;
+const BY_PROTOCOL: u32 = 1 << 3;
 /// `NLA_F_NESTED`, and it with `NLA_F_NET_BYTEORDER`.
 pub(super) const NESTED: u16 = 0x8000;
 const FLAGS: u16 = 0xc000;
@@ -110,6 +114,26 @@ impl Translations {
         let body = [attribute(MARK, &mark.to_be_bytes()), attribute(MARK_MASK, &mask.to_be_bytes())].concat();
         let request = message((DELETE, NLM_F_REQUEST | NLM_F_ACK), libc::AF_UNSPEC, &body, self.next());
         self.done(&request)
+    }
+
+    /// The same for those of one protocol, since Linux 5.8.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::forget`]; an older kernel refuses.
+    pub(super) fn forget_marked_of(&mut self, protocol: Protocol, mark: u32, mask: u32) -> io::Result<()> {
+        let number = attribute(PROTOCOL | NESTED, &attribute(PROTOCOL_KINDS[0], &[protocol.0]));
+        let body = [
+            attribute(AS_WRITTEN | NESTED, &number),
+            attribute(FILTER | NESTED, &attribute(FILTER_FLAGS, &BY_PROTOCOL.to_ne_bytes())),
+            attribute(MARK, &mark.to_be_bytes()),
+            attribute(MARK_MASK, &mask.to_be_bytes()),
+        ];
+        let body = body.concat();
+        [libc::AF_INET, libc::AF_INET6].into_iter().try_for_each(|family| {
+            let request = message((DELETE, NLM_F_REQUEST | NLM_F_ACK), family, &body, self.next());
+            self.done(&request)
+        })
     }
 
     pub(super) fn next(&mut self) -> u32 {
@@ -242,7 +266,6 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::packet::Protocol;
 
     fn tuple(local: &str, remote: &str) -> FiveTuple {
         FiveTuple { protocol: Protocol::TCP, local: local.parse().expect("an end"), remote: remote.parse().expect("an end") }

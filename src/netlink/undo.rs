@@ -14,7 +14,6 @@ use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::LinkMessage;
 use serde::{Deserialize, Serialize};
 
-use super::express;
 use super::mark::{MASK, Mark};
 use super::nft::{self, NftError};
 use super::plan::{Failure, Plan};
@@ -22,6 +21,7 @@ use super::rule::{Marks, Rule};
 use super::run_dir::RunDir;
 use super::setup::{ignoring, index_of, settings_of_host};
 use super::{Host, RequestError, RouteSocket};
+use super::{datagrams, express};
 use super::{steer, stranded};
 
 /// Why the way back failed.
@@ -150,6 +150,8 @@ impl Undo {
             }
         };
         self.forget_carried();
+        // Before programs speak by their own ports again: conntrack would have these taken.
+        self.forget_datagrams();
         note(steer::remove_rules(socket, rules).map_err(Into::into));
         for setting in settings.iter().rev() {
             note(setting.restore());
@@ -166,11 +168,20 @@ impl Undo {
 
     /// Has conntrack forget what was left to the kernel alone, which would keep its ports for days.
     pub(super) fn forget_carried(&self) {
+        self.marks().into_iter().for_each(|mark| express::forget_old(mark.value()));
+    }
+
+    /// Has conntrack forget the datagrams of whoever had these rules, and hears none any more.
+    pub(super) fn forget_datagrams(&self) {
+        self.marks().into_iter().for_each(datagrams::forget_old);
+    }
+
+    fn marks(&self) -> Vec<Mark> {
         let marks = self.rules.iter().filter_map(|rule| match rule.selector.marks {
             Marks::Not(mark) | Marks::ByMain(mark) => Some(mark & MASK),
             Marks::Any | Marks::None => None,
         });
-        marks.collect::<BTreeSet<u32>>().into_iter().for_each(express::forget_old);
+        marks.collect::<BTreeSet<u32>>().into_iter().filter_map(|mark| Mark::new(mark.into()).ok()).collect()
     }
 }
 

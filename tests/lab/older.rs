@@ -51,6 +51,36 @@ for t in threads: t.join()
 print(len(right) > 200, wrong, flush=True)
 ";
 
+/// Tells who asks by which port, until it has heard nobody for 10 s.
+const PORT_TELLER: &str = "
+import select, socket, sys
+both = [socket.socket(family, socket.SOCK_DGRAM) for family in (socket.AF_INET, socket.AF_INET6)]
+for s, address in zip(both, sys.argv[1:]): s.bind((address, 5555))
+print('telling', flush=True)
+while True:
+    ready, _, _ = select.select(both, [], [], 10)
+    if not ready: break
+    for s in ready:
+        _, who = s.recvfrom(10)
+        s.sendto(str(who[1]).encode(), who)
+";
+
+/// Asks by port 5000 and, with IPv6, by 5001 every 100 ms until its input ends; a line for each answer.
+const PORT_ASKER: &str = "
+import select, socket, sys, time
+def asker(port, address):
+    s = socket.socket(socket.AF_INET6 if ':' in address else socket.AF_INET, socket.SOCK_DGRAM)
+    s.bind(('', port)); s.setblocking(False)
+    return s, address
+askers = [asker(5000 + index, address) for index, address in enumerate(sys.argv[1:])]
+until = time.monotonic() + 30
+while time.monotonic() < until:
+    for s, address in askers: s.sendto(b'?', (address, 5555))
+    ready, _, _ = select.select([s for s, _ in askers], [], [], 0.05)
+    time.sleep(0.05)
+    for s in ready: print(s.recv(10).decode(), flush=True)
+";
+
 fn python_runs(lab: &Lab, code: &str, words: &[&str]) -> Running {
     lab.laptop().spawn(["/usr/bin/python3", "-c", code].iter().chain(words))
 }
@@ -293,4 +323,38 @@ fn a_killed_router_takes_older_flows_with_it_into_the_closed_state() {
     let said = held.finish().1;
     assert!(["ECONNRESET\n", "silence\n", "ECONNREFUSED\n", "EHOSTUNREACH\n"].contains(&said.as_str()), "{said}");
     router.verb(&["cleanup"]).expect_success();
+}
+
+/// Two ports are told, and no other, until each was told 20 times.
+fn expect_ports(asker: &mut Running, when: &str) {
+    let mut told = [0; 2];
+    while told.iter().any(|count| *count < 20) {
+        let line = asker.line();
+        let index = ["5000", "5001"].iter().position(|port| line == *port);
+        told[index.unwrap_or_else(|| panic!("{when}: by port {line:?}"))] += 1;
+    }
+}
+
+#[test]
+fn a_socket_that_speaks_to_anybody_keeps_its_port_when_the_router_comes_and_when_it_goes() {
+    let lab = Lab::new();
+    // Conntrack is at work, and so are translations of somebody else's.
+    let others = "table inet others { chain input { type filter hook input priority 0; ct state established accept; }
+        chain out { type nat hook postrouting priority 100; }; chain in { type nat hook prerouting priority -100; }; }";
+    lab.laptop().run(["nft", others]).expect_success();
+    let mut teller = lab.internet().spawn(["/usr/bin/python3", "-c", PORT_TELLER, Lab::SERVER_4, Lab::SERVER_6]);
+    assert_eq!(teller.line(), "telling");
+    let mut asker = python_runs(&lab, PORT_ASKER, &[Lab::SERVER_4, Lab::SERVER_6]);
+    // Longer than two seconds: then conntrack gives these ends to no other conversation.
+    expect_ports(&mut asker, "before");
+    expect_ports(&mut asker, "a little later");
+    let profiles = Profiles::accepting();
+    for turn in 0..2 {
+        let router = Router::start(&lab, Way::Up, &profiles);
+        let is_through = |record: &Record| record.proto == "udp" && record.src.ends_with(":5001") && !is_beside(record);
+        eventually("a flow through the router", || router.records().iter().any(is_through).then_some(()));
+        expect_ports(&mut asker, &format!("turn {turn}, under the router"));
+        drop(router);
+        expect_ports(&mut asker, &format!("turn {turn}, after it"));
+    }
 }

@@ -132,7 +132,11 @@ impl Shard {
 
     fn send_up(&mut self, id: FlowId, data: &[u8], segment: Option<u16>, marks: Marks, now: Instant) {
         let Some(Lane::Udp(lane)) = self.lanes.lane_mut(id.index()).filter(|lane| lane.id() == id) else { return };
-        match lane.socket.send(data, segment, marks) {
+        let sent = match lane.socket.send(data, segment, marks) {
+            Err(error) if lane.socket.lacks_port(&error) => self.send_by_port(id, data, segment, marks),
+            sent => sent,
+        };
+        match sent {
             Ok(()) => self.router.account(id, u64::try_from(data.len()).unwrap_or(0), 0, now),
             // Lost, as on any wire.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::ENOBUFS)) => {

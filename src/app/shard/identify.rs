@@ -139,6 +139,24 @@ impl Attributor {
         !written.is_ok_and(|written| written.is_none_or(|written| is_among(own, written.local.ip())))
     }
 
+    /// Has conntrack forget the conversation that a program's UDP port had with the other end of a flow before it came by us; whether there
+    /// was one. What a socket still says to that end alone goes on beside the TUN.
+    pub(super) fn forget_older(&self, tuple: &FiveTuple, own: &[IpAddr]) -> bool {
+        let Some(translations) = &self.translations else { return false };
+        let forget = |address: &IpAddr| -> io::Result<bool> {
+            let before = FiveTuple { local: SocketAddr::new(*address, tuple.local.port()), ..*tuple };
+            let is_connected = |socket: Socket| socket.confidence == Confidence::Exact;
+            if locked(&self.table).owner(&before)?.is_some_and(is_connected) {
+                return Ok(false);
+            }
+            let mut translations = locked(translations);
+            let is_older = translations.mark(&before)?.is_some_and(|mark| !self.senders.is_ours(mark));
+            Ok(is_older && translations.forget(&before)?)
+        };
+        let same_family = own.iter().filter(|address| address.is_ipv4() == tuple.local.is_ipv4());
+        same_family.filter(|address| **address != tuple.local.ip()).any(|address| forget(address).unwrap_or(false))
+    }
+
     /// Ends the socket of a TCP flow that comes by this link, if it is named, and has this cookie, if one is named.
     pub(super) fn abort(&self, tuple: &FiveTuple, link: Option<u32>, cookie: Option<u64>) {
         let destroyed = locked(&self.table).by_link(link, |table| match cookie {

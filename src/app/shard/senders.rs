@@ -73,7 +73,7 @@ impl Senders {
         self
     }
 
-    fn is_ours(&self, mark: u32) -> bool {
+    pub(super) fn is_ours(&self, mark: u32) -> bool {
         self.mark.is_some_and(|ours| mark & MASK == ours)
     }
 

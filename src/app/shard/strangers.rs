@@ -2,6 +2,7 @@
 //!
 //! Keeps one rule: a stranger's datagram is passed on only under a permit to write to the stranger.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::time::Instant;
@@ -33,6 +34,21 @@ impl Shard {
         let lease = socket.port().and_then(|port| ports.lease(local, port, hears));
         let fd = socket.as_raw_fd();
         Ok((Lane::Udp(UdpLane { id, socket, lease }), fd))
+    }
+
+    /// Sends what another conversation with just these ends, by the program's port, kept from leaving: by that port all the same where the
+    /// conversation is one from before us that goes on by this flow, else by the upstream socket's own.
+    pub(super) fn send_by_port(&mut self, id: FlowId, data: &[u8], segment: Option<u16>, marks: Marks) -> io::Result<()> {
+        let is_over = self.router.flow(id).is_some_and(|flow| self.attributor.forget_older(&flow.tuple, &self.own_addresses));
+        let Some(Lane::Udp(lane)) = self.lanes.lane_mut(id.index()) else { return Ok(()) };
+        if is_over {
+            match lane.socket.send(data, segment, marks) {
+                Err(error) if lane.socket.lacks_port(&error) => {}
+                sent => return sent,
+            }
+        }
+        lane.socket.give_up_port()?;
+        lane.socket.send(data, segment, marks)
     }
 
     /// Passes on what a stranger sent to the port of this flow, or does not. `frame` holds the data behind the room for headers.
