@@ -26,6 +26,8 @@ const PAIRS: usize = 60;
 /// So many of them at least count: now and then the kernel draws a port that another program has left a moment ago, and then it is not certain
 /// who sent.
 const MOST: usize = 48;
+/// A machine that stands still for half a second makes the router forget who sent what waited meanwhile.
+const TRIES: usize = 3;
 
 fn collector(lab: &Lab) -> Running {
     let mut server = lab.internet().spawn(closing(&["collect", PORT]));
@@ -166,18 +168,25 @@ fn what_a_program_says_before_it_ends_is_its_own(way: Way) {
     profiles.user("python", &python(), "endpoints = [\"- *\"]");
     let router = Router::start(&lab, way, &profiles);
     for address in SERVERS {
-        let server = collector(&lab);
         let to = format!("/dev/udp/{address}/{PORT}");
-        router.run(each(&format!("( echo child >{to} )"))).expect_success();
-        router.run(each(&format!("bash -c 'echo program >{to}'"))).expect_success();
         let family = if address.contains(':') { "AF_INET6" } else { "AF_INET" };
         let words = format!(
             "import os, socket; socket.socket(socket.{family}, socket.SOCK_DGRAM).sendto(b'python', ('{address}', {PORT})); os._exit(0)"
         );
-        router.run(each(&format!("{} -c \"{words}\"", python().display()))).expect_success();
-        let told = collected(&lab, server, address);
-        let counts = ["child", "program", "python"].map(|word| count(&told, word));
-        assert!(counts[0] >= MOST && counts[1] >= MOST && counts[2] == 0, "{way:?}, {address}: {counts:?}");
+        let mut counts = [0; 3];
+        for _ in 0..TRIES {
+            let server = collector(&lab);
+            router.run(each(&format!("( echo child >{to} )"))).expect_success();
+            router.run(each(&format!("bash -c 'echo program >{to}'"))).expect_success();
+            router.run(each(&format!("{} -c \"{words}\"", python().display()))).expect_success();
+            let told = collected(&lab, server, address);
+            counts = ["child", "program", "python"].map(|word| count(&told, word));
+            assert_eq!(counts[2], 0, "{way:?}, {address}: {counts:?}");
+            if counts[0] >= MOST && counts[1] >= MOST {
+                break;
+            }
+        }
+        assert!(counts[0] >= MOST && counts[1] >= MOST, "{way:?}, {address}: {counts:?} {:#?}", router.records());
     }
     let refused = |record: &&Record| record.profile.as_deref() == Some("python") && record.verdict == "block";
     assert!(router.records().iter().filter(refused).count() >= 2 * MOST, "{way:?}: most of these, by its own profile");
