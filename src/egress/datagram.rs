@@ -98,7 +98,7 @@ impl Datagrams {
                 send()
             }
             // Errors that came back for earlier datagrams take the place of a send each; what stays is this host's own.
-            Err(error) if may_be_earlier(&error) => send().or_else(|_| send()),
+            Err(error) if may_be_earlier(&error) && !self.lacks_port(&error) => send().or_else(|_| send()),
             other => other,
         }
     }

@@ -41,9 +41,7 @@ const FAMILIES: [Family; 2] =
     [Family { digit: '4', name: "ip", kind: "ipv4_addr" }, Family { digit: '6', name: "ip6", kind: "ipv6_addr" }];
 
 /// The script after which what strangers send is led to no upstream socket; the table has an owner.
-pub(super) fn hear_no_more() -> String {
-    "table inet portreeve_live { flags owner; }\nflush chain inet portreeve_live strangers\n".to_owned()
-}
+pub(super) const HEAR_NO_MORE: &str = "table inet portreeve_live { flags owner; }\nflush chain inet portreeve_live strangers\n";
 
 /// A router that has ended hears nothing. What conntrack remembers of its conversations would go on to lead the peers' datagrams to its
 /// ports, where somebody else's rules keep translations at work, instead of to the programs that go on by themselves.

@@ -15,8 +15,8 @@ use super::{Mark, Translations};
 use crate::flow::{EXPRESS, EXPRESS_FIRST};
 
 /// What a router before us has left to the kernel is nobody's verdict of now, and its mark may have been the same.
-pub(super) fn forget_old(mark: u32) {
-    let (bits, full) = (MASK | EXPRESS, mark | EXPRESS);
+pub(super) fn forget_old(mark: Mark) {
+    let (bits, full) = full(mark);
     if let Err(error) = Translations::open().and_then(|mut conntrack| conntrack.forget_marked(full, bits)) {
         tracing::debug!("conntrack may remember connections of before: {error}");
     }

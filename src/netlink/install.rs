@@ -206,7 +206,7 @@ impl State {
         multicast_off(&mut self.socket, &plan.device)?;
         let index = configure_tun(&mut self.socket, &plan.device, &addresses, host.uplink_mtu(&plan.device))?;
         steer::fill_table(&mut self.socket, plan, host, index)?;
-        express::forget_old(mark.value());
+        express::forget_old(mark);
         self.load_live(guard)?;
         self.lead_beside(&look(host), mark)?;
         for setting in &self.undo.settings {

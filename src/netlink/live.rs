@@ -53,7 +53,7 @@ impl State {
     /// on a wire. Its program says it again a moment later, when all is over.
     pub(super) fn fall_silent(&mut self) -> Result<(), NftError> {
         self.turn = self.turn.wrapping_add(1);
-        let script = datagrams::hear_no_more() + guard::REFUSE_SILENTLY + &beside::turn(self.turn);
+        let script = [datagrams::HEAR_NO_MORE, guard::REFUSE_SILENTLY, &beside::turn(self.turn)].concat();
         self.load("fall silent", &script, &beside::proof(self.turn))
     }
 

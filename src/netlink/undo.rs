@@ -168,7 +168,7 @@ impl Undo {
 
     /// Has conntrack forget what was left to the kernel alone, which would keep its ports for days.
     pub(super) fn forget_carried(&self) {
-        self.marks().into_iter().for_each(|mark| express::forget_old(mark.value()));
+        self.marks().into_iter().for_each(express::forget_old);
     }
 
     /// Has conntrack forget the datagrams of whoever had these rules, and hears none any more.

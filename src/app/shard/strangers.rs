@@ -40,7 +40,7 @@ impl Shard {
     /// conversation is one from before us that goes on by this flow, else by the upstream socket's own.
     pub(super) fn send_by_port(&mut self, id: FlowId, data: &[u8], segment: Option<u16>, marks: Marks) -> io::Result<()> {
         let is_over = self.router.flow(id).is_some_and(|flow| self.attributor.forget_older(&flow.tuple, &self.own_addresses));
-        let Some(Lane::Udp(lane)) = self.lanes.lane_mut(id.index()) else { return Ok(()) };
+        let Some(Lane::Udp(lane)) = self.lanes.lane_mut(id.index()) else { return Err(io::ErrorKind::NotConnected.into()) };
         if is_over {
             match lane.socket.send(data, segment, marks) {
                 Err(error) if lane.socket.lacks_port(&error) => {}
