@@ -49,10 +49,10 @@ pub struct Sender {
     pub made: u64,
 }
 
-/// Who made the UDP socket with this cookie, if the same process closed it just now.
-pub(super) fn maker(cookie: u64, bytes: &[u8; MADE_LEN], now: u64) -> Option<Sender> {
+/// Who made the UDP socket with this cookie, if the same process has closed it.
+pub(super) fn maker(cookie: u64, bytes: &[u8; MADE_LEN]) -> Option<Sender> {
     let closed = u64::from_ne_bytes(part(bytes, MADE_CLOSED)?);
-    made_by(cookie, bytes).filter(|_| closed != 0 && is_recent(closed, now))
+    made_by(cookie, bytes).filter(|_| closed != 0)
 }
 
 /// Who made the socket with this cookie, if that was no longer ago.
@@ -114,6 +114,11 @@ impl Closed {
     pub(super) fn sender_of(&self, tuple: &FiveTuple, now: u64) -> Option<Sender> {
         let alone = self.other == 0 || !is_recent(self.other, now);
         (self.sender.pid != 0 && self.is_recent(now) && alone && self.fits(tuple)).then_some(self.sender)
+    }
+
+    /// The same of a packet that was sent whenever by this very socket, as is known elsewhere.
+    pub(super) fn closer_of(&self, tuple: &FiveTuple) -> Option<Sender> {
+        (self.sender.pid != 0 && self.fits(tuple)).then_some(self.sender)
     }
 
     /// Whether it was closed just now.
@@ -205,21 +210,21 @@ mod tests {
     fn what_was_closed_long_ago_or_not_by_its_maker_is_nobodys() {
         let (mut closed, v4) = (closed("0.0.0.0:4000", "0.0.0.0:0"), tuple("10.9.0.2:4000", "203.0.113.10:9"));
         assert_eq!(closed.sender_of(&v4, NOW), Some(SENDER));
-        assert_eq!(closed.sender_of(&v4, NOW + SECOND), None);
+        assert_eq!((closed.sender_of(&v4, NOW + SECOND), closed.closer_of(&v4)), (None, Some(SENDER)));
+        assert_eq!(closed.closer_of(&tuple("10.9.0.2:4001", "203.0.113.10:9")), None);
         closed.sender.pid = 0;
-        assert_eq!(closed.sender_of(&v4, NOW), None);
+        assert_eq!((closed.sender_of(&v4, NOW), closed.closer_of(&v4)), (None, None));
     }
 
     #[test]
-    fn maker_of_a_socket_is_known_by_its_cookie_while_it_was_closed_just_now_by_that_process() {
+    fn maker_of_a_socket_is_known_by_its_cookie_once_that_process_has_closed_it() {
         let noted = |closed: u64| {
             let Sender { pid, uid, cookie: _, made } = SENDER;
             let parts = [&made.to_ne_bytes()[..], &pid.to_ne_bytes(), &uid.to_ne_bytes(), &closed.to_ne_bytes()].concat();
             <[u8; MADE_LEN]>::try_from(parts).expect("as long as the programs write it")
         };
-        assert_eq!(maker(SENDER.cookie, &noted(NOW - 1), NOW), Some(SENDER));
-        assert_eq!(maker(SENDER.cookie, &noted(NOW - SECOND), NOW), None, "long ago");
-        assert_eq!(maker(SENDER.cookie, &noted(0), SECOND / 4), None, "it is open, or another process closed it");
+        assert_eq!(maker(SENDER.cookie, &noted(NOW - 1)), Some(SENDER));
+        assert_eq!(maker(SENDER.cookie, &noted(0)), None, "it is open, or another process closed it");
         let of_new = |now| maker_of_new(SENDER.cookie, &noted(0), Duration::from_secs(1), now);
         assert_eq!((of_new(NOW), of_new(NOW + SECOND)), (Some(SENDER), None));
     }

@@ -219,10 +219,20 @@ impl ClosedSockets {
         self.maps.closed(tuple.local.port())?.sender_of(tuple, sys::since_boot())
     }
 
-    /// Who made and closed the UDP socket with this cookie just now, whoever has had its port since.
+    /// Who made and closed the socket of a UDP flow that was closed last, be it long ago or another's since: only for one that is known to
+    /// have sent, by its cookie.
+    #[must_use]
+    pub fn closer(&self, tuple: &FiveTuple) -> Option<Sender> {
+        if tuple.protocol != Protocol::UDP {
+            return None;
+        }
+        self.maps.closed(tuple.local.port())?.closer_of(tuple)
+    }
+
+    /// Who made and closed the UDP socket with this cookie, whoever has had its port since.
     #[must_use]
     pub fn maker(&self, cookie: u64) -> Option<Sender> {
-        record::maker(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?, sys::since_boot())
+        record::maker(cookie, &self.maps.made.find::<MADE_LEN>(&cookie.to_ne_bytes())?)
     }
 
     /// Whether a UDP socket of this port was closed just now.

@@ -1,7 +1,10 @@
 //! Datagrams whose sockets are closed before anybody looks: `tests/data/lab/closing.py`, and a shell's `/dev/udp`.
 
+use std::time::{Duration, Instant};
+
 use portreeve::flow::Record;
 use portreeve::process::Confidence;
+use rustix::process::Signal;
 
 use crate::harness::{Lab, Profiles, Router, Running, Way, closing, executable, python};
 
@@ -26,7 +29,7 @@ const PAIRS: usize = 60;
 /// So many of them at least count: now and then the kernel draws a port that another program has left a moment ago, and then it is not certain
 /// who sent.
 const MOST: usize = 48;
-/// A machine that stands still for half a second makes the router forget who sent what waited meanwhile.
+/// While a machine stands still, portraits of those who are gone may make room for others.
 const TRIES: usize = 3;
 
 fn collector(lab: &Lab) -> Running {
@@ -218,4 +221,34 @@ fn a_script_is_known_when_it_has_ended(way: Way) {
     }
     let by = |profile: &str| router.records().iter().filter(|record| record.profile.as_deref() == Some(profile)).count();
     assert!(by("accepted") >= 2 * MOST && by("refused") >= 2 * MOST, "{way:?}: each by its own profile");
+}
+
+/// Of programs that are gone, so many count: the kernel has room for few portraits, and each of two processors begins anew at the first.
+const SOME: usize = SENT / 3;
+/// Longer than any datagram waits for a router that runs.
+const STANDSTILL: Duration = Duration::from_millis(1500);
+
+#[test]
+fn what_was_said_while_the_router_stood_still_is_known_by_who_sent_last() {
+    let lab = Lab::new();
+    let profiles = refusing_nobody();
+    let mut router = Router::start(&lab, Way::Up, &profiles);
+    for address in SERVERS {
+        let server = collector(&lab);
+        let daemon = |router: &mut Router<'_>, signal| router.daemon().as_ref().expect("it runs").signal(signal);
+        daemon(&mut router, Signal::STOP);
+        let begun = Instant::now();
+        // The shells live for longer: by those the cgroups of the gone are known.
+        let each = |words: &str| {
+            let words = format!("for n in {{1..{SENT}}}; do {words} >/dev/udp/{address}/{PORT}; done; sleep 4; true");
+            router.spawn(["bash", "-c", &words])
+        };
+        let [children, shell] = ["( echo child )", "echo shell"].map(each);
+        std::thread::sleep(STANDSTILL.saturating_sub(begun.elapsed()));
+        daemon(&mut router, Signal::CONT);
+        assert!(children.finish().0.success() && shell.finish().0.success());
+        let told = collected(&lab, server, address);
+        let counts = ["child", "shell"].map(|word| count(&told, word));
+        assert!(counts[0] >= SOME && counts[1] >= MOST, "{address}: {counts:?} {:#?}", router.records());
+    }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::Shard;
 use super::identify::{Attributor, unattributed};
-use crate::bpf::Sender;
+use crate::bpf::{ClosedSockets, Sender};
 use crate::flow::FlowId;
 use crate::packet::{Arrival, FiveTuple, IpPacket, Protocol};
 use crate::process::{Confidence, Identity, Socket};
@@ -106,22 +106,30 @@ fn socket_of(sender: &Sender) -> Socket {
 }
 
 impl Shard {
-    /// Who made and closed the socket that the first packet of a flow is of, and the socket, for a flow that no socket is there for.
-    fn sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
-        let arrival = self.router.flow(id)?.parked().arrival()?;
-        let sender = self.attributor.closed.as_ref()?.sender(tuple).filter(|_| is_a_sockets(arrival))?;
+    /// Who made and closed the socket that the first packet of a flow is of, and the socket, where the tables know no socket: by the kernel's
+    /// notes it may have sent last.
+    pub(super) fn likely_sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
+        let noted = self.noted_sender_of_last_word(id, tuple);
+        noted.or_else(|| {
+            // One that has left the port without being closed is noted to have sent last.
+            let sender =
+                self.closed_for(id)?.sender(tuple).filter(|sender| self.attributor.may_have_sent(tuple, &[sender.cookie]))?;
+            Some((sender, socket_of(&sender)))
+        })
+    }
+
+    /// The same where the tables cannot be asked: it is noted that it sent last, and alone. Then it does not matter how long this waited for us.
+    pub(super) fn noted_sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
+        let after = self.noted_after(self.router.flow(id)?.parked().arrival());
+        let sender =
+            self.closed_for(id)?.closer(tuple).filter(|sender| self.attributor.has_sent_alone(tuple, sender.cookie, after))?;
         Some((sender, socket_of(&sender)))
     }
 
-    /// The same where the tables know no socket. That has left the port without being closed, where another one is noted to have sent last.
-    pub(super) fn likely_sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
-        self.sender_of_last_word(id, tuple).filter(|(sender, _)| self.attributor.may_have_sent(tuple, &[sender.cookie]))
-    }
-
-    /// The same where the tables cannot be asked: it must be noted, too, that this socket sent last, and alone.
-    pub(super) fn noted_sender_of_last_word(&self, id: FlowId, tuple: &FiveTuple) -> Option<(Sender, Socket)> {
-        let after = self.noted_after(self.router.flow(id)?.parked().arrival());
-        self.sender_of_last_word(id, tuple).filter(|(sender, _)| self.attributor.has_sent_alone(tuple, sender.cookie, after))
+    /// The notes of closed sockets, for a flow whose first packet may be of one.
+    fn closed_for(&self, id: FlowId) -> Option<&ClosedSockets> {
+        let arrival = self.router.flow(id)?.parked().arrival()?;
+        self.attributor.closed.as_ref().filter(|_| is_a_sockets(arrival))
     }
 
     /// Notes the socket of a flow as closed if it is so by now: then the port may be another's, who may have sent what is parked last.
